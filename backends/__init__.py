@@ -1,0 +1,1 @@
+"""Ways to run a cascade. `reference` is the definition of meaning."""

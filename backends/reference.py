@@ -1,0 +1,486 @@
+"""The meaning of a cascade: whole tensors in NumPy, float64, absence exactly as the language says.
+
+A `Value` is an array over named axes plus its *conditions*: for each set of axes that a condition mentions,
+the truth array over them. A point is present where all are true. Reductions drop the points that
+fail a condition mentioning a reduced axis; every other condition passes through to the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from cascade.backends.arrays import Labelled, align, as_inputs, combine, contract, spread
+from cascade.backends.spelling import MAPS
+from cascade.ir.cascade import Cascade, Einsum
+from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Select, Symbol, Where
+from cascade.ir.extents import Bindings, Number, bind
+from cascade.ir.ops import REDUCERS
+from cascade.ir.order import Group, evaluation_order
+from cascade.ir.walk import conjuncts
+
+Conditions = dict[frozenset[str], Labelled]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Value:
+    """A number at every point, and the conditions under which it is there."""
+
+    data: Labelled
+    conditions: Conditions
+
+
+@dataclass
+class Stored:
+    """A tensor: its array, and conditions by the slots they mention (axes in slot order)."""
+
+    array: np.ndarray[Any, Any]
+    conditions: dict[tuple[int, ...], np.ndarray[Any, Any]]
+
+
+@dataclass(frozen=True)
+class Axes:
+    """What ranks mean here: the axis of each rank in scope, and the coordinates along each axis."""
+
+    of: dict[str, str]
+    coordinates: dict[str, np.ndarray[Any, Any]]
+
+    def enter(self, rank: str, extent: int) -> Axes:
+        """A fresh axis for a rank that a reduction binds; it hides an outer axis of that rank."""
+        axis = rank
+        while axis in self.coordinates:
+            axis += "'"
+        return Axes(self.of | {rank: axis}, self.coordinates | {axis: np.arange(extent)})
+
+
+def evaluate(
+    cascade: Cascade,
+    inputs: Mapping[str, Any],
+    settings: Mapping[str, Number] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, np.ndarray[Any, Any]]:
+    """The outputs of a cascade, in float64, int64 or bool; absent points are 0, -1 or false.
+
+    `inputs` maps tensor names to arrays; `settings` gives extents and params (`{"M0": 64}`).
+    Raises `InputError` for a missing input, a wrong shape or a wrong type.
+    """
+    arrays = as_inputs(cascade, inputs)
+    bindings = bind(cascade, {n: a.shape for n, a in arrays.items()}, settings)
+    tensors = run(cascade, arrays, bindings, progress)
+    return {name: filled(tensors[name]) for name in cascade.outputs}
+
+
+def run(
+    cascade: Cascade,
+    arrays: Mapping[str, np.ndarray[Any, Any]],
+    bindings: Bindings,
+    progress: Progress | None = None,
+) -> dict[str, Stored]:
+    """Every tensor of the cascade, with its conditions."""
+    evaluation = _Evaluation(cascade, bindings, {n: Stored(a, {}) for n, a in arrays.items()})
+    groups = evaluation_order(cascade)
+    weights = [1 if g.rank is None else max(1, bindings.extents[g.rank]) for g in groups]
+    done, total = 0, sum(weights)
+    with np.errstate(all="ignore"):  # arithmetic is IEEE; absent points may hold anything
+        for group, weight in zip(groups, weights, strict=True):
+            for step in evaluation.group(group):
+                if progress is not None:
+                    progress(done + step, total)
+            done += weight
+    return evaluation.tensors
+
+
+def filled(tensor: Stored) -> np.ndarray[Any, Any]:
+    """The array with absent points written as 0, false or -1."""
+    array = tensor.array
+    if not tensor.conditions:
+        return array
+    present = np.ones(array.shape, bool)
+    for slots, truth in tensor.conditions.items():
+        shape = [n if slot in slots else 1 for slot, n in enumerate(array.shape)]
+        present &= truth.reshape(shape)
+    absent = -1 if array.dtype.kind == "i" else array.dtype.type(0)
+    return np.where(present, array, absent)
+
+
+class _Evaluation:
+    """Evaluates groups of statements into `tensors`."""
+
+    def __init__(self, cascade: Cascade, bindings: Bindings, tensors: dict[str, Stored]):
+        self.cascade = cascade
+        self.bindings = bindings
+        self.tensors = tensors
+
+    # -- statements
+    def group(self, group: Group) -> Any:
+        if group.rank is None:
+            (einsum,) = group.einsums
+            value = self.expr(einsum.body, self._axes(einsum))
+            self.tensors[einsum.tensor] = self._store(einsum, value)
+            yield 1
+            return
+        steps = self.bindings.extents[group.rank]
+        for init in group.inits:
+            self._write(init, 0, self.expr(init.body, self._axes(init)))
+        for einsum in group.einsums:
+            if einsum.tensor not in self.tensors:
+                self._write(einsum, None, None)
+        for step in range(steps):
+            for einsum in group.einsums:
+                axes = self._axes(einsum, {group.rank: step})
+                self._write(einsum, step, self.expr(einsum.body, axes), group.rank)
+            yield step + 1
+
+    def _axes(self, einsum: Einsum, fixed: Mapping[str, int] | None = None) -> Axes:
+        coordinates = {r: np.arange(self.bindings.extents[r]) for r in einsum.scope}
+        for rank, step in (fixed or {}).items():
+            coordinates[rank] = np.arange(step, step + 1)
+        return Axes({r: r for r in coordinates}, coordinates)
+
+    def _store(self, einsum: Einsum, value: Value) -> Stored:
+        shape = tuple(self.bindings.extents[r] for r in einsum.ranks)
+        array = np.broadcast_to(spread(value.data, einsum.ranks), shape)
+        conditions = {}
+        for mentioned, truth in value.conditions.items():
+            slots = tuple(n for n, r in enumerate(einsum.ranks) if r in mentioned)
+            ranks = tuple(einsum.ranks[n] for n in slots)
+            conditions[slots] = np.broadcast_to(spread(truth, ranks), tuple(shape[n] for n in slots))
+        return Stored(np.ascontiguousarray(array), conditions)
+
+    def _write(self, einsum: Einsum, step: int | None, value: Value | None, rank: str | None = None) -> None:
+        """Write one step of a recurrence; the conditions of an iterative tensor mention its rank."""
+        slot = einsum.step if rank is None else einsum.ranks.index(rank)
+        shape = [self.bindings.extents[r] for r in einsum.ranks]
+        if einsum.step is not None:
+            shape[einsum.step] += 1
+        stored = self.tensors.get(einsum.tensor)
+        if value is None or stored is None:
+            kind = value.data.array.dtype if value is not None else np.float64
+            stored = self.tensors[einsum.tensor] = Stored(np.zeros(shape, kind), {})
+        if value is None:
+            return
+        assert slot is not None and step is not None
+        if stored.array.dtype != np.result_type(stored.array.dtype, value.data.array.dtype):
+            stored.array = stored.array.astype(np.result_type(stored.array.dtype, value.data.array.dtype))
+        elif step == 0 and einsum.step is None and stored.array.dtype != value.data.array.dtype:
+            stored.array = stored.array.astype(value.data.array.dtype)
+        where = step if einsum.init or einsum.step is None else step + 1
+        others = tuple(r for n, r in enumerate(einsum.ranks) if n != slot)
+        at = tuple(where if n == slot else slice(None) for n in range(len(shape)))
+        stored.array[at] = spread(_drop(value.data, einsum.ranks[slot]), others)
+        for mentioned, truth in value.conditions.items():
+            self._write_condition(einsum, stored, shape, slot, where, mentioned, truth)
+
+    def _write_condition(
+        self,
+        einsum: Einsum,
+        stored: Stored,
+        shape: list[int],
+        slot: int,
+        where: int,
+        mentioned: frozenset[str],
+        truth: Labelled,
+    ) -> None:
+        slots = {n for n, r in enumerate(einsum.ranks) if r in mentioned}
+        if einsum.step is not None:
+            slots.add(slot)
+        key = tuple(sorted(slots))
+        if key not in stored.conditions:
+            stored.conditions[key] = np.ones([shape[n] for n in key], bool)
+        at = tuple(where if n == slot else slice(None) for n in key)
+        others = tuple(einsum.ranks[n] for n in key if n != slot)
+        stored.conditions[key][at] = spread(_drop(truth, einsum.ranks[slot]), others)
+
+    # -- expressions
+    def expr(self, e: Expr, axes: Axes) -> Value:
+        match e:
+            case Const(value):
+                return Value(Labelled(np.asarray(value), ()), {})
+            case Symbol(name):
+                return Value(Labelled(np.asarray(self.bindings.values[name]), ()), {})
+            case Coordinate(rank):
+                axis = axes.of[rank]
+                return Value(Labelled(axes.coordinates[axis], (axis,)), {})
+            case Read():
+                return self._read(e, axes)
+            case Map(op, args):
+                return _map(op, [self.expr(a, axes) for a in args])
+            case Where(body, condition):
+                return self._where(body, condition, axes)
+            case Reduce():
+                return self._reduce(e, axes)
+            case Select():
+                return self._select(e, axes)
+
+    def _where(self, body: Expr, condition: Expr, axes: Axes) -> Value:
+        value = self.expr(body, axes)
+        conditions = value.conditions
+        for part in conjuncts(condition):
+            conditions = _join(conditions, self._condition(part, axes))
+        return Value(value.data, conditions)
+
+    def _condition(self, part: Expr, axes: Axes) -> Conditions:
+        """One conjunct as one condition: true, and known."""
+        value = self.expr(part, axes)
+        truth = combine(np.logical_and, [value.data, *value.conditions.values()])
+        return {frozenset(truth.axes): truth}
+
+    def _read(self, e: Read, axes: Axes) -> Value:
+        stored = self.tensors[e.tensor]
+        indices: list[Labelled] = []
+        conditions: Conditions = {}
+        for extent, i in zip(stored.array.shape, e.index, strict=True):
+            value = self.expr(i, axes)
+            conditions = _join(conditions, value.conditions)
+            index = replace(value.data, array=value.data.array.astype(np.int64))
+            inside = (index.array >= 0) & (index.array < extent)
+            if not inside.all() or extent == 0:
+                conditions = _join(conditions, {frozenset(index.axes): Labelled(inside, index.axes)})
+                index = Labelled(np.clip(index.array, 0, max(extent - 1, 0)), index.axes)
+            indices.append(index)
+        for slots, truth in stored.conditions.items():
+            own = _gather(truth, [indices[s] for s in slots])
+            conditions = _join(conditions, {frozenset(own.axes): own})
+        return Value(_gather(stored.array, indices), conditions)
+
+    def _reduce(self, e: Reduce, axes: Axes) -> Value:
+        inner = axes
+        for rank in e.ranks:
+            inner = inner.enter(rank, self.bindings.extents[rank])
+        gone = tuple(inner.of[r] for r in e.ranks)
+        extents = {a: len(inner.coordinates[a]) for a in gone}
+        if e.op == "sum":
+            fast = self._contraction(e.body, inner, gone, extents)
+            if fast is not None:
+                return fast
+        body = self.expr(e.body, inner)
+        mask, passing = _split(body.conditions, gone)
+        data, mask = align([body.data, mask], with_axes=gone, extents=extents)
+        where = tuple(data.axes.index(a) for a in gone)
+        kept = tuple(a for a in data.axes if a not in gone)
+        array, present = np.broadcast_arrays(data.array, mask.array)
+        result, some = _fold(e.op, array, present, where)
+        if some is not None:
+            mentioned = {a for key in body.conditions if key & set(gone) for a in key} - set(gone)
+            passing = _join(passing, {frozenset(mentioned): _squeeze(Labelled(some, kept), mentioned)})
+        return Value(Labelled(result, kept), passing)
+
+    def _contraction(
+        self, body: Expr, axes: Axes, gone: tuple[str, ...], extents: dict[str, int]
+    ) -> Value | None:
+        """A sum of a product without the whole product in memory; None where it cannot be exact."""
+        extra: Conditions = {}
+        if isinstance(body, Where):
+            for part in conjuncts(body.condition):
+                extra = _join(extra, self._condition(part, axes))
+            body = body.body
+        parts = _factors(body)
+        if len(parts) < 2:
+            return None
+        values = [self.expr(p, axes) for p in parts]
+        conditions = extra
+        for value in values:
+            conditions = _join(conditions, value.conditions)
+        filters = {k: v for k, v in conditions.items() if k & set(gone)}
+        passing = {k: v for k, v in conditions.items() if not k & set(gone)}
+        result = contract([v.data for v in values], list(filters.values()), gone, extents)
+        return None if result is None else Value(result, passing)
+
+    def _select(self, e: Select, axes: Axes) -> Value:
+        inner = axes.enter(e.rank, self.bindings.extents[e.rank])
+        axis = inner.of[e.rank]
+        body = self.expr(e.body, inner)
+        extents = {axis: len(inner.coordinates[axis])}
+        mask, passing = _split(body.conditions, (axis,))
+        data, mask = align([body.data, mask], with_axes=(axis,), extents=extents)
+        array, present = np.broadcast_arrays(data.array, mask.array)
+        order, kept = _descending(array, present, data.axes, axis)
+        if e.op == "order":
+            outer = axes.of[e.rank]
+            position = np.argsort(order, axis=-1, kind="stable")
+            renamed = {frozenset(outer if a == axis else a for a in k): v for k, v in body.conditions.items()}
+            conditions = {k: v.rename(axis, outer) for k, v in renamed.items()}
+            return Value(_take_steps(Labelled(position, (*kept, outer)), outer, axes), conditions)
+        target = axes.of[e.target]
+        count = len(axes.coordinates[target])
+        order = _resized(order, count)
+        if e.op == "top":
+            moved = np.moveaxis(array, data.axes.index(axis), -1)
+            picked = np.take_along_axis(moved, order, -1) if moved.shape[-1] else np.zeros(order.shape)
+        else:
+            picked = order
+        number = np.moveaxis(present, data.axes.index(axis), -1).sum(-1)[..., None]
+        some = Labelled(np.arange(count) < number, (*kept, target))
+        mentioned = {a for key in body.conditions if axis in key for a in key} - {axis} | {target}
+        passing = _join(passing, {frozenset(mentioned): _squeeze(some, mentioned)})
+        return Value(Labelled(picked, (*kept, target)), passing)
+
+
+def _join(a: Conditions, b: Conditions) -> Conditions:
+    """Both sets of conditions; those that mention the same axes become one. True ones vanish."""
+    if not b:
+        return a
+    result = dict(a)
+    for key, truth in b.items():
+        if truth.array.all() and truth.array.size:
+            continue
+        result[key] = combine(np.logical_and, [result[key], truth]) if key in result else truth
+    return result
+
+
+def _split(conditions: Conditions, gone: tuple[str, ...]) -> tuple[Labelled, Conditions]:
+    """The mask over reduced axes, and the conditions that do not mention them."""
+    filters = [v for k, v in conditions.items() if k & set(gone)]
+    mask = combine(np.logical_and, filters) if filters else Labelled(np.asarray(True), ())
+    return mask, {k: v for k, v in conditions.items() if not k & set(gone)}
+
+
+def _map(op: str, args: list[Value]) -> Value:
+    if op in ("??", "select", "or", "and") and any(a.conditions for a in args):
+        return _joined(op, args)
+    conditions: Conditions = {}
+    for a in args:
+        conditions = _join(conditions, a.conditions)
+    return Value(combine(MAPS[op], [a.data for a in args]), conditions)
+
+
+def _joined(op: str, args: list[Value]) -> Value:
+    """Operators whose result may be present where an operand is absent."""
+    present = [
+        combine(np.logical_and, list(a.conditions.values())) if a.conditions else Labelled(np.asarray(True), ())
+        for a in args
+    ]
+    mentioned = frozenset(axis for a in args for key in a.conditions for axis in key)
+    deciding = {"??": 0, "select": 1, "or": 2, "and": 2}[op]  # operands whose value decides, too
+    mentioned |= {axis for a in args[:deciding] for axis in a.data.axes}
+    data, known = _choose(op, [a.data for a in args], present)
+    return Value(data, _join({}, {mentioned: _squeeze(known, mentioned)}))
+
+
+def _choose(op: str, data: list[Labelled], present: list[Labelled]) -> tuple[Labelled, Labelled]:
+    everything = align([*data, *present])
+    axes = everything[0].axes
+    values = [x.array for x in everything[: len(data)]]
+    known = [x.array for x in everything[len(data) :]]
+    if op == "??":
+        x, y = values
+        result, there = np.where(known[0], x, y), known[0] | known[1]
+    elif op == "select":
+        choice, x, y = values
+        result = np.where(choice, x, y)
+        there = known[0] & np.where(choice, known[1], known[2])
+    elif op == "or":
+        x, y = values
+        result = (x & known[0]) | (y & known[1])
+        there = result | (known[0] & known[1])
+    else:
+        x, y = values
+        false = (~x & known[0]) | (~y & known[1])
+        result, there = ~false & x & y, false | (known[0] & known[1])
+    return Labelled(np.asarray(result), axes), Labelled(np.asarray(there), axes)
+
+
+def _squeeze(value: Labelled, axes: frozenset[str] | set[str]) -> Labelled:
+    """Drop axes along which the array cannot vary."""
+    for axis in value.axes:
+        if axis not in axes:
+            position = value.axes.index(axis)
+            array = value.array
+            first = array.take(0, position) if array.shape[position] else np.zeros(
+                array.shape[:position] + array.shape[position + 1 :], bool
+            )
+            value = Labelled(first, tuple(a for a in value.axes if a != axis))
+    return value
+
+
+def _drop(value: Labelled, axis: str) -> Labelled:
+    """Remove a size-1 axis (the fixed step of a recurrence)."""
+    if axis not in value.axes:
+        return value
+    position = value.axes.index(axis)
+    return Labelled(value.array.squeeze(position), tuple(a for a in value.axes if a != axis))
+
+
+def _gather(array: np.ndarray[Any, Any], indices: list[Labelled]) -> Labelled:
+    if not indices:
+        return Labelled(array, ())
+    aligned = align(indices)
+    axes = aligned[0].axes
+    if array.size == 0:
+        shape = np.broadcast_shapes(*(i.array.shape for i in aligned))
+        return Labelled(np.zeros(shape, array.dtype), axes)
+    plain = [
+        i.axes[0] if len(i.axes) == 1 and np.array_equal(i.array, np.arange(n)) else None
+        for i, n in zip(indices, array.shape, strict=True)
+    ]
+    if None not in plain and len(set(plain)) == len(plain):
+        return Labelled(array, tuple(str(a) for a in plain))
+    return Labelled(array[tuple(i.array for i in aligned)], axes)
+
+
+def _factors(e: Expr) -> list[Expr]:
+    if isinstance(e, Map) and e.op == "*":
+        return [*_factors(e.args[0]), *_factors(e.args[1])]
+    return [e]
+
+
+def _fold(
+    op: str, array: np.ndarray[Any, Any], present: np.ndarray[Any, Any], where: tuple[int, ...]
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]:
+    """The reduction over axes of the present points, and where it is present (None: everywhere)."""
+    number = present.sum(where)
+    if op == "count":
+        counted = present & array if array.dtype.kind == "b" else present
+        return np.asarray(counted.sum(where)), None
+    if op == "mean":
+        total = np.where(present, array, 0).sum(where)
+        return np.asarray(total / number), np.asarray(number > 0)
+    if op == "argmax":
+        (axis,) = where
+        if array.shape[axis] == 0:
+            return np.zeros(number.shape, np.int64), np.asarray(number > 0)
+        best = np.where(present, array, -np.inf).max(axis, keepdims=True)
+        hit = present & ((array == best) | (np.isnan(array) & np.isnan(best)))
+        return np.asarray(hit.argmax(axis)), np.asarray(number > 0)
+    identity = REDUCERS[op].identity
+    if op in ("max", "min") and array.dtype.kind == "i" and not (number > 0).all():
+        array = array.astype(np.float64)
+    if op in ("max", "min") and array.dtype.kind == "i":
+        limits = np.iinfo(array.dtype)
+        identity = limits.min if op == "max" else limits.max
+    reducer = {"sum": np.add, "max": np.maximum, "min": np.minimum, "prod": np.multiply}
+    logical = {"any": np.logical_or, "all": np.logical_and}
+    ufunc: Any = reducer.get(op) or logical[op]
+    chosen = np.where(present, array, identity)
+    return np.asarray(ufunc.reduce(chosen, axis=where, initial=identity)), None
+
+
+def _descending(
+    array: np.ndarray[Any, Any], present: np.ndarray[Any, Any], axes: tuple[str, ...], axis: str
+) -> tuple[np.ndarray[Any, Any], tuple[str, ...]]:
+    """Indices along an axis from the largest present value down; ties to the lower index."""
+    position = axes.index(axis)
+    moved = np.moveaxis(array, position, -1)
+    there = np.moveaxis(present, position, -1)
+    kept = tuple(a for a in axes if a != axis)
+    return np.lexsort((-moved, ~there), axis=-1), kept
+
+
+def _resized(order: np.ndarray[Any, Any], count: int) -> np.ndarray[Any, Any]:
+    if order.shape[-1] >= count:
+        return order[..., :count]
+    padding = [(0, 0)] * (order.ndim - 1) + [(0, count - order.shape[-1])]
+    return np.pad(order, padding)
+
+
+def _take_steps(value: Labelled, axis: str, axes: Axes) -> Labelled:
+    """Restrict to the coordinates an axis has here (one, inside a recurrence)."""
+    position = value.axes.index(axis)
+    coordinates = axes.coordinates[axis]
+    if len(coordinates) == value.array.shape[position]:
+        return value
+    return Labelled(value.array.take(coordinates, position), value.axes)

@@ -1,0 +1,27 @@
+"""cascade: attention as cascades of Einsums, analysed, executed and compiled.
+
+    spec = cascade.load("attention.cascade")
+    print(cascade.analyse(spec))
+    outputs = cascade.run(spec, {"Q": q, "K": k, "V": v})
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cascade.diagnostics import CascadeError, Diagnostic, InputError
+
+__version__ = "0.1.0"
+__all__ = ["CascadeError", "Diagnostic", "InputError", "__version__", "analyse", "load", "parse", "run"]
+
+if TYPE_CHECKING:
+    from cascade.api import analyse, load, parse, run
+
+
+def __getattr__(name: str) -> Any:
+    """`cascade.load` and its siblings, imported at first use: `import cascade` costs nothing."""
+    if name in __all__:
+        from cascade import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'cascade' has no attribute {name!r}")

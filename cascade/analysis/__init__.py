@@ -1,0 +1,1 @@
+"""What a cascade costs, and why: passes, footprints, work, traffic, dependence."""

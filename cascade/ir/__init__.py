@@ -1,0 +1,1 @@
+"""The IR: `expr` (eight nodes), `cascade` (ranks, tensors, Einsums), `ops` (operators and their laws)."""

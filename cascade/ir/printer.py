@@ -1,0 +1,108 @@
+"""IR to `.cascade` text: `parse(print(c)) == c`."""
+
+from __future__ import annotations
+
+from cascade.ir import text
+from cascade.ir.cascade import Cascade, Einsum, Requirement, Tensor
+from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Select, Symbol, Where
+from cascade.ir.implicit import implicit_sum
+from cascade.ir.ops import ATOM, COMPARE, MAPS, NEGATE
+from cascade.ir.text import Text
+from cascade.ir.walk import conjunction, conjuncts, free_ranks
+
+
+def print_expr(e: Expr) -> str:
+    return spell(e).text
+
+
+def spell(e: Expr) -> Text:
+    match e:
+        case Const():
+            return number(e.value)
+        case Coordinate(rank):
+            return Text(rank)
+        case Symbol(name):
+            return Text(name)
+        case Read(tensor, index):
+            return text.index(tensor, [text.tight(print_expr(i)) for i in index]) if index else Text(tensor)
+        case Map(op, args):
+            return _spell_map(op, [spell(a) for a in args])
+        case Reduce(op, ranks, body):
+            return text.call(op, ",".join(ranks), [spell(body)])
+        case Select(op, rank, target, body):
+            binders = rank if rank == target else f"{rank} -> {target}"
+            return text.call(op, binders, [spell(body)])
+        case Where(body, condition):
+            return text.filtered(spell(body), spell(condition))
+
+
+def _spell_map(op: str, args: list[Text]) -> Text:
+    symbol = MAPS[op].symbol
+    if not symbol:
+        return text.call(op, "", args)
+    return text.prefix(op, args[0]) if len(args) == 1 else text.infix(op, args[0], args[1])
+
+
+def number(value: int | float | bool) -> Text:
+    if isinstance(value, bool):
+        return Text("true" if value else "false")
+    if value < 0:
+        return Text(f"-{number(-value).text}", NEGATE)
+    if value == float("inf"):
+        return Text("inf", ATOM)
+    return Text(repr(value), ATOM)
+
+
+def print_einsum(e: Einsum) -> str:
+    left = e.tensor
+    if e.ranks:
+        left = text.index(e.tensor, [text.tight(print_expr(i)) for i in e.index]).text
+    return f"{left} = {print_body(e.body, e.scope)}"
+
+
+def print_body(body: Expr, scope: tuple[str, ...]) -> str:
+    """The right side, with a sum left implicit where the language reads it back as the same."""
+    guards: tuple[Expr, ...] = ()
+    if isinstance(body, Where) and not isinstance(body.body, Where):
+        guards, body = conjuncts(body.condition), body.body
+    if isinstance(body, Reduce) and body.op == "sum":
+        inner, filters = body.body, ()
+        if isinstance(inner, Where):
+            inner, filters = inner.body, conjuncts(inner.condition)
+        named = all(set(body.ranks) & set(free_ranks(c)) for c in filters)
+        if named and implicit_sum(inner, scope) == body.ranks:
+            body, guards = inner, filters + guards
+    return print_expr(Where(body, conjunction(guards)) if guards else body)
+
+
+def _tensor(t: Tensor) -> str:
+    name = f"{t.name}[{','.join(t.ranks)}]" if t.ranks else t.name
+    return f"{name}: {t.dtype}" if t.dtype else name
+
+
+def _requirement(r: Requirement) -> str:
+    tail = f', "{r.message}"' if r.message else ""
+    return f"require {print_expr(r.condition)}{tail}"
+
+
+def print_cascade(c: Cascade) -> str:
+    """Canonical text: header, declarations, statements in file order, outputs."""
+    parts = {p for partition in c.partitions for p in partition.parts}
+    blocks = [[f"cascade {c.name}"]]
+    blocks.append([f"input {_tensor(t)}" for t in c.inputs])
+    declarations = [
+        f"param {p.name} = {print_expr(p.value)}" if p.value is not None else f"param {p.name}"
+        for p in c.params
+    ]
+    declarations += [
+        f"rank {r.name} < {text.paren(spell(r.extent), COMPARE + 1)}"
+        for r in c.ranks
+        if r.declared and r.name not in parts
+    ]
+    declarations += [f"rank {p.rank} = {print_expr(p.expression)}" for p in c.partitions]
+    declarations += [_requirement(r) for r in c.requirements]
+    blocks.append(declarations)
+    blocks.append([("init " if e.init else "") + print_einsum(e) for e in c.einsums])
+    blocks.append([f"output {', '.join(c.outputs)}"] if c.outputs else [])
+    return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
+

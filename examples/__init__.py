@@ -1,0 +1,1 @@
+"""Example cascades and their data, listed by `cascade examples`."""

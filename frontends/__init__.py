@@ -1,0 +1,1 @@
+"""Ways to write a cascade: the `.cascade` language and the Python builder."""
