@@ -15,6 +15,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+# First, and in syntax that older Pythons read too, so that they say what is wrong.
+if sys.version_info < (3, 11):  # noqa: UP036
+    sys.exit("dev.py: Python 3.11 or newer is needed, this is " + sys.version.split()[0])
+
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
@@ -43,22 +47,15 @@ Step = tuple[str, list[str]]
 
 
 def main(arguments: list[str]) -> int:
-    if sys.version_info < (3, 11):
-        found = ".".join(map(str, sys.version_info[:3]))
-        print(f"dev.py: Python 3.11 or newer is needed, this is {found}", file=sys.stderr)
-        return 1
-    match arguments:
-        case ["demo"]:
-            install(".")
-            return run_all(DEMO)
-        case ["test", *rest]:
-            install(".[dev]")
-            return run_all(test_steps(rest))
-        case ["-h" | "--help"]:
-            print(__doc__)
-            return 0
-    print(__doc__, file=sys.stderr)
-    return 2
+    if arguments == ["demo"]:
+        install(".")
+        return run_all(DEMO)
+    if arguments[:1] == ["test"]:
+        install(".[dev]")
+        return run_all(test_steps(arguments[1:]))
+    asked = arguments in (["-h"], ["--help"])
+    print(__doc__, file=sys.stdout if asked else sys.stderr)
+    return 0 if asked else 2
 
 
 def test_steps(arguments: list[str]) -> list[Step]:

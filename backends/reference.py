@@ -134,6 +134,17 @@ class _Evaluation:
                 axes = self._axes(einsum, {group.rank: step})
                 self._write(einsum, step, self.expr(einsum.body, axes), group.rank)
             yield step + 1
+        if not steps:
+            self._take_kinds(group)
+
+    def _take_kinds(self, group: Group) -> None:
+        """The types of a recurrence without a step, as its first step would have made them."""
+        for einsum in group.einsums:
+            stored = self.tensors[einsum.tensor]
+            kind = self.expr(einsum.body, self._axes(einsum)).data.array.dtype
+            if einsum.step is not None:
+                kind = np.result_type(stored.array.dtype, kind)
+            stored.array = stored.array.astype(kind)
 
     def _axes(self, einsum: Einsum, fixed: Mapping[str, int] | None = None) -> Axes:
         coordinates = {r: np.arange(self.bindings.extents[r]) for r in einsum.scope}
@@ -149,7 +160,7 @@ class _Evaluation:
             slots = tuple(n for n, r in enumerate(einsum.ranks) if r in mentioned)
             ranks = tuple(einsum.ranks[n] for n in slots)
             conditions[slots] = np.broadcast_to(spread(truth, ranks), tuple(shape[n] for n in slots))
-        return Stored(np.ascontiguousarray(array), conditions)
+        return Stored(np.ascontiguousarray(array).reshape(shape), conditions)
 
     def _write(self, einsum: Einsum, step: int | None, value: Value | None, rank: str | None = None) -> None:
         """Write one step of a recurrence; the conditions of an iterative tensor mention its rank."""

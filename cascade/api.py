@@ -5,11 +5,15 @@ Everything the command line does is a call of a function here; imports are lazy,
 
 from __future__ import annotations
 
+import os
+import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cascade.diagnostics import Source, fail
+from cascade.diagnostics import Source, did_you_mean, fail, input_error
+from cascade.files import check_output, read_arrays, write_arrays
 from cascade.ir.cascade import Cascade
 
 if TYPE_CHECKING:
@@ -18,10 +22,24 @@ if TYPE_CHECKING:
     from cascade.analysis.report import Report
 
 Number = int | float | bool
+Progress = Callable[[int, int], None]
+
+__all__ = [
+    "analyse",
+    "check_output",
+    "draw",
+    "load",
+    "parse",
+    "read_arrays",
+    "run",
+    "write_arrays",
+]
 
 
 def read_source(path: str | Path) -> Source:
     """The text of a spec. Raises `CascadeError` for what cannot be read as text."""
+    if str(path) == "-":
+        return Source("<stdin>", sys.stdin.read())
     path = Path(path)
     name = str(path)
     if path.is_dir():
@@ -37,8 +55,6 @@ def read_source(path: str | Path) -> Source:
 
 
 def _nearby(path: Path) -> tuple[str, ...]:
-    from cascade.diagnostics import did_you_mean
-
     folder = path.parent
     names = [p.name for p in folder.glob("*.cascade")] if folder.is_dir() else []
     return did_you_mean(path.name, names) or ("`cascade examples` lists specs to start from",)
@@ -80,9 +96,206 @@ def run(
     spec: Cascade,
     inputs: Mapping[str, Any],
     settings: Mapping[str, Number] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, np.ndarray[Any, Any]]:
     """The outputs, by the reference evaluator: float64, whole tensors. Raises `InputError`."""
     from cascade.backends.reference import evaluate
 
     return evaluate(spec, inputs, settings, progress)
+
+
+def recheck(
+    spec: Cascade,
+    inputs: Mapping[str, Any],
+    settings: Mapping[str, Number] | None,
+    outputs: Mapping[str, Any],
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """Compute sampled points of the outputs again, from the definition, and compare."""
+    from cascade.backends.pointwise import check
+
+    del progress
+    return [r.to_dict() for r in check(spec, inputs, settings or {}, outputs)]
+
+
+def random_inputs(
+    spec: Cascade, inputs: Mapping[str, Any], settings: Mapping[str, Number], seed: int
+) -> dict[str, Any]:
+    """The inputs, with those that are missing drawn from N(0, 1). Extents must be known.
+
+    Integer and truth-valued inputs mean something, so they are never drawn. Raises `InputError`.
+    """
+    import numpy as np
+
+    from cascade.ir.extents import bind
+    from cascade.ir.kinds import declared_kind, required_kinds
+
+    shapes = {name: np.shape(a) for name, a in inputs.items()}
+    bindings = bind(spec, shapes, settings)
+    needed = required_kinds(spec)
+    generator = np.random.default_rng(seed)
+    arrays = dict(inputs)
+    for t in spec.inputs:
+        if t.name in arrays:
+            continue
+        if needed.get(t.name, declared_kind(t.dtype)) in ("int", "bool"):
+            raise input_error("missing-input", f"the input `{t.name}` is not a real tensor and cannot be drawn")
+        arrays[t.name] = generator.standard_normal([bindings.extents[r] for r in t.ranks])
+    return arrays
+
+
+# -- what the command line prints
+
+
+def summary(spec: Cascade) -> dict[str, Any]:
+    """What a spec declares, for programs."""
+    return {
+        "name": spec.name,
+        "inputs": {t.name: list(t.ranks) for t in spec.inputs},
+        "outputs": {name: list(spec.tensors[name].ranks) for name in spec.outputs},
+        "params": [p.name for p in spec.params],
+        "ranks": [r.name for r in spec.ranks],
+        "statements": len(spec.einsums),
+        "warnings": [w.to_dict() for w in spec.warnings],
+    }
+
+
+def describe(spec: Cascade) -> str:
+    """What a spec declares, on one line."""
+
+    def tensor(name: str) -> str:
+        ranks = spec.tensors[name].ranks
+        return f"{name}[{','.join(ranks)}]" if ranks else name
+
+    inputs = ", ".join(tensor(t.name) for t in spec.inputs) or "no input"
+    outputs = ", ".join(tensor(name) for name in spec.outputs)
+    count = len(spec.einsums)
+    return f"{spec.name}: {inputs} -> {outputs} ({count} statement{'s' * (count != 1)})"
+
+
+def format_file(path: str) -> tuple[str, str]:
+    """The text of a file, and its canonical form."""
+    from cascade.frontends.dsl.format import format_text
+
+    source = read_source(path)
+    return source.text, format_text(source)
+
+
+def replace_text(path: str, text: str) -> None:
+    """Replace a file as a whole: a failure leaves the old one."""
+    target = Path(path).resolve()
+    mode = target.stat().st_mode
+    with tempfile.NamedTemporaryFile("w", dir=target.parent, delete=False, encoding="utf-8") as new:
+        new.write(text)
+    os.chmod(new.name, mode)
+    os.replace(new.name, target)
+
+
+def describe_outputs(outputs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Shape, type, range and number of NaN of each output."""
+    import numpy as np
+
+    rows = []
+    for name, array in outputs.items():
+        real = array.astype(float)
+        finite = real[np.isfinite(real)]
+        rows.append(
+            {
+                "name": name,
+                "shape": list(array.shape),
+                "type": str(array.dtype),
+                "min": float(finite.min()) if finite.size else None,
+                "max": float(finite.max()) if finite.size else None,
+                "mean": float(finite.mean()) if finite.size else None,
+                "not_finite": int(real.size - finite.size),
+                "nan": int(np.isnan(real).sum()),
+            }
+        )
+    return rows
+
+
+def output_line(row: Mapping[str, Any]) -> str:
+    shape = ",".join(str(n) for n in row["shape"])
+    text = f"{row['name']}[{shape}] {row['type']}"
+    if row["mean"] is not None:
+        text += f"  min {row['min']:.6g}  mean {row['mean']:.6g}  max {row['max']:.6g}"
+    if row["not_finite"]:
+        text += f"  ({row['not_finite']} not finite, {row['nan']} NaN)"
+    return text
+
+
+def check_line(result: Mapping[str, Any]) -> str:
+    verdict = "agrees" if result["agrees"] else "DISAGREES"
+    return (
+        f"check {result['name']}: {verdict} with an independent evaluation at {result['points']} points, "
+        f"largest error {result['max_error']:.2e}"
+    )
+
+
+def draw(spec: Cascade, path: str) -> dict[str, Any]:
+    """Write the graph of a cascade to .svg, .png or .dot. Raises `InputError`."""
+    from cascade.analysis.passes import count_passes
+    from cascade.backends.drawing import draw as draw_graph
+    from cascade.backends.drawing import to_dict
+
+    passes = count_passes(spec)
+    draw_graph(spec, passes, path)
+    return {"written": path, **to_dict(spec, passes)}
+
+
+# -- the shipped examples
+
+
+def _examples() -> Any:
+    from importlib.resources import files
+
+    return files("cascade") / "examples"
+
+
+def list_examples() -> dict[str, str]:
+    """The shipped specs with the first sentence of each."""
+    found = {}
+    for entry in sorted(_examples().iterdir(), key=lambda e: str(e.name)):
+        if entry.name.endswith(".cascade"):
+            found[entry.name[: -len(".cascade")]] = _first_sentence(entry.read_text(encoding="utf-8"))
+    return found
+
+
+def _first_sentence(text: str) -> str:
+    words: list[str] = []
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            break
+        words += line.lstrip("# ").split()
+    sentence = " ".join(words)
+    for stop in (": ", ". ", "; "):
+        sentence = sentence.split(stop)[0]
+    return sentence.rstrip(".")
+
+
+def example_text(name: str) -> str:
+    """The text of a shipped spec. Raises `InputError` for an unknown name."""
+    name = name.removesuffix(".cascade")
+    known = list_examples()
+    if name not in known:
+        raise input_error("example", f"there is no example `{name}`", *did_you_mean(name, known))
+    text: str = (_examples() / f"{name}.cascade").read_text(encoding="utf-8")
+    return text
+
+
+def copy_examples(name: str | None, folder: str) -> list[str]:
+    """Copy one spec, or all with the real data, into a folder. Existing files are never overwritten."""
+    names = [name.removesuffix(".cascade")] if name else list(list_examples())
+    texts = {f"{n}.cascade": example_text(n).encode() for n in names}
+    if name is None:
+        for entry in (_examples() / "data").iterdir():
+            if entry.name.endswith(".npz"):
+                texts[f"data/{entry.name}"] = entry.read_bytes()
+    target = Path(folder)
+    for file in texts:
+        if (target / file).exists():
+            raise input_error("file-write", f"{target / file} exists already", "choose another folder")
+    for file, content in texts.items():
+        (target / file).parent.mkdir(parents=True, exist_ok=True)
+        (target / file).write_bytes(content)
+    return [str(target / file) for file in texts]

@@ -22,7 +22,7 @@ SCALAR: dict[str, Callable[..., Number]] = {
     "+": lambda a, b: a + b,
     "-": lambda a, b: a - b,
     "*": lambda a, b: a * b,
-    "/": lambda a, b: a / b,
+    "/": lambda a, b: _quotient(a, b),
     "//": lambda a, b: a // b,
     "%": lambda a, b: a % b,
     "**": lambda a, b: _power(a, b),
@@ -40,10 +40,10 @@ SCALAR: dict[str, Callable[..., Number]] = {
     "select": lambda c, a, b: a if c else b,
     "exp": math.exp,
     "exp2": lambda a: 2.0**a,
-    "log": math.log,
-    "log2": math.log2,
+    "log": lambda a: math.log(a) if a else -math.inf,
+    "log2": lambda a: math.log2(a) if a else -math.inf,
     "sqrt": math.sqrt,
-    "rsqrt": lambda a: 1 / math.sqrt(a),
+    "rsqrt": lambda a: _quotient(1, math.sqrt(a)),
     "tanh": math.tanh,
     "sigmoid": lambda a: 1 / (1 + math.exp(-a)) if a >= 0 else math.exp(a) / (1 + math.exp(a)),
     "silu": lambda a: a * SCALAR["sigmoid"](a),
@@ -61,6 +61,13 @@ SCALAR: dict[str, Callable[..., Number]] = {
     "max": max,
     "clamp": lambda x, low, high: min(max(x, low), high),
 }
+
+
+def _quotient(a: Number, b: Number) -> Number:
+    """IEEE, as in a statement: `1/sqrt(E)` is infinite where E is 0, and multiplies no point there."""
+    if b or not a:
+        return a / b
+    return math.copysign(math.inf, a) * math.copysign(1, b)
 
 
 def _power(a: Number, b: Number) -> Number:
@@ -145,7 +152,7 @@ class _Binding:
     def extent(self, rank: str) -> int:
         e = self.cascade.rank[rank].extent
         value = self.of(e)
-        if isinstance(value, bool) or value != int(value) or value < 0:
+        if isinstance(value, bool) or not math.isfinite(value) or value != int(value) or value < 0:
             raise input_error(
                 "extent", f"the extent of rank `{rank}` is {value}; it must be a whole number, 0 or more"
             )

@@ -99,7 +99,7 @@ def print_cascade(c: Cascade) -> str:
         for r in c.ranks
         if r.declared and r.name not in parts
     ]
-    declarations += [f"rank {p.rank} = {print_expr(p.expression)}" for p in c.partitions]
+    declarations += [f"rank {p.rank} = {text.tight_product(print_expr(p.expression))}" for p in c.partitions]
     declarations += [_requirement(r) for r in c.requirements]
     blocks.append(declarations)
     blocks.append([("init " if e.init else "") + print_einsum(e) for e in c.einsums])

@@ -71,3 +71,8 @@ def tight(text: str) -> str:
     for symbol in ("//", "**", "*", "+", "-", "%"):
         text = text.replace(f" {symbol} ", symbol)
     return text
+
+
+def tight_product(text: str) -> str:
+    """A partition, as it is written by hand: `m1*M0 + m0`."""
+    return text.replace(" * ", "*")

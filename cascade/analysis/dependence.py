@@ -1,0 +1,65 @@
+"""Causality: which coordinates of each input an output can depend on, relative to its own ranks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cascade.analysis.passes import Dependence, Key, Mode, Passes
+from cascade.ir.cascade import Cascade
+
+SIGN = {Mode.POINT: "==", Mode.PREFIX: "<=", Mode.SUFFIX: ">="}
+
+
+@dataclass(frozen=True)
+class Relation:
+    """`output[rank]` reads `tensor` at coordinates `sign` its own; `sign` is `all` for no restriction."""
+
+    output: str
+    rank: str
+    tensor: str
+    slot_rank: str
+    sign: str
+
+    def __str__(self) -> str:
+        name, slot = self.tensor, self.slot_rank
+        if self.sign == "all":
+            return f"{self.output} reads all of {name} along {slot}"
+        return f"{self.output}[{self.rank}] reads {name}[{slot}] only for {slot} {self.sign} {self.rank}"
+
+
+def relations(cascade: Cascade, passes: Passes) -> tuple[Relation, ...]:
+    """For every output and every input slot it depends on, the tightest relation that is proved."""
+    found: list[Relation] = []
+    for output in cascade.outputs:
+        for key, dependences in passes.dependences.get(output, {}).items():
+            relation = _relation(output, key, dependences)
+            if relation is not None:
+                found.append(relation)
+    return tuple(found)
+
+
+def _relation(output: str, key: Key, dependences: tuple[Dependence, ...]) -> Relation | None:
+    signs = {_sign(d) for d in dependences if d.mode is not Mode.ONE}
+    ranks = {d.ranks[0] for d in dependences if d.ranks}
+    if not signs:
+        return None
+    if len(ranks) != 1 or "all" in signs or {"<=", ">="} <= signs:
+        return Relation(output, "", key.tensor, key.rank, "all")
+    (rank,) = ranks
+    sign = "<=" if "<=" in signs else ">=" if ">=" in signs else "=="
+    return Relation(output, rank, key.tensor, key.rank, sign)
+
+
+def _sign(d: Dependence) -> str:
+    if d.mode is Mode.ALL or d.flipped or not d.ranks:
+        return "all"
+    return SIGN.get(d.mode, "all")
+
+
+def is_causal(cascade: Cascade, passes: Passes, rank: str) -> bool:
+    """Whether no output at coordinate c of `rank` depends on an input slot at a later coordinate.
+
+    Only slots related to `rank` count: those that some output reads at, before or after its own coordinate.
+    """
+    found = [r for r in relations(cascade, passes) if r.rank == rank]
+    return bool(found) and all(r.sign in ("<=", "==") for r in found)

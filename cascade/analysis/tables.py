@@ -1,0 +1,37 @@
+"""Plain-text tables and quantities for reports."""
+
+from __future__ import annotations
+
+from cascade.analysis.counts import Count
+
+
+def table(header: list[str], rows: list[list[str]], indent: str = "  ") -> str:
+    """Left-aligned columns; empty columns vanish."""
+    keep = [n for n in range(len(header)) if header[n] or any(row[n] for row in rows)]
+    lines = [header, *rows]
+    widths = {n: max(len(line[n]) for line in lines) for n in keep}
+    return "\n".join(
+        (indent + "  ".join(line[n].ljust(widths[n]) for n in keep)).rstrip() for line in lines
+    )
+
+
+def quantity(count: Count, value: int | None, bytes_each: int) -> str:
+    """`M` or, with numbers, `M = 488 B`."""
+    return str(count) if value is None else f"{count} = {size(value * bytes_each)}"
+
+
+def size(amount: float) -> str:
+    """Bytes in the unit that reads best."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if amount < 1024 or unit == "GiB":
+            break
+        amount /= 1024
+    return f"{amount:.4g} {unit}"
+
+
+def seconds(value: float) -> str:
+    """A time in the unit that reads best."""
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if value >= scale:
+            return f"{value / scale:.3g} {unit}"
+    return f"{value / 1e-9:.3g} ns"

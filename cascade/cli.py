@@ -1,0 +1,339 @@
+"""The command line: each command is a call of `cascade.api`, and prints what it returns.
+
+Exit codes: 0 fine, 1 the spec is wrong, 2 wrong usage, 3 an input file or setting is wrong, 70 our bug.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from cascade import __version__
+from cascade.diagnostics import CascadeError, InputError
+
+SLOW = 2.0  # seconds after which a progress bar appears
+
+Number = int | float | bool
+
+
+def main() -> None:
+    """Run the command line and turn every failure into its exit code."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except click.ClickException as e:
+        e.show()
+        sys.exit(e.exit_code)
+    except CascadeError as e:
+        _show_error(e)
+        sys.exit(3 if isinstance(e, InputError) else 1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except MemoryError:
+        click.echo("error: not enough memory for these extents", err=True)
+        sys.exit(3)
+    except Exception as e:
+        if os.environ.get("CASCADE_DEBUG"):
+            raise
+        click.echo(f"internal error: {type(e).__name__}: {e}", err=True)
+        click.echo("This is a bug of cascade: please report it with the spec.", err=True)
+        click.echo("CASCADE_DEBUG=1 shows where.", err=True)
+        sys.exit(70)
+
+
+def _show_error(e: CascadeError) -> None:
+    if "--json" in sys.argv:
+        click.echo(json.dumps({"errors": [d.to_dict() for d in e.diagnostics]}, indent=2))
+    else:
+        click.echo(str(e), err=True)
+
+
+class _Setting(click.ParamType):
+    """`NAME=value`, a whole number or a real one."""
+
+    name = "NAME=VALUE"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, Number]:
+        name, separator, text = str(value).partition("=")
+        if not separator or not name.isidentifier():
+            self.fail(f"{value!r} is not of the form NAME=VALUE, as in M=1024", param, ctx)
+        try:
+            return name, int(text.replace("_", "")) if text.lstrip("+-").replace("_", "").isdigit() else float(text)
+        except ValueError:
+            self.fail(f"{text!r} is not a number", param, ctx)
+
+
+def _settings(
+    ctx: click.Context, param: click.Parameter, value: tuple[tuple[str, Number], ...]
+) -> dict[str, Number]:
+    settings: dict[str, Number] = {}
+    for name, number in value:
+        if settings.setdefault(name, number) != number:
+            raise click.BadParameter(f"{name} is set twice", ctx=ctx, param=param)
+    return settings
+
+
+def _split(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, Number]:
+    kind = _Setting()
+    pairs = [kind.convert(item, param, ctx) for text in value for item in text.split(",") if item]
+    return _settings(ctx, param, tuple(pairs))
+
+
+spec_argument = click.argument("spec", type=click.Path())
+set_option = click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    callback=_split,
+    metavar="NAME=VALUE,…",
+    help="Extents and params: --set M=65536,M0=128",
+)
+inputs_option = click.option(
+    "--inputs",
+    "-i",
+    multiple=True,
+    metavar="FILE",
+    help="Arrays: .npz, .safetensors, or NAME=file.npy (repeatable)",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="cascade")
+def cli() -> None:
+    """Attention as cascades of Einsums: analysed, executed, compiled."""
+
+
+def _print_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2, allow_nan=True))
+
+
+def _warn(cascade: Any) -> None:
+    for warning in cascade.warnings:
+        click.echo(warning.render() + "\n", err=True)
+
+
+@cli.command()
+@click.argument("specs", type=click.Path(), nargs=-1, required=True)
+@json_option
+def check(specs: tuple[str, ...], as_json: bool) -> None:
+    """Parse and check specs; print what each declares."""
+    from cascade import api
+
+    found, failed = [], []
+    for path in specs:
+        try:
+            c = api.load(path)
+        except CascadeError as e:
+            if len(specs) == 1:
+                raise
+            failed.append(e)
+            continue
+        found.append(api.summary(c))
+        if not as_json:
+            _warn(c)
+            click.echo(f"{path}: {api.describe(c)}")
+    if as_json and not failed:
+        _print_json(found if len(specs) > 1 else found[0])
+    if failed:
+        raise CascadeError(*(d for e in failed for d in e.diagnostics))
+
+
+@cli.command()
+@click.argument("specs", type=click.Path(), nargs=-1, required=True)
+@click.option("--write", "-w", is_flag=True, help="Rewrite the files in place")
+@click.option("--check", "only_check", is_flag=True, help="Change nothing; exit 1 if a file is not canonical")
+@json_option
+def fmt(specs: tuple[str, ...], write: bool, only_check: bool, as_json: bool) -> None:
+    """Print specs in canonical form."""
+    from cascade import api
+
+    changed: list[str] = []
+    texts: dict[str, str] = {}
+    for path in specs:
+        before, after = api.format_file(path)
+        texts[path] = after
+        if before != after:
+            changed.append(path)
+            if write and path != "-":
+                api.replace_text(path, after)
+    if as_json:
+        _print_json({"changed": changed, "text": texts})
+    elif only_check or write:
+        for path in changed:
+            click.echo(f"{'rewritten' if write else 'not canonical'}: {path}")
+    else:
+        click.echo("\n".join(texts.values()), nl=False)
+    if only_check and changed:
+        sys.exit(1)
+
+
+@cli.command()
+@spec_argument
+@set_option
+@inputs_option
+@click.option("--target", metavar="NAME|FILE", help="A machine to price it on: h200, h100, a100, fusemax, or a .toml")
+@json_option
+def analyse(
+    spec: str, settings: dict[str, Number], inputs: tuple[str, ...], target: str | None, as_json: bool
+) -> None:
+    """Passes with their proof, footprints, work, traffic, and what stands in the way of fewer."""
+    from cascade import api
+
+    c = api.load(spec)
+    report = api.analyse(c, settings, target, api.read_arrays(inputs))
+    if as_json:
+        _print_json(report.to_dict())
+        return
+    _warn(c)
+    click.echo(str(report))
+
+
+@cli.command()
+@spec_argument
+@set_option
+@inputs_option
+@click.option("--output", "-o", metavar="FILE", help="Where outputs go: .npz, .safetensors, .npy")
+@click.option("--random", "seed", type=int, metavar="SEED", help="Draw missing inputs at random (real ones)")
+@click.option("--check", "recheck", is_flag=True, help="Compute sampled points again, independently")
+@json_option
+def run(
+    spec: str,
+    settings: dict[str, Number],
+    inputs: tuple[str, ...],
+    output: str | None,
+    seed: int | None,
+    recheck: bool,
+    as_json: bool,
+) -> None:
+    """Evaluate a spec on arrays, in float64, by the reference."""
+    from cascade import api
+
+    c = api.load(spec)
+    if output:
+        api.check_output(output, len(c.outputs))
+    arrays = api.read_arrays(inputs)
+    if seed is not None:
+        arrays = api.random_inputs(c, arrays, settings, seed)
+    with _Progress(f"running {c.name}") as progress:
+        outputs = api.run(c, arrays, settings, progress)
+    rows = api.describe_outputs(outputs)
+    checks = []
+    if recheck:
+        with _Progress("checking") as progress:
+            checks = api.recheck(c, arrays, settings, outputs, progress)
+    if output:
+        api.write_arrays(output, outputs)
+    if as_json:
+        _print_json({"outputs": rows, "checks": checks, "written": output})
+        return
+    _warn(c)
+    for row in rows:
+        click.echo(api.output_line(row))
+    for result in checks:
+        click.echo(api.check_line(result))
+    if output:
+        click.echo(f"written to {output}")
+    if any(not r["agrees"] for r in checks):
+        raise click.ClickException("the two evaluations disagree: this is a bug of cascade, please report it")
+
+
+@cli.command()
+@spec_argument
+@click.option("--output", "-o", required=True, metavar="FILE", help=".svg, .png or .dot")
+@json_option
+def graph(spec: str, output: str, as_json: bool) -> None:
+    """Draw a cascade as a graph, its passes in colours."""
+    from cascade import api
+
+    c = api.load(spec)
+    drawn = api.draw(c, output)
+    if as_json:
+        _print_json(drawn)
+    else:
+        click.echo(f"written to {output}")
+
+
+@cli.command()
+@click.argument("name", required=False)
+@click.option("--copy-to", "folder", type=click.Path(file_okay=False), help="Copy it (or all) into a folder")
+@json_option
+def examples(name: str | None, folder: str | None, as_json: bool) -> None:
+    """List the shipped specs, print one, or copy them."""
+    from cascade import api
+
+    if folder is not None:
+        copied = api.copy_examples(name, folder)
+        _print_json(copied) if as_json else click.echo("\n".join(f"copied to {p}" for p in copied))
+    elif name is not None:
+        text = api.example_text(name)
+        _print_json({"name": name, "text": text}) if as_json else click.echo(text, nl=False)
+    else:
+        listed = api.list_examples()
+        if as_json:
+            _print_json(listed)
+            return
+        width = max(len(n) for n in listed)
+        for example, summary in listed.items():
+            click.echo(f"{example.ljust(width)}  {summary}")
+        click.echo("\n`cascade examples NAME` prints one; `--copy-to FOLDER` copies it.")
+
+
+@cli.command()
+@click.option("--self", "itself", is_flag=True, help="Measure cascade itself: start-up, parsing, analysis")
+@click.option("--repeat", default=5, show_default=True, help="Runs of each measurement; the median is shown")
+@json_option
+def bench(itself: bool, repeat: int, as_json: bool) -> None:
+    """Measure. `--self`: how fast cascade starts, parses and analyses."""
+    if not itself:
+        raise click.UsageError("say what to measure: `cascade bench --self`")
+    from cascade import benchmark
+
+    with _Progress("measuring") as progress:
+        rows = benchmark.measure(repeat, progress)
+    if as_json:
+        _print_json([row.to_dict() for row in rows])
+    else:
+        click.echo(benchmark.report(rows))
+
+
+class _Progress:
+    """A callable `(done, total)` that shows a bar on a terminal once the work has taken two seconds."""
+
+    def __init__(self, title: str):
+        self.title = title
+        self.started = time.monotonic()
+        self.bar: Any = None
+        self.task: Any = None
+
+    def __enter__(self) -> Callable[[int, int], None]:
+        return self._update
+
+    def _update(self, done: int, total: int) -> None:
+        if self.bar is None:
+            if time.monotonic() - self.started < SLOW or not sys.stderr.isatty():
+                return
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self.bar = Progress(console=Console(stderr=True), transient=True)
+            self.bar.start()
+            self.task = self.bar.add_task(self.title, total=total)
+        self.bar.update(self.task, completed=done, total=total)
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+
+if __name__ == "__main__":
+    main()
