@@ -1,4 +1,6 @@
-"""Arrays over named axes: alignment, pointwise combination, and contraction. Also the inputs' types."""
+"""Arrays over named axes: alignment, pointwise combination, and contraction. Also the inputs'
+types.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,10 @@ def combine(function: Callable[..., Any], values: list[Labelled]) -> Labelled:
 
 
 def contract(
-    factors: list[Labelled], masks: list[Labelled], gone: tuple[str, ...], extents: Mapping[str, int]
+    factors: list[Labelled],
+    masks: list[Labelled],
+    gone: tuple[str, ...],
+    extents: Mapping[str, int],
 ) -> Labelled | None:
     """sum over `gone` of the product of factors where all masks hold.
 
@@ -89,7 +94,9 @@ def contract(
     return _sum_product(factors, gone, extents)
 
 
-def _sum_product(factors: list[Labelled], gone: tuple[str, ...], extents: Mapping[str, int]) -> Labelled:
+def _sum_product(
+    factors: list[Labelled], gone: tuple[str, ...], extents: Mapping[str, int]
+) -> Labelled:
     merged = _absorb(factors)
     missing = [a for a in gone if not any(a in f.axes for f in merged)]
     scale = int(np.prod([extents[a] for a in missing])) if missing else 1
@@ -128,7 +135,9 @@ def _matmul(a: Labelled, b: Labelled, gone: tuple[str, ...]) -> Labelled:
     rows = tuple(x for x in a.axes if x not in b.axes)
     columns = tuple(x for x in b.axes if x not in a.axes)
     left, right = spread(a, batch + rows + inner), spread(b, batch + inner + columns)
-    sizes = dict(zip(a.axes, a.array.shape, strict=True)) | dict(zip(b.axes, b.array.shape, strict=True))
+    sizes = dict(zip(a.axes, a.array.shape, strict=True)) | dict(
+        zip(b.axes, b.array.shape, strict=True)
+    )
     for axis, extent in zip(a.axes, a.array.shape, strict=True):
         sizes[axis] = max(sizes[axis], extent) if sizes[axis] and extent else 0
 
@@ -173,12 +182,18 @@ def _as_kind(name: str, array: Array, kind: str) -> Array:
     code = array.dtype.kind
     if code == "b":
         if kind in ("int", "real"):
-            raise input_error("input-type", f"`{name}` holds truth values, and the spec needs numbers")
+            raise input_error(
+                "input-type", f"`{name}` holds truth values, and the spec needs numbers"
+            )
         return array
     if code not in "fiu" and str(array.dtype) not in ("bfloat16",):
-        raise input_error("input-type", f"`{name}` has type {array.dtype}; numbers or truth values are needed")
+        raise input_error(
+            "input-type", f"`{name}` has type {array.dtype}; numbers or truth values are needed"
+        )
     if kind == "bool":
-        raise input_error("input-type", f"`{name}` has type {array.dtype}, and the spec needs truth values")
+        raise input_error(
+            "input-type", f"`{name}` has type {array.dtype}, and the spec needs truth values"
+        )
     if code in "iu" and kind != "real":
         return array.astype(np.int64)
     if kind == "int":

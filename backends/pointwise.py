@@ -10,7 +10,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import count, product, takewhile
 from typing import Any
 
@@ -18,8 +18,10 @@ from cascade.backends.arrays import as_inputs
 from cascade.backends.scalars import OPERATIONS, REDUCTIONS, descending
 from cascade.backends.terms import (
     Condition,
+    Place,
     Point,
     Ranks,
+    Statement,
     Term,
     applied,
     conditions_of,
@@ -27,17 +29,15 @@ from cascade.backends.terms import (
     hold,
     inside,
     joined,
-    levels,
-    named,
+    ranks_of,
     through,
 )
-from cascade.ir.cascade import Cascade, Einsum
+from cascade.ir.cascade import Cascade
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Select, Symbol, Where
 from cascade.ir.extents import Number, bind
 from cascade.ir.ops import MAPS, REDUCERS
-from cascade.ir.walk import conjuncts, free_ranks
+from cascade.ir.walk import conjuncts
 
-Place = tuple[int, ...]  # the coordinates of a tensor, slot by slot
 Key = tuple[str, Ranks | None, Place]  # a value, or the conditions that mention the ranks
 
 LEVELS = 60  # expression levels evaluated inside each other before the innermost point goes first
@@ -53,28 +53,8 @@ class Checked:
     compared: int
     points: int
 
-
-class _Statement:
-    """A statement with its term, and its conditions by the ranks they mention."""
-
-    def __init__(self, e: Einsum, term: Term):
-        self.einsum, self.term = e, term
-        self.levels = levels(e.body)
-        self.conditions: dict[Ranks, tuple[Condition, ...]] = {}
-        step = frozenset[str]() if e.step is None else frozenset({e.ranks[e.step]})
-        for c in term.conditions:  # an iterative tensor is present or absent step by step
-            mentions = c.ranks | step
-            self.conditions[mentions] = (*self.conditions.get(mentions, ()), c)
-
-    def point(self, mentions: Ranks | None, place: Place) -> Point | None:
-        """The coordinates of the left side, None if this is not the statement that writes there."""
-        e = self.einsum
-        ranks = [r for r in e.ranks if mentions is None or r in mentions]
-        at = dict(zip(ranks, place, strict=True))
-        if e.step is None:
-            return at
-        at[e.ranks[e.step]] -= 1
-        return at if e.init == (at[e.ranks[e.step]] < 0) else None
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 class _Deeper(Exception):
@@ -132,7 +112,7 @@ class Pointwise:
     def _compile(self, cascade: Cascade) -> bool:
         before = self.mentions
         self.statements = {
-            tensor: [_Statement(e, self._term(e.body)) for e in einsums]
+            tensor: [Statement(e, self._term(e.body)) for e in einsums]
             for tensor, einsums in cascade.definitions.items()
         }
         self.mentions = dict.fromkeys(self.tensors, ()) | {
@@ -214,7 +194,7 @@ class Pointwise:
             self.memo[key] = result
         return result
 
-    def _statement(self, key: Key) -> tuple[_Statement, Point]:
+    def _statement(self, key: Key) -> tuple[Statement, Point]:
         tensor, mentions, place = key
         for statement in self.statements[tensor]:
             at = statement.point(mentions, place)
@@ -250,19 +230,19 @@ class Pointwise:
 
     def _conjunct(self, e: Expr) -> Condition:
         term = self._term(e)
-        return Condition(named(e), lambda at: term.present(at) and bool(term.value(at)))
+        return Condition(ranks_of(e), lambda at: term.present(at) and bool(term.value(at)))
 
     def _read(self, e: Read) -> Term:
         index = [self._term(i) for i in e.index]
-        named = [named(i) for i in e.index]
+        mentioned = [ranks_of(i) for i in e.index]
         extents = self.shape[e.tensor]
         conditions = list(conditions_of(index))
-        for node, term, ranks, extent in zip(e.index, index, named, extents, strict=True):
+        for node, term, ranks, extent in zip(e.index, index, mentioned, extents, strict=True):
             if not (isinstance(node, Coordinate) and self.bindings.extents[node.rank] <= extent):
                 conditions.append(Condition(ranks, inside(term, extent)))
         for mentions in self.mentions[e.tensor]:
             slots = [n for n, r in enumerate(self.tensors[e.tensor].ranks) if r in mentions]
-            ranks = frozenset[str]().union(*(named[n] for n in slots))
+            ranks = frozenset[str]().union(*(mentioned[n] for n in slots))
             at_slots = [(index[n], extents[n]) for n in slots]
             conditions.append(Condition(ranks, self._inherited(e.tensor, mentions, at_slots)))
 
@@ -291,11 +271,12 @@ class Pointwise:
         body = self._term(e.body)
         points = self._points(body, e.ranks)
         fold = REDUCTIONS[e.op]
-        value = self._remembered(e, (), lambda at: fold([body.value(p) for p in points(at)]))
+        value = self._remembered(ranks_of(e), lambda at: fold([body.value(p) for p in points(at)]))
         conditions = through(body, e.ranks)
         if REDUCERS[e.op].identity is None:
-            ranks = filtering(body, e.ranks)
-            conditions += (Condition(ranks, lambda at: next(points(at), None) is not None),)
+            others = filtering(body, e.ranks)
+            some = self._remembered(others, lambda at: next(points(at), None) is not None)
+            conditions += (Condition(others, some),)
         return Term(value, conditions)
 
     def _select(self, e: Select) -> Term:
@@ -306,13 +287,13 @@ class Pointwise:
             row = [(body.value(p), p[e.rank]) for p in points(at)]
             return [row[n] for n in descending([v for v, _ in row])]
 
-        ranked = self._remembered(e, (e.target,), sort)
+        ranked = self._remembered(ranks_of(e) - {e.target}, sort)
         if e.op == "order":
             return Term(lambda at: [m for _, m in ranked(at)].index(at[e.rank]), body.conditions)
         part = 0 if e.op == "top" else 1
-        enough = Condition(
-            filtering(body, (e.rank,)) | {e.target}, lambda at: at[e.target] < len(ranked(at))
-        )
+        others = filtering(body, (e.rank,))
+        number = self._remembered(others, lambda at: sum(1 for _ in points(at)))
+        enough = Condition(others | {e.target}, lambda at: at[e.target] < number(at))
         conditions = (*through(body, (e.rank,)), enough)
         return Term(lambda at: ranked(at)[at[e.target]][part], conditions)
 
@@ -330,11 +311,8 @@ class Pointwise:
 
         return points
 
-    def _remembered(
-        self, e: Expr, without: tuple[str, ...], function: Callable[[Point], Any]
-    ) -> Callable[[Point], Any]:
-        """A function of the ranks of an expression, evaluated once for each of their points."""
-        ranks = [r for r in free_ranks(e) if r not in without]
+    def _remembered(self, ranks: Ranks, function: Callable[[Point], Any]) -> Callable[[Point], Any]:
+        """A function of these ranks, evaluated once for each of their points."""
         number = next(self.numbers)
 
         def evaluate(at: Point) -> Any:

@@ -1,8 +1,9 @@
 """The meaning of a cascade: whole tensors in NumPy, float64, absence exactly as the language says.
 
-A `Value` is an array over named axes plus its *conditions*: for each set of axes that a condition mentions,
-the truth array over them. A point is present where all are true. Reductions drop the points that
-fail a condition mentioning a reduced axis; every other condition passes through to the result.
+A `Value` is an array over named axes plus its *conditions*: for each set of axes that a condition
+mentions, the truth array over them. A point is present where all are true. Reductions drop the
+points that fail a condition mentioning a reduced axis; every other condition passes through to the
+result.
 """
 
 from __future__ import annotations
@@ -159,11 +160,17 @@ class _Evaluation:
         for mentioned, truth in value.conditions.items():
             slots = tuple(n for n, r in enumerate(einsum.ranks) if r in mentioned)
             ranks = tuple(einsum.ranks[n] for n in slots)
-            conditions[slots] = np.broadcast_to(spread(truth, ranks), tuple(shape[n] for n in slots))
+            conditions[slots] = np.broadcast_to(
+                spread(truth, ranks), tuple(shape[n] for n in slots)
+            )
         return Stored(np.ascontiguousarray(array).reshape(shape), conditions)
 
-    def _write(self, einsum: Einsum, step: int | None, value: Value | None, rank: str | None = None) -> None:
-        """Write one step of a recurrence; the conditions of an iterative tensor mention its rank."""
+    def _write(
+        self, einsum: Einsum, step: int | None, value: Value | None, rank: str | None = None
+    ) -> None:
+        """Write one step of a recurrence; the conditions of an iterative tensor mention its
+        rank.
+        """
         slot = einsum.step if rank is None else einsum.ranks.index(rank)
         shape = [self.bindings.extents[r] for r in einsum.ranks]
         if einsum.step is not None:
@@ -176,7 +183,9 @@ class _Evaluation:
             return
         assert slot is not None and step is not None
         if stored.array.dtype != np.result_type(stored.array.dtype, value.data.array.dtype):
-            stored.array = stored.array.astype(np.result_type(stored.array.dtype, value.data.array.dtype))
+            stored.array = stored.array.astype(
+                np.result_type(stored.array.dtype, value.data.array.dtype)
+            )
         elif step == 0 and einsum.step is None and stored.array.dtype != value.data.array.dtype:
             stored.array = stored.array.astype(value.data.array.dtype)
         where = step if einsum.init or einsum.step is None else step + 1
@@ -250,7 +259,9 @@ class _Evaluation:
             index = replace(value.data, array=value.data.array.astype(np.int64))
             inside = (index.array >= 0) & (index.array < extent)
             if not inside.all() or extent == 0:
-                conditions = _join(conditions, {frozenset(index.axes): Labelled(inside, index.axes)})
+                conditions = _join(
+                    conditions, {frozenset(index.axes): Labelled(inside, index.axes)}
+                )
                 index = Labelled(np.clip(index.array, 0, max(extent - 1, 0)), index.axes)
             indices.append(index)
         for slots, truth in stored.conditions.items():
@@ -277,7 +288,9 @@ class _Evaluation:
         result, some = _fold(e.op, array, present, where)
         if some is not None:
             mentioned = {a for key in body.conditions if key & set(gone) for a in key} - set(gone)
-            passing = _join(passing, {frozenset(mentioned): _squeeze(Labelled(some, kept), mentioned)})
+            passing = _join(
+                passing, {frozenset(mentioned): _squeeze(Labelled(some, kept), mentioned)}
+            )
         return Value(Labelled(result, kept), passing)
 
     def _contraction(
@@ -313,7 +326,10 @@ class _Evaluation:
         if e.op == "order":
             outer = axes.of[e.rank]
             position = np.argsort(order, axis=-1, kind="stable")
-            renamed = {frozenset(outer if a == axis else a for a in k): v for k, v in body.conditions.items()}
+            renamed = {
+                frozenset(outer if a == axis else a for a in k): v
+                for k, v in body.conditions.items()
+            }
             conditions = {k: v.rename(axis, outer) for k, v in renamed.items()}
             return Value(_take_steps(Labelled(position, (*kept, outer)), outer, axes), conditions)
         target = axes.of[e.target]
@@ -321,7 +337,9 @@ class _Evaluation:
         order = _resized(order, count)
         if e.op == "top":
             moved = np.moveaxis(array, data.axes.index(axis), -1)
-            picked = np.take_along_axis(moved, order, -1) if moved.shape[-1] else np.zeros(order.shape)
+            picked = (
+                np.take_along_axis(moved, order, -1) if moved.shape[-1] else np.zeros(order.shape)
+            )
         else:
             picked = order
         number = np.moveaxis(present, data.axes.index(axis), -1).sum(-1)[..., None]
@@ -362,7 +380,9 @@ def _map(op: str, args: list[Value]) -> Value:
 def _joined(op: str, args: list[Value]) -> Value:
     """Operators whose result may be present where an operand is absent."""
     present = [
-        combine(np.logical_and, list(a.conditions.values())) if a.conditions else Labelled(np.asarray(True), ())
+        combine(np.logical_and, list(a.conditions.values()))
+        if a.conditions
+        else Labelled(np.asarray(True), ())
         for a in args
     ]
     mentioned = frozenset(axis for a in args for key in a.conditions for axis in key)
@@ -401,8 +421,10 @@ def _squeeze(value: Labelled, axes: frozenset[str] | set[str]) -> Labelled:
         if axis not in axes:
             position = value.axes.index(axis)
             array = value.array
-            first = array.take(0, position) if array.shape[position] else np.zeros(
-                array.shape[:position] + array.shape[position + 1 :], bool
+            first = (
+                array.take(0, position)
+                if array.shape[position]
+                else np.zeros(array.shape[:position] + array.shape[position + 1 :], bool)
             )
             value = Labelled(first, tuple(a for a in value.axes if a != axis))
     return value
@@ -457,7 +479,7 @@ def _fold(
         best = np.where(present, array, -np.inf).max(axis, keepdims=True)
         hit = present & ((array == best) | (np.isnan(array) & np.isnan(best)))
         return np.asarray(hit.argmax(axis)), np.asarray(number > 0)
-    identity = REDUCERS[op].identity
+    identity: Any = REDUCERS[op].identity
     if op in ("max", "min") and array.dtype.kind == "i" and not (number > 0).all():
         array = array.astype(np.float64)
     if op in ("max", "min") and array.dtype.kind == "i":

@@ -29,7 +29,11 @@ def softplus(x: Array) -> Array:
 
 
 def power(x: Array, y: Array) -> Array:
-    if np.asarray(x).dtype.kind in "ib" and np.asarray(y).dtype.kind in "ib" and (np.asarray(y) < 0).any():
+    if (
+        np.asarray(x).dtype.kind in "ib"
+        and np.asarray(y).dtype.kind in "ib"
+        and (np.asarray(y) < 0).any()
+    ):
         return np.power(np.asarray(x, np.float64), y)
     return np.power(x, y)
 

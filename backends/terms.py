@@ -6,11 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from cascade.ir.cascade import Einsum
 from cascade.ir.expr import Expr, Map
 from cascade.ir.walk import children, free_ranks
 
 Ranks = frozenset[str]
 Point = dict[str, int]  # rank -> coordinate
+Place = tuple[int, ...]  # the coordinates of a tensor, slot by slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,17 +33,36 @@ class Term:
     def present(self, at: Point) -> bool:
         return hold(self.conditions, at)
 
-    def get(self, at: Point) -> Any:
-        """The value, None where it is absent."""
-        return self.value(at) if hold(self.conditions, at) else None
+
+class Statement:
+    """A statement with its term, and its conditions by the ranks they mention."""
+
+    def __init__(self, e: Einsum, term: Term):
+        self.einsum, self.term = e, term
+        self.levels = levels(e.body)
+        self.conditions: dict[Ranks, tuple[Condition, ...]] = {}
+        step = frozenset[str]() if e.step is None else frozenset({e.ranks[e.step]})
+        for c in term.conditions:  # an iterative tensor is present or absent step by step
+            mentions = c.ranks | step
+            self.conditions[mentions] = (*self.conditions.get(mentions, ()), c)
+
+    def point(self, mentions: Ranks | None, place: Place) -> Point | None:
+        """The coordinates of the left side, None if this is not the statement that writes there."""
+        e = self.einsum
+        ranks = [r for r in e.ranks if mentions is None or r in mentions]
+        at = dict(zip(ranks, place, strict=True))
+        if e.step is None:
+            return at
+        at[e.ranks[e.step]] -= 1
+        return at if e.init == (at[e.ranks[e.step]] < 0) else None
 
 
-def named(e: Expr) -> Ranks:
+def ranks_of(e: Expr) -> Ranks:
     return frozenset(free_ranks(e))
 
 
 def levels(e: Expr) -> int:
-    return 1 + max(map(_levels, children(e)), default=0)
+    return 1 + max(map(levels, children(e)), default=0)
 
 
 def hold(conditions: tuple[Condition, ...], at: Point) -> bool:
@@ -78,50 +99,49 @@ def applied(function: Callable[..., Any], terms: list[Term]) -> Callable[[Point]
     return lambda at: function(*[term.value(at) for term in terms])
 
 
-def _default(at: Point, x: Term, otherwise: Term) -> Any:
-    return x.get(at) if x.present(at) else otherwise.get(at)
-
-
-def _choice(at: Point, condition: Term, yes: Term, no: Term) -> Any:
-    chosen = condition.get(at)
-    return None if chosen is None else (yes if chosen else no).get(at)
-
-
-def _either(at: Point, a: Term, b: Term) -> Any:
-    """Kleene: true if one is, else unknown if one is."""
-    x = a.get(at)
-    if x is True:
-        return True
-    y = b.get(at)
-    return y if y is True or x is not None else None
-
-
-def _both(at: Point, a: Term, b: Term) -> Any:
-    x = a.get(at)
-    if x is False:
-        return False
-    y = b.get(at)
-    return y if y is False or x is not None else None
-
-
-_CHOICES: dict[str, Callable[..., Any]] = {
-    "??": _default,
-    "select": _choice,
-    "or": _either,
-    "and": _both,
-}
-
-
 def joined(e: Map, terms: list[Term]) -> Term:
     """`??`, `select`, `and`, `or`: all that decides about presence becomes one condition."""
-    choose = _CHOICES[e.op]
-    present = Condition(_deciding(e, terms), lambda at: choose(at, *terms) is not None)
+    value, present = _JOINED[e.op]
+    ranks = mentioned(conditions_of(terms)).union(*(ranks_of(a) for a in _deciding(e)))
     bare = [not term.conditions for term in terms]
-    never = any(bare) if e.op == "??" else all(bare)
-    return Term(lambda at: choose(at, *terms), () if never else (present,))
+    always = any(bare) if e.op == "??" else all(bare)
+    condition = Condition(ranks, lambda at: present(at, *terms))
+    return Term(lambda at: value(at, *terms), () if always else (condition,))
 
 
-def _deciding(e: Map, terms: list[Term]) -> Ranks:
-    """The ranks of all conditions, and of the operands whose value says which of them count."""
-    values = {"??": 0, "select": 1, "or": 2, "and": 2}[e.op]
-    return mentioned(conditions_of(terms)).union(*(named(a) for a in e.args[:values]))
+def _deciding(e: Map) -> tuple[Expr, ...]:
+    """The operands whose value, not only whose presence, says whether the result is present."""
+    return {"??": (), "select": e.args[:1], "and": e.args, "or": e.args}[e.op]
+
+
+def _choose(at: Point, condition: Term, yes: Term, no: Term) -> Term:
+    return yes if condition.value(at) else no
+
+
+def _kleene(at: Point, a: Term, b: Term, decisive: bool) -> Any:
+    """True or false if one operand settles it or both are known, else None."""
+    x = a.value(at) if a.present(at) else None
+    if x is decisive:
+        return decisive
+    y = b.value(at) if b.present(at) else None
+    return None if x is None and y is not decisive else y
+
+
+_JOINED: dict[str, tuple[Callable[..., Any], Callable[..., bool]]] = {
+    "??": (
+        lambda at, x, y: (x if x.present(at) else y).value(at),
+        lambda at, x, y: x.present(at) or y.present(at),
+    ),
+    "select": (
+        lambda at, c, x, y: _choose(at, c, x, y).value(at),
+        lambda at, c, x, y: c.present(at) and _choose(at, c, x, y).present(at),
+    ),
+    "or": (
+        lambda at, a, b: _kleene(at, a, b, True),
+        lambda at, a, b: _kleene(at, a, b, True) is not None,
+    ),
+    "and": (
+        lambda at, a, b: _kleene(at, a, b, False),
+        lambda at, a, b: _kleene(at, a, b, False) is not None,
+    ),
+}

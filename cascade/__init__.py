@@ -1,8 +1,8 @@
 """cascade: attention as cascades of Einsums, analysed, executed and compiled.
 
-    spec = cascade.load("attention.cascade")
-    print(cascade.analyse(spec))
-    outputs = cascade.run(spec, {"Q": q, "K": k, "V": v})
+spec = cascade.load("attention.cascade")
+print(cascade.analyse(spec))
+outputs = cascade.run(spec, {"Q": q, "K": k, "V": v})
 """
 
 from __future__ import annotations
@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 from cascade.diagnostics import CascadeError, Diagnostic, InputError
 
 __version__ = "0.1.0"
-__all__ = ["CascadeError", "Diagnostic", "InputError", "__version__", "analyse", "load", "parse", "run"]
+__all__ = [
+    "CascadeError",
+    "Diagnostic",
+    "InputError",
+    "__version__",
+    "analyse",
+    "load",
+    "parse",
+    "run",
+]
 
 if TYPE_CHECKING:
     from cascade.api import analyse, load, parse, run

@@ -6,6 +6,7 @@ Everything the command line does is a call of a function here; imports are lazy,
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -83,8 +84,9 @@ def analyse(
 ) -> Report:
     """Passes with their proof, footprints, work, traffic and bounds.
 
-    `settings` gives extents and params (`{"M": 65536}`), `inputs` arrays whose shapes give them; without
-    either the report is symbolic. `target` names a file of `cascade/targets` or a path to one.
+    `settings` gives extents and params (`{"M": 65536}`), `inputs` arrays whose shapes give them;
+    without either the report is symbolic. `target` names a file of `cascade/targets` or a path to
+    one.
     """
     from cascade.analysis.report import analyse
 
@@ -139,7 +141,9 @@ def random_inputs(
         if t.name in arrays:
             continue
         if needed.get(t.name, declared_kind(t.dtype)) in ("int", "bool"):
-            raise input_error("missing-input", f"the input `{t.name}` is not a real tensor and cannot be drawn")
+            raise input_error(
+                "missing-input", f"the input `{t.name}` is not a real tensor and cannot be drawn"
+            )
         arrays[t.name] = generator.standard_normal([bindings.extents[r] for r in t.ranks])
     return arrays
 
@@ -227,7 +231,8 @@ def output_line(row: Mapping[str, Any]) -> str:
 def check_line(result: Mapping[str, Any]) -> str:
     verdict = "agrees" if result["agrees"] else "DISAGREES"
     return (
-        f"check {result['name']}: {verdict} with an independent evaluation at {result['points']} points, "
+        f"check {result['name']}: {verdict} with an independent evaluation at "
+        f"{result['points']} points, "
         f"largest error {result['max_error']:.2e}"
     )
 
@@ -257,7 +262,9 @@ def list_examples() -> dict[str, str]:
     found = {}
     for entry in sorted(_examples().iterdir(), key=lambda e: str(e.name)):
         if entry.name.endswith(".cascade"):
-            found[entry.name[: -len(".cascade")]] = _first_sentence(entry.read_text(encoding="utf-8"))
+            found[entry.name[: -len(".cascade")]] = _first_sentence(
+                entry.read_text(encoding="utf-8")
+            )
     return found
 
 
@@ -267,10 +274,7 @@ def _first_sentence(text: str) -> str:
         if not line.startswith("#"):
             break
         words += line.lstrip("# ").split()
-    sentence = " ".join(words)
-    for stop in (": ", ". ", "; "):
-        sentence = sentence.split(stop)[0]
-    return sentence.rstrip(".")
+    return re.split(r"(?<!et al)[.:;] ", " ".join(words))[0].rstrip(".")
 
 
 def example_text(name: str) -> str:
@@ -284,7 +288,9 @@ def example_text(name: str) -> str:
 
 
 def copy_examples(name: str | None, folder: str) -> list[str]:
-    """Copy one spec, or all with the real data, into a folder. Existing files are never overwritten."""
+    """Copy one spec, or all with the real data, into a folder. Existing files are never
+    overwritten.
+    """
     names = [name.removesuffix(".cascade")] if name else list(list_examples())
     texts = {f"{n}.cascade": example_text(n).encode() for n in names}
     if name is None:
@@ -294,7 +300,9 @@ def copy_examples(name: str | None, folder: str) -> list[str]:
     target = Path(folder)
     for file in texts:
         if (target / file).exists():
-            raise input_error("file-write", f"{target / file} exists already", "choose another folder")
+            raise input_error(
+                "file-write", f"{target / file} exists already", "choose another folder"
+            )
     for file, content in texts.items():
         (target / file).parent.mkdir(parents=True, exist_ok=True)
         (target / file).write_bytes(content)

@@ -1,4 +1,6 @@
-"""How fast cascade itself is: start-up, checking, analysis. Times are medians, and never asserted in a test."""
+"""How fast cascade itself is: start-up, checking, analysis. Times are medians, and never
+asserted in a test.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ SIZES = (1_000, 2_500, 5_000, 10_000)  # statements
 
 @dataclass(frozen=True)
 class Measurement:
-    """One row: what was measured, the median in seconds, and what it should stay under (None: no limit)."""
+    """One row: what was measured, the median in seconds, and what it should stay under (None: no
+    limit).
+    """
 
     name: str
     median_s: float
@@ -34,7 +38,9 @@ class Measurement:
 
 
 def chain_text(statements: int) -> str:
-    """A spec with this many statements: scores, maps and row sums in turn, each reading the one before."""
+    """A spec with this many statements: scores, maps and row sums in turn, each reading the one
+    before.
+    """
     lines = ["cascade chain", "input Q[p,e], K[m,e]", "T0[p,m] = Q[p,e] * K[m,e] where m <= p"]
     for n in range(1, statements - 1):
         previous = f"T{n - 1}[p,m]"
@@ -43,7 +49,9 @@ def chain_text(statements: int) -> str:
         elif n % 3 == 1:
             lines.append(f"T{n}[p,m] = tanh({previous}) * 0.5 + 1.0 where m - p <= {n}")
         else:
-            lines.append(f"T{n}[p,m] = select(m % 2 == 0, {previous}, -{previous}) / (1 + {previous}**2)")
+            lines.append(
+                f"T{n}[p,m] = select(m % 2 == 0, {previous}, -{previous}) / (1 + {previous}**2)"
+            )
     lines.append(f"Z[p] = sum[m](T{statements - 2}[p,m])")
     return "\n".join([*lines, "output Z", ""])
 
@@ -56,7 +64,9 @@ def measure(repeat: int, progress: Progress | None = None) -> list[Measurement]:
     jobs: list[Callable[[], Measurement]] = [
         lambda: _cold("cascade --version, cold", ["--version"], 0.15, repeat),
         lambda: _cold("cascade check attention, cold", ["check", spec.name], 0.6, repeat),
-        lambda: _warm("parse and check, 1,000 statements", lambda: api.parse(chain_text(1000)), 2.0, repeat),
+        lambda: _warm(
+            "parse and check, 1,000 statements", lambda: api.parse(chain_text(1000)), 2.0, repeat
+        ),
     ]
     jobs += [lambda size=size: _analysis(size, repeat) for size in SIZES]  # type: ignore[misc]
     rows: list[Measurement] = []
@@ -103,7 +113,9 @@ def report(rows: list[Measurement]) -> str:
         [
             r.name,
             seconds(r.median_s),
-            f"under {seconds(r.limit_s)}: {'yes' if r.median_s < r.limit_s else 'NO'}" if r.limit_s else r.note,
+            f"under {seconds(r.limit_s)}: {'yes' if r.median_s < r.limit_s else 'NO'}"
+            if r.limit_s
+            else r.note,
         ]
         for r in rows
     ]

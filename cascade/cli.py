@@ -1,6 +1,7 @@
 """The command line: each command is a call of `cascade.api`, and prints what it returns.
 
-Exit codes: 0 fine, 1 the spec is wrong, 2 wrong usage, 3 an input file or setting is wrong, 70 our bug.
+Exit codes: 0 fine, 1 the spec is wrong, 2 wrong usage, 3 an input file or setting is wrong, 70 our
+bug.
 """
 
 from __future__ import annotations
@@ -57,35 +58,30 @@ def _show_error(e: CascadeError) -> None:
         click.echo(str(e), err=True)
 
 
-class _Setting(click.ParamType):
-    """`NAME=value`, a whole number or a real one."""
-
-    name = "NAME=VALUE"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, Number]:
-        name, separator, text = str(value).partition("=")
-        if not separator or not name.isidentifier():
-            self.fail(f"{value!r} is not of the form NAME=VALUE, as in M=1024", param, ctx)
-        try:
-            return name, int(text.replace("_", "")) if text.lstrip("+-").replace("_", "").isdigit() else float(text)
-        except ValueError:
-            self.fail(f"{text!r} is not a number", param, ctx)
-
-
 def _settings(
-    ctx: click.Context, param: click.Parameter, value: tuple[tuple[str, Number], ...]
+    ctx: click.Context, param: click.Parameter, value: tuple[str, ...]
 ) -> dict[str, Number]:
+    """`--set M=64,scale=0.5 --set P=1` as a dictionary."""
     settings: dict[str, Number] = {}
-    for name, number in value:
-        if settings.setdefault(name, number) != number:
-            raise click.BadParameter(f"{name} is set twice", ctx=ctx, param=param)
+    for item in (item for text in value for item in text.split(",") if item):
+        name, separator, digits = item.partition("=")
+        if not separator or not name.strip().isidentifier():
+            raise click.BadParameter(f"{item!r} is not of the form NAME=VALUE, as in M=1024")
+        number = _number(digits.strip())
+        if settings.setdefault(name.strip(), number) != number:
+            raise click.BadParameter(f"{name} is set twice")
     return settings
 
 
-def _split(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, Number]:
-    kind = _Setting()
-    pairs = [kind.convert(item, param, ctx) for text in value for item in text.split(",") if item]
-    return _settings(ctx, param, tuple(pairs))
+def _number(digits: str) -> Number:
+    try:
+        return int(digits)
+    except ValueError:
+        pass
+    try:
+        return float(digits)
+    except ValueError:
+        raise click.BadParameter(f"{digits!r} is not a number") from None
 
 
 spec_argument = click.argument("spec", type=click.Path())
@@ -93,7 +89,7 @@ set_option = click.option(
     "--set",
     "settings",
     multiple=True,
-    callback=_split,
+    callback=_settings,
     metavar="NAME=VALUE,…",
     help="Extents and params: --set M=65536,M0=128",
 )
@@ -151,7 +147,9 @@ def check(specs: tuple[str, ...], as_json: bool) -> None:
 @cli.command()
 @click.argument("specs", type=click.Path(), nargs=-1, required=True)
 @click.option("--write", "-w", is_flag=True, help="Rewrite the files in place")
-@click.option("--check", "only_check", is_flag=True, help="Change nothing; exit 1 if a file is not canonical")
+@click.option(
+    "--check", "only_check", is_flag=True, help="Change nothing; exit 1 if a file is not canonical"
+)
 @json_option
 def fmt(specs: tuple[str, ...], write: bool, only_check: bool, as_json: bool) -> None:
     """Print specs in canonical form."""
@@ -181,10 +179,18 @@ def fmt(specs: tuple[str, ...], write: bool, only_check: bool, as_json: bool) ->
 @spec_argument
 @set_option
 @inputs_option
-@click.option("--target", metavar="NAME|FILE", help="A machine to price it on: h200, h100, a100, fusemax, or a .toml")
+@click.option(
+    "--target",
+    metavar="NAME|FILE",
+    help="A machine to price it on: h200, h100, a100, fusemax, or a .toml",
+)
 @json_option
 def analyse(
-    spec: str, settings: dict[str, Number], inputs: tuple[str, ...], target: str | None, as_json: bool
+    spec: str,
+    settings: dict[str, Number],
+    inputs: tuple[str, ...],
+    target: str | None,
+    as_json: bool,
 ) -> None:
     """Passes with their proof, footprints, work, traffic, and what stands in the way of fewer."""
     from cascade import api
@@ -203,8 +209,12 @@ def analyse(
 @set_option
 @inputs_option
 @click.option("--output", "-o", metavar="FILE", help="Where outputs go: .npz, .safetensors, .npy")
-@click.option("--random", "seed", type=int, metavar="SEED", help="Draw missing inputs at random (real ones)")
-@click.option("--check", "recheck", is_flag=True, help="Compute sampled points again, independently")
+@click.option(
+    "--random", "seed", type=int, metavar="SEED", help="Draw missing inputs at random (real ones)"
+)
+@click.option(
+    "--check", "recheck", is_flag=True, help="Compute sampled points again, independently"
+)
 @json_option
 def run(
     spec: str,
@@ -244,7 +254,9 @@ def run(
     if output:
         click.echo(f"written to {output}")
     if any(not r["agrees"] for r in checks):
-        raise click.ClickException("the two evaluations disagree: this is a bug of cascade, please report it")
+        raise click.ClickException(
+            "the two evaluations disagree: this is a bug of cascade, please report it"
+        )
 
 
 @cli.command()
@@ -265,7 +277,9 @@ def graph(spec: str, output: str, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("name", required=False)
-@click.option("--copy-to", "folder", type=click.Path(file_okay=False), help="Copy it (or all) into a folder")
+@click.option(
+    "--copy-to", "folder", type=click.Path(file_okay=False), help="Copy it (or all) into a folder"
+)
 @json_option
 def examples(name: str | None, folder: str | None, as_json: bool) -> None:
     """List the shipped specs, print one, or copy them."""
@@ -289,8 +303,12 @@ def examples(name: str | None, folder: str | None, as_json: bool) -> None:
 
 
 @cli.command()
-@click.option("--self", "itself", is_flag=True, help="Measure cascade itself: start-up, parsing, analysis")
-@click.option("--repeat", default=5, show_default=True, help="Runs of each measurement; the median is shown")
+@click.option(
+    "--self", "itself", is_flag=True, help="Measure cascade itself: start-up, parsing, analysis"
+)
+@click.option(
+    "--repeat", default=5, show_default=True, help="Runs of each measurement; the median is shown"
+)
 @json_option
 def bench(itself: bool, repeat: int, as_json: bool) -> None:
     """Measure. `--self`: how fast cascade starts, parses and analyses."""
@@ -307,7 +325,9 @@ def bench(itself: bool, repeat: int, as_json: bool) -> None:
 
 
 class _Progress:
-    """A callable `(done, total)` that shows a bar on a terminal once the work has taken two seconds."""
+    """A callable `(done, total)` that shows a bar on a terminal once the work has taken two
+    seconds.
+    """
 
     def __init__(self, title: str):
         self.title = title

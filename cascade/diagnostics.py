@@ -1,7 +1,8 @@
 """Errors as data: where (`Source`, `Span`), what (`Diagnostic`), and the one exception users see.
 
-A diagnostic says what is wrong in the user's words, why here (`related`), and what to type (`hints`).
-Rendering happens only in `Diagnostic.render`; nothing else in the project prints a caret.
+A diagnostic says what is wrong in the user's words, why here (`related`), and what to type
+(`hints`). Rendering happens only in `Diagnostic.render`; nothing else in the project prints a
+caret.
 """
 
 from __future__ import annotations
@@ -124,7 +125,9 @@ class CascadeError(Exception):
 
 
 class InputError(CascadeError):
-    """The spec is fine; the data given to it is not (a missing tensor, a wrong shape, a bad file)."""
+    """The spec is fine; the data given to it is not (a missing tensor, a wrong shape, a bad
+    file).
+    """
 
 
 def fail(

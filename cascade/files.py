@@ -116,7 +116,11 @@ def check_output(path: str, count: int) -> None:
     if not path.endswith((".npz", ".npy", ".safetensors")):
         raise input_error("file-format", f"{path}: outputs go to .npz, .npy or .safetensors")
     if path.endswith(".npy") and count != 1:
-        raise input_error("file-format", f"{path}: .npy takes one array, and there are {count} outputs", "use .npz")
+        raise input_error(
+            "file-format",
+            f"{path}: .npy takes one array, and there are {count} outputs",
+            "use .npz",
+        )
     parent = Path(path).parent
     if not parent.is_dir():
         raise input_error("file-write", f"there is no folder {parent}")

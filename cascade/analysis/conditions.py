@@ -1,7 +1,8 @@
 """Where a tensor is present, as far as conditions over ranks can say it.
 
-For each tensor the conjuncts that hold at every present point, over its own ranks. Conditions that a
-reduction uses up, or that `??`, `select` and `or` join, are left out: the result is a superset of the points.
+For each tensor the conjuncts that hold at every present point, over its own ranks. Conditions that
+a reduction uses up, or that `??`, `select` and `or` join, are left out: the result is a superset of
+the points.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from cascade.ir.walk import conjuncts, free_ranks, substitute
 
 MOST = 32  # conjuncts kept for a tensor
 
-Conditions = dict[str, tuple[tuple[str, ...], tuple[Expr, ...]]]  # tensor -> its ranks, its conjuncts
+Conditions = dict[
+    str, tuple[tuple[str, ...], tuple[Expr, ...]]
+]  # tensor -> its ranks, its conjuncts
 
 
 def step_conditions(step: Step, known: Conditions) -> tuple[Expr, ...]:
@@ -22,7 +25,9 @@ def step_conditions(step: Step, known: Conditions) -> tuple[Expr, ...]:
 
 
 def remember(step: Step, holding: tuple[Expr, ...], known: Conditions) -> None:
-    """Record what a step's tensor inherits. Iterative tensors inherit nothing: slot 0 is `init`'s."""
+    """Record what a step's tensor inherits. Iterative tensors inherit nothing: slot 0 is
+    `init`'s.
+    """
     if step.iterative is not None or step.recurs is not None:
         return
     kept = tuple(c for c in holding if not set(free_ranks(c)) & set(step.bound))
@@ -96,7 +101,11 @@ def upper_bounds(condition: Expr) -> tuple[Linear, ...]:
             difference, strict = _sum(linear(b), _scaled(linear(a), -1)), op == ">"
         case Map("==", (a, b)):
             forward = _sum(linear(a), _scaled(linear(b), -1))
-            return () if forward is None else (forward, ({r: -k for r, k in forward[0].items()}, -forward[1]))
+            return (
+                ()
+                if forward is None
+                else (forward, ({r: -k for r, k in forward[0].items()}, -forward[1]))
+            )
         case _:
             return ()
     return () if difference is None else ((difference[0], difference[1] + strict),)

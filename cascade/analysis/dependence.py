@@ -12,7 +12,9 @@ SIGN = {Mode.POINT: "==", Mode.PREFIX: "<=", Mode.SUFFIX: ">="}
 
 @dataclass(frozen=True)
 class Relation:
-    """`output[rank]` reads `tensor` at coordinates `sign` its own; `sign` is `all` for no restriction."""
+    """`output[rank]` reads `tensor` at coordinates `sign` its own; `sign` is `all` for no
+    restriction.
+    """
 
     output: str
     rank: str
@@ -24,7 +26,8 @@ class Relation:
         name, slot = self.tensor, self.slot_rank
         if self.sign == "all":
             return f"{self.output} reads all of {name} along {slot}"
-        return f"{self.output}[{self.rank}] reads {name}[{slot}] only for {slot} {self.sign} {self.rank}"
+        where = f"{slot} {self.sign} {self.rank}"
+        return f"{self.output}[{self.rank}] reads {name}[{slot}] only for {where}"
 
 
 def relations(cascade: Cascade, passes: Passes) -> tuple[Relation, ...]:
@@ -59,7 +62,8 @@ def _sign(d: Dependence) -> str:
 def is_causal(cascade: Cascade, passes: Passes, rank: str) -> bool:
     """Whether no output at coordinate c of `rank` depends on an input slot at a later coordinate.
 
-    Only slots related to `rank` count: those that some output reads at, before or after its own coordinate.
+    Only slots related to `rank` count: those that some output reads at, before or after its own
+    coordinate.
     """
     found = [r for r in relations(cascade, passes) if r.rank == rank]
     return bool(found) and all(r.sign in ("<=", "==") for r in found)

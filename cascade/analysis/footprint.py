@@ -1,7 +1,8 @@
-"""What has to be held between passes, and what it costs to keep, spill or recompute it (FuseMax, section 2).
+"""What has to be held between passes, and what it costs to keep, spill or recompute it (FuseMax,
+section 2).
 
-A tensor that is made in one pass over a rank and read in a later one crosses a barrier: on that rank it is live
-as a whole. Everything else lives as a tile; an iterative tensor as two coordinates.
+A tensor that is made in one pass over a rank and read in a later one crosses a barrier: on that
+rank it is live as a whole. Everything else lives as a tile; an iterative tensor as two coordinates.
 """
 
 from __future__ import annotations
@@ -15,7 +16,17 @@ from cascade.analysis.work import StepWork
 from cascade.ir.cascade import Cascade
 from cascade.ir.walk import reads
 
-WORD = {"f64": 8, "f32": 4, "bf16": 2, "f16": 2, "f8e4m3": 1, "f8e5m2": 1, "i64": 8, "i32": 4, "i16": 2}
+WORD = {
+    "f64": 8,
+    "f32": 4,
+    "bf16": 2,
+    "f16": 2,
+    "f8e4m3": 1,
+    "f8e5m2": 1,
+    "i64": 8,
+    "i32": 4,
+    "i16": 2,
+}
 WORD |= {"i8": 1, "u8": 1, "bool": 1, "int": 4, "real": 2}
 DEFAULT_WORD = 2  # bytes of an element whose type is not declared
 
@@ -27,10 +38,11 @@ def word(dtype: str | None) -> int:
 
 @dataclass(frozen=True)
 class Footprint:
-    """One tensor on one rank. `live` is the number of elements held for one point of its other ranks.
+    """One tensor on one rank. `live` is the number of elements held for one point of its other
+    ranks.
 
-    For a tensor that crosses a barrier: `spill` elements moved if it goes through memory, and `recompute`
-    operations (by kind) if it is made again in each later pass instead.
+    For a tensor that crosses a barrier: `spill` elements moved if it goes through memory, and
+    `recompute` operations (by kind) if it is made again in each later pass instead.
     """
 
     tensor: str
@@ -64,7 +76,9 @@ class Footprint:
 
 
 def footprints(cascade: Cascade, passes: Passes, works: list[StepWork]) -> tuple[Footprint, ...]:
-    """A row for each tensor that crosses a barrier or recurs, and one for each tile-sized intermediate."""
+    """A row for each tensor that crosses a barrier or recurs, and one for each tile-sized
+    intermediate.
+    """
     work_of = {w.step.target: w for w in works}
     readers: dict[str, list[str]] = {}
     for step in passes.steps:
@@ -79,9 +93,7 @@ def footprints(cascade: Cascade, passes: Passes, works: list[StepWork]) -> tuple
             others = tuple(r for n, r in enumerate(step.ranks) if n != step.iterative)
             rank = step.ranks[step.iterative]
             live = Count.of(others, 2)
-            found.append(
-                Footprint(step.target, rank, "two steps", live, (), 1, (), Count(), {}, 4)
-            )
+            found.append(Footprint(step.target, rank, "two steps", live, (), 1, (), Count(), {}, 4))
             continue
         row = _crossing(step.target, ranks_of[step.target], passes, readers, work_of)
         if row is not None:
@@ -109,7 +121,19 @@ def _input_rows(
             reread = Count.of(ranks, len(at) - 1)
             per = tuple(r for r in ranks if r != rank)
             rows.append(
-                Footprint(name, rank, "whole", Count.of((rank,)), per, at[0], at[1:], reread, {}, size, True)
+                Footprint(
+                    name,
+                    rank,
+                    "whole",
+                    Count.of((rank,)),
+                    per,
+                    at[0],
+                    at[1:],
+                    reread,
+                    {},
+                    size,
+                    True,
+                )
             )
     return rows
 

@@ -1,7 +1,7 @@
 """Statements with at most one reduction each: the form in which passes and work are counted.
 
-Every reduction nested in a statement becomes a step of its own, over the ranks that occur in it; equal
-reductions become one step. A step's body has no reduction in it.
+Every reduction nested in a statement becomes a step of its own, over the ranks that occur in it;
+equal reductions become one step. A step's body has no reduction in it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ class Step:
 
 
 def normalise(cascade: Cascade) -> tuple[Step, ...]:
-    """Steps in an order in which everything but a recurrence's previous step is made before it is read."""
+    """Steps in an order in which everything but a recurrence's previous step is made before it
+    is read.
+    """
     return _Normalise(cascade).steps()
 
 
@@ -100,7 +102,13 @@ class _Normalise:
                 return e
 
     def _extract(
-        self, e: Expr, op: str, bound: tuple[str, ...], body: Expr, ranks: tuple[str, ...], einsum: Einsum
+        self,
+        e: Expr,
+        op: str,
+        bound: tuple[str, ...],
+        body: Expr,
+        ranks: tuple[str, ...],
+        einsum: Einsum,
     ) -> Read:
         key = (e, self.recurs)
         if key not in self.known:
@@ -111,5 +119,3 @@ class _Normalise:
                 Step(name, ranks, op, keep, body, einsum, None, self.recurs, named=False)
             )
         return Read(self.known[key], tuple(Coordinate(r) for r in ranks), e.span)
-
-

@@ -1,13 +1,16 @@
-"""How many passes over each input any kernel for a cascade must make (FuseMax, section 2; docs/analysis.md).
+"""How many passes over each input any kernel for a cascade must make (FuseMax, section 2;
+docs/analysis.md).
 
-A *visit* of input X along a rank is a step that iterates all of the rank and reads X, or a tensor that is
-pointwise in that rank and derived from X. A visit at coordinate c that depends on an earlier visit at
-coordinates on both sides of c, or at all of them, cannot share a traversal with it: a *barrier*.
-passes = 1 + the most barriers on a chain of visits. No mapping, tiling or fusion goes lower.
+A *visit* of input X along a rank is a step that iterates all of the rank and reads X, or a tensor
+that is pointwise in that rank and derived from X. A visit at coordinate c that depends on an
+earlier visit at coordinates on both sides of c, or at all of them, cannot share a traversal with
+it: a *barrier*. passes = 1 + the most barriers on a chain of visits. No mapping, tiling or fusion
+goes lower.
 
-The work is a data flow over steps. For each tensor and each input slot it keeps *dependences*: which
-coordinates of the input a value needs, relative to one of its own slots (POINT: the same coordinate; PREFIX,
-SUFFIX: those up to, from it; ALL; ONE: a single other coordinate), with the barriers behind them.
+The work is a data flow over steps. For each tensor and each input slot it keeps *dependences*:
+which coordinates of the input a value needs, relative to one of its own slots (POINT: the same
+coordinate; PREFIX, SUFFIX: those up to, from it; ALL; ONE: a single other coordinate), with the
+barriers behind them.
 """
 
 from __future__ import annotations
@@ -35,7 +38,9 @@ class Mode(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A slot of an input. `rank` is the rank reported: the slot's, or a variable of an index expression."""
+    """A slot of an input. `rank` is the rank reported: the slot's, or a variable of an index
+    expression.
+    """
 
     tensor: str
     slot: int
@@ -56,16 +61,21 @@ class Visit:
 
     def chain(self) -> tuple[Visit, ...]:
         """Visits from the first to this one, with a barrier between each two."""
-        before = self.after.chain() if self.after else ()
-        return (*before, self)
+        found: list[Visit] = []
+        visit: Visit | None = self
+        while visit is not None:
+            found.append(visit)
+            visit = visit.after
+        return tuple(reversed(found))
 
 
 @dataclass(frozen=True, slots=True)
 class Dependence:
     """What a value needs of an input. `ranks` are ranks of its tensor (outermost part first).
 
-    `flipped`: the ranks run against the input's coordinate. `whole`: the ranks carry the full coordinate, not
-    only the outer part of a partition. `context`: for the count inside a tile, the ranks that fix it.
+    `flipped`: the ranks run against the input's coordinate. `whole`: the ranks carry the full
+    coordinate, not only the outer part of a partition. `context`: for the count inside a tile, the
+    ranks that fix it.
     """
 
     mode: Mode
@@ -175,7 +185,9 @@ class _Flow:
             self._step(step)
 
     def follows(self, tensor: str, step: Step) -> bool:
-        """Whether the recurrence of a step traverses the input, rather than reading it in every step."""
+        """Whether the recurrence of a step traverses the input, rather than reading it in every
+        step.
+        """
         return any(
             step.recurs in v.ranks or step.recurs in step.bound
             for key, visits in self.visits.items()
@@ -269,7 +281,9 @@ class _Flow:
         return found
 
     def _gather(self, read: Read, slot: int, index: Expr, step: Step) -> None:
-        """A gather whose index depends on all of the input revisits it; that is listed, not counted."""
+        """A gather whose index depends on all of the input revisits it; that is listed, not
+        counted.
+        """
         for inner in reads(index):
             for key, facts in self.facts.get(inner.tensor, {}).items():
                 if key.tensor == read.tensor and any(d.mode is Mode.ALL for d in facts):
@@ -286,7 +300,9 @@ class _Flow:
                 if moved is not None:
                     _merge(arriving.setdefault(key, {}), moved, (level, visit, read.tensor))
 
-    def _moved(self, d: Dependence, index: dict[str, Expr], stepping: str | None) -> Dependence | None:
+    def _moved(
+        self, d: Dependence, index: dict[str, Expr], stepping: str | None
+    ) -> Dependence | None:
         context: list[str] = []
         for rank in d.context:
             found = _plain(index[rank], stepping == rank)
@@ -315,7 +331,9 @@ class _Flow:
         return Dependence(mode, tuple(moved), flipped, d.whole, tuple(context))
 
     def _elsewhere(self, d: Dependence, index: Expr, context: tuple[str, ...]) -> Dependence:
-        """A read through an index expression of several ranks: on one side of a rank, or on both."""
+        """A read through an index expression of several ranks: on one side of a rank, or on
+        both.
+        """
         if d.mode is not Mode.POINT or any(isinstance(n, Read) for n in walk(index)):
             mode = Mode.ONE if d.mode in (Mode.POINT, Mode.ONE) else Mode.ALL
             return Dependence(mode, (), context=context)
@@ -388,7 +406,10 @@ def _direction(index: Expr) -> int:
         case Coordinate():
             return 1
         case Map("+", (a, b)):
-            sides = [_direction(a) if free_ranks(a) else None, _direction(b) if free_ranks(b) else None]
+            sides = [
+                _direction(a) if free_ranks(a) else None,
+                _direction(b) if free_ranks(b) else None,
+            ]
             return next((s for s in sides if s is not None), 0) if None in sides else 0
         case Map("-", (a, b)):
             if not free_ranks(b):

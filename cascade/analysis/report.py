@@ -1,4 +1,6 @@
-"""The report: every number of the analysis as an attribute, `str()` to read, `to_dict()` for programs."""
+"""The report: every number of the analysis as an attribute, `str()` to read, `to_dict()` for
+programs.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,8 @@ from cascade.analysis.counts import Count
 from cascade.analysis.dependence import Relation, relations
 from cascade.analysis.footprint import Footprint, footprints
 from cascade.analysis.passes import PassCount, Passes, count_passes
-from cascade.analysis.targets import load_target
 from cascade.analysis.tables import quantity, seconds, table
+from cascade.analysis.targets import load_target
 from cascade.analysis.traffic import Roofline, Traffic, roofline, traffic
 from cascade.analysis.whynot import Barrier, barriers
 from cascade.analysis.work import StepWork, step_work, sum_work
@@ -44,7 +46,13 @@ class Report:
         moved = self.traffic.compulsory_bytes(self.extents)
         if not moved:
             return None
-        return sum((c.value(self.extents) or 0) * (2 if k == "mac" else 1) for k, c in self.work.items()) / moved
+        return (
+            sum(
+                (c.value(self.extents) or 0) * (2 if k == "mac" else 1)
+                for k, c in self.work.items()
+            )
+            / moved
+        )
 
     def to_dict(self) -> dict[str, object]:
         extents = self.extents
@@ -127,16 +135,29 @@ class Report:
                 why = "visits it" if n == 1 else f"waits for {_carrier(visit, self.passes)}"
                 lines.append(f"    pass {n}: {visit.step.label()}{line} {why}")
         for key, step in self.passes.revisits:
-            lines.append(f"  revisit: {step.label()} gathers {key.tensor} by an index that depends on all of it")
-        return "Proof: each visit waits for a value that needs the whole rank\n" + "\n".join(lines) if lines else ""
+            lines.append(
+                f"  revisit: {step.label()} gathers {key.tensor} by an index that depends on "
+                "all of it"
+            )
+        return (
+            "Proof: each visit waits for a value that needs the whole rank\n" + "\n".join(lines)
+            if lines
+            else ""
+        )
 
     def _footprints(self) -> str:
         rows = []
         for f in self.footprints:
-            held = {"whole": f"whole {f.rank}", "two steps": f"two steps of {f.rank}"}.get(f.holds, f.holds)
+            held = {"whole": f"whole {f.rank}", "two steps": f"two steps of {f.rank}"}.get(
+                f.holds, f.holds
+            )
             live = quantity(f.live, f.live.value(self.extents), f.bytes_each)
             per = f"per ({','.join(f.per)})" if f.per else ""
-            spill = quantity(f.spill, f.spill.value(self.extents), f.bytes_each) if f.spill.terms else ""
+            spill = (
+                quantity(f.spill, f.spill.value(self.extents), f.bytes_each)
+                if f.spill.terms
+                else ""
+            )
             again = ", ".join(f"{c} {k}" for k, c in f.recompute.items())
             again = f"read {f.tensor} again" if f.is_input else again
             rows.append([f.tensor, held, live, per, spill, again])
@@ -156,7 +177,11 @@ class Report:
         if self.traffic.extra:
             extra = " + ".join(str(c) for _, c, _ in self.traffic.extra)
             rows.append(
-                ["as written, spilled", f"… + {extra}", _bytes(self.traffic.as_written_bytes(self.extents))]
+                [
+                    "as written, spilled",
+                    f"… + {extra}",
+                    _bytes(self.traffic.as_written_bytes(self.extents)),
+                ]
             )
         text = "Traffic\n" + table(["", "elements", "bytes"], rows)
         intensity = self.intensity()
@@ -165,7 +190,9 @@ class Report:
         if self.roofline is not None:
             r = self.roofline
             parts = ", ".join(f"{k} {seconds(v)}" for k, v in r.seconds.items())
-            text += f"\n  {r.target.name}: at least {seconds(r.floor)}, bound by {r.bound} ({parts})"
+            text += (
+                f"\n  {r.target.name}: at least {seconds(r.floor)}, bound by {r.bound} ({parts})"
+            )
             if self.traffic.extra:
                 text += f"\n  memory time as written, spilled: {seconds(r.written_seconds)}"
         return text

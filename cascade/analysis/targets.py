@@ -13,8 +13,9 @@ from cascade.diagnostics import did_you_mean, input_error
 
 @dataclass(frozen=True)
 class Target:
-    """Rates in operations per second by kind (`mac`, `exp`, `other`), bandwidth in bytes per second,
-    `on_chip` bytes of one multiprocessor (or of the whole buffer of an array)."""
+    """Rates in operations per second by kind (`mac`, `exp`, `other`), bandwidth in bytes per
+    second, `on_chip` bytes of one multiprocessor (or of the whole buffer of an array).
+    """
 
     name: str
     kind: str
@@ -34,7 +35,9 @@ def shipped_targets() -> tuple[str, ...]:
 
 
 def load_target(name: str) -> Target:
-    """A shipped target by name, or a .toml file by path. Raises `InputError` with what is wrong in it."""
+    """A shipped target by name, or a .toml file by path. Raises `InputError` with what is wrong
+    in it.
+    """
     if name.endswith(".toml"):
         path = Path(name)
         if not path.is_file():
@@ -63,7 +66,11 @@ def _target(name: str, data: dict[str, Any]) -> Target:
         if not isinstance(data.get(key), int | float) or data[key] <= 0:
             raise input_error("target", f"{name}: `{key}` must be a positive number")
     for kind in ("mac", "exp", "other"):
-        if not isinstance(rate, dict) or not isinstance(rate.get(kind), int | float) or rate[kind] <= 0:
+        if (
+            not isinstance(rate, dict)
+            or not isinstance(rate.get(kind), int | float)
+            or rate[kind] <= 0
+        ):
             raise input_error("target", f"{name}: `[rate] {kind}` must be a positive number")
     return Target(
         str(data.get("name", name)),

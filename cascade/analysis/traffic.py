@@ -1,4 +1,6 @@
-"""Bytes that must move, bytes that the cascade as written moves, and the time floor they set (roofline)."""
+"""Bytes that must move, bytes that the cascade as written moves, and the time floor they set
+(roofline).
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,9 @@ from cascade.ir.kinds import tensor_kinds
 class Traffic:
     """Elements with their word size, so that both symbols and bytes can be given.
 
-    `compulsory`: every input read once, every output written once. `as_written`: one traversal for each pass,
-    with every tensor that crosses a barrier spilled and inputs read again in later passes.
+    `compulsory`: every input read once, every output written once. `as_written`: one traversal for
+    each pass, with every tensor that crosses a barrier spilled and inputs read again in later
+    passes.
     """
 
     compulsory: tuple[tuple[str, Count, int], ...]
@@ -30,7 +33,9 @@ class Traffic:
         return _bytes(self.compulsory + self.extra, extents)
 
 
-def _bytes(rows: tuple[tuple[str, Count, int], ...], extents: Mapping[str, int] | None) -> int | None:
+def _bytes(
+    rows: tuple[tuple[str, Count, int], ...], extents: Mapping[str, int] | None
+) -> int | None:
     if extents is None:
         return None
     return sum((count.value(extents) or 0) * size for _, count, size in rows)
@@ -67,7 +72,9 @@ class Roofline:
 def roofline(
     target: Target, work: Mapping[str, Count], moved: Traffic, extents: Mapping[str, int]
 ) -> Roofline:
-    """The time floor: memory, multiply-accumulates, exponentials and everything else overlap perfectly."""
+    """The time floor: memory, multiply-accumulates, exponentials and everything else overlap
+    perfectly.
+    """
     groups: dict[str, float] = {}
     for kind, count in work.items():
         unit = kind if kind in target.rate else "other"

@@ -1,4 +1,6 @@
-"""For each barrier that remains: the two statements, the condition that fails, and what would remove it."""
+"""For each barrier that remains: the two statements, the condition that fails, and what would
+remove it.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ NEEDS = {
 
 @dataclass(frozen=True)
 class Barrier:
-    """Between two visits of an input: the earlier must see what the later needs before it can begin."""
+    """Between two visits of an input: the earlier must see what the later needs before it can
+    begin.
+    """
 
     tensor: str
     rank: str
@@ -83,12 +87,14 @@ def _remedy(carrier: Step | None, later: Visit, rank: str) -> str:
         )
     if use == "exponent":
         return (
-            f"{carrier.label()} only shifts an exponent: a running value, with earlier terms corrected "
+            f"{carrier.label()} only shifts an exponent: a running value, with earlier terms "
+            "corrected "
             "when it moves, would do; none at all if the exponent is bounded"
         )
     if use == "term":
         return (
-            f"{carrier.label()} is a term beside values of {rank}: separate sums of powers, or a running "
+            f"{carrier.label()} is a term beside values of {rank}: separate sums of powers, or "
+            "a running "
             "value with corrected sums, would do if the rest is polynomial or an exponential"
         )
     return "none that is general: the value stands inside a function of both"

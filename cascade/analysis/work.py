@@ -1,5 +1,7 @@
-"""Arithmetic of every step, by kind. A map costs once per point of its own ranks; a sum of a product is one
-multiply-accumulate per point. Index arithmetic, predicates and scalars of the whole run cost nothing."""
+"""Arithmetic of every step, by kind. A map costs once per point of its own ranks; a sum of a
+product is one multiply-accumulate per point. Index arithmetic, predicates and scalars of the
+whole run cost nothing.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,19 @@ from cascade.ir.expr import Const, Expr, Map, Where
 from cascade.ir.ops import MAPS, REDUCERS
 from cascade.ir.walk import children, free_ranks
 
-KINDS = ("mac", "exp", "divide", "multiply", "add", "compare", "log", "sqrt", "trigonometric", "power", "other")
+KINDS = (
+    "mac",
+    "exp",
+    "divide",
+    "multiply",
+    "add",
+    "compare",
+    "log",
+    "sqrt",
+    "trigonometric",
+    "power",
+    "other",
+)
 
 
 @dataclass(frozen=True)
@@ -31,7 +45,13 @@ def step_work(step: Step) -> StepWork:
     _maps(step.body, fused, found)
     if step.op is not None:
         ranks = set(free_ranks(step.body)) | set(step.bound)
-        kind = "mac" if fused is not None else REDUCERS[step.op].cost if step.op in REDUCERS else "compare"
+        kind = (
+            "mac"
+            if fused is not None
+            else REDUCERS[step.op].cost
+            if step.op in REDUCERS
+            else "compare"
+        )
         found.setdefault(kind, []).append(Count.of(ranks))
     return StepWork(step, {k: total(c) for k, c in found.items()})
 

@@ -1,1 +1,3 @@
-"""The IR: `expr` (eight nodes), `cascade` (ranks, tensors, Einsums), `ops` (operators and their laws)."""
+"""The IR: `expr` (eight nodes), `cascade` (ranks, tensors, Einsums), `ops` (operators and their
+laws).
+"""

@@ -1,10 +1,10 @@
 """The cascade: ranks, tensors, and a list of Einsums that define each other.
 
-An *Einsum* is one statement `Z[m,n] = body`: for every point (m, n) of its left side, the value of the
-body there. A *cascade* is a set of Einsums, each reading inputs or results of others. A *rank* is a
-named dimension with one extent wherever it occurs. An *iterative* rank is written at `i+1` and
-read at `i`: its tensors have one slot more than the rank has coordinates.
-Statement order carries no meaning; `Cascade.einsums` keeps the order of the file.
+An *Einsum* is one statement `Z[m,n] = body`: for every point (m, n) of its left side, the value of
+the body there. A *cascade* is a set of Einsums, each reading inputs or results of others. A *rank*
+is a named dimension with one extent wherever it occurs. An *iterative* rank is written at `i+1` and
+read at `i`: its tensors have one slot more than the rank has coordinates. Statement order carries
+no meaning; `Cascade.einsums` keeps the order of the file.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Numbers for symbols: extents from the shapes of the inputs, params from defaults or settings.
 
-`bind` is the one place where a wrong shape is found; the message names the tensor, the rank and both
-extents.
+`bind` is the one place where a wrong shape is found; the message names the tensor, the rank and
+both extents.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ SCALAR: dict[str, Callable[..., Number]] = {
 
 
 def _quotient(a: Number, b: Number) -> Number:
-    """IEEE, as in a statement: `1/sqrt(E)` is infinite where E is 0, and multiplies no point there."""
+    """IEEE, as in a statement: `1/sqrt(E)` is infinite where E is 0, and multiplies no point
+    there.
+    """
     if b or not a:
         return a / b
     return math.copysign(math.inf, a) * math.copysign(1, b)
@@ -141,20 +143,25 @@ class _Binding:
                 f"the extent `{name}` of rank `{rank.name}` is not known",
                 f"set it: `--set {name}=…`, or give an input that has rank `{rank.name}`",
             )
-        raise input_error("unknown-param", f"the param `{name}` has no value", f"set it: `--set {name}=…`")
+        raise input_error(
+            "unknown-param", f"the param `{name}` has no value", f"set it: `--set {name}=…`"
+        )
 
     def of(self, e: Expr) -> Number:
         try:
             return evaluate(e, self.value)
         except (ArithmeticError, ValueError):
-            raise input_error("extent", f"`{print_expr(e)}` has no value for these extents") from None
+            raise input_error(
+                "extent", f"`{print_expr(e)}` has no value for these extents"
+            ) from None
 
     def extent(self, rank: str) -> int:
         e = self.cascade.rank[rank].extent
         value = self.of(e)
         if isinstance(value, bool) or not math.isfinite(value) or value != int(value) or value < 0:
             raise input_error(
-                "extent", f"the extent of rank `{rank}` is {value}; it must be a whole number, 0 or more"
+                "extent",
+                f"the extent of rank `{rank}` is {value}; it must be a whole number, 0 or more",
             )
         return int(value)
 
@@ -179,7 +186,8 @@ def bind(
         if len(shape) != len(tensor.ranks):
             raise input_error(
                 "shape",
-                f"`{tensor.name}` has {len(shape)} dimensions {tuple(shape)}, and the spec gives it "
+                f"`{tensor.name}` has {len(shape)} dimensions {tuple(shape)}, and the spec "
+                "gives it "
                 f"{len(tensor.ranks)}: [{','.join(tensor.ranks)}]",
             )
         for slot, extent in enumerate(shape):
@@ -192,7 +200,10 @@ def bind(
     for p in cascade.partitions:
         for stride in symbols(p.expression):
             if binding.value(stride) <= 0:
-                raise input_error("extent", f"the stride `{stride}` of the partition of `{p.rank}` must be positive")
+                raise input_error(
+                    "extent",
+                    f"the stride `{stride}` of the partition of `{p.rank}` must be positive",
+                )
     _check_requirements(cascade, binding)
     return Bindings(extents, values)
 
@@ -203,7 +214,9 @@ def check_settings(cascade: Cascade, settings: Mapping[str, Number]) -> None:
     free |= {s for p in cascade.partitions for s in symbols(p.expression)}
     for name, value in settings.items():
         if name not in known | free:
-            raise input_error("setting", f"there is no extent or param `{name}`", *did_you_mean(name, known))
+            raise input_error(
+                "setting", f"there is no extent or param `{name}`", *did_you_mean(name, known)
+            )
         if isinstance(value, float) and math.isnan(value):
             raise input_error("setting", f"`{name}` is set to NaN")
         rank = next((r for r in cascade.ranks if r.name.upper() == name), None)
@@ -211,7 +224,9 @@ def check_settings(cascade: Cascade, settings: Mapping[str, Number]) -> None:
             continue
         if rank.extent != Symbol(name):
             raise input_error(
-                "setting", f"`{name}` follows from other extents ({print_expr(rank.extent)}) and cannot be set"
+                "setting",
+                f"`{name}` follows from other extents ({print_expr(rank.extent)}) and cannot be "
+                "set",
             )
         if not isinstance(value, int) or value < 0:
             raise input_error("setting", f"`{name}` is an extent: a whole number, 0 or more")
@@ -235,7 +250,11 @@ def _compare(binding: _Binding, tensor: Tensor, slot: int, extent: int) -> None:
     expected = binding.extent(rank)
     if expected != extent:
         e = binding.cascade.rank[rank].extent
-        where = binding.source.get(e.name, "by its param") if isinstance(e, Symbol) else f"as {print_expr(e)}"
+        where = (
+            binding.source.get(e.name, "by its param")
+            if isinstance(e, Symbol)
+            else f"as {print_expr(e)}"
+        )
         raise input_error(
             "shape",
             f"rank `{rank}` of `{tensor.name}` has extent {extent}, and {expected} {where}",
@@ -254,4 +273,6 @@ def _check_requirements(cascade: Cascade, binding: _Binding) -> None:
         if not holds:
             reason = f": {r.message}" if r.message else ""
             given = ", ".join(f"{s} = {binding.value(s)}" for s in sorted(symbols(r.condition)))
-            raise input_error("requirement", f"`{print_expr(r.condition)}` does not hold{reason} ({given})")
+            raise input_error(
+                "requirement", f"`{print_expr(r.condition)}` does not hold{reason} ({given})"
+            )

@@ -1,7 +1,8 @@
 """The Einsum convention: which ranks of a right side are summed without being written.
 
 A rank on the right and not on the left is summed only where the right side is one product (or
-quotient) and each factor that carries the rank is a plain read. Everything else must say `sum[m](…)`.
+quotient) and each factor that carries the rank is a plain read. Everything else must say
+`sum[m](…)`.
 """
 
 from __future__ import annotations

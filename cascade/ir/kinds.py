@@ -1,7 +1,7 @@
 """Kinds: whether an expression is a real number, an integer or a truth value.
 
-Inputs without a type are `any`; an index, `//` or `and` asks them to be what is needed, and the arguments
-are checked when they arrive (`required_kinds`).
+Inputs without a type are `any`; an index, `//` or `and` asks them to be what is needed, and the
+arguments are checked when they arrive (`required_kinds`).
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ class _Kinds:
                 self.params[p.name] = "any"
         from cascade.ir.order import evaluation_order
 
-        for r in c.requirements:
-            self._want(r.condition, "bool", "a requirement")
-        for r in c.ranks:
-            self._want(r.extent, "int", f"the extent of `{r.name}`")
+        for requirement in c.requirements:
+            self._want(requirement.condition, "bool", "a requirement")
+        for rank in c.ranks:
+            self._want(rank.extent, "int", f"the extent of `{rank.name}`")
         for group in evaluation_order(c):
             for e in (*group.inits, *group.einsums):
                 found = self.of(e.body)
@@ -71,7 +71,13 @@ class _Kinds:
     def of(self, e: Expr) -> str:
         match e:
             case Const(value):
-                return "bool" if isinstance(value, bool) else "int" if isinstance(value, int) else "real"
+                return (
+                    "bool"
+                    if isinstance(value, bool)
+                    else "int"
+                    if isinstance(value, int)
+                    else "real"
+                )
             case Coordinate():
                 return "int"
             case Symbol(name):
@@ -100,7 +106,10 @@ class _Kinds:
             return
         hint = "a quotient of integers is written `//`" if "/" in _operators(e) else ""
         if found == "real" and not hint:
-            hint = "an index is made of ranks, extents and integer tensors; `floor(x)` makes an integer"
+            hint = (
+                "an index is made of ranks, extents and integer tensors; "
+                "`floor(x)` makes an integer"
+            )
         message = f"the index `{print_expr(e)}` of `{tensor}` is {WORDS[found]}, not an integer"
         self._report("index-kind", message, e.span, *([hint] if hint else []))
 
@@ -175,7 +184,9 @@ class _Kinds:
         found = self.of(body)
         if reducer.takes == "number" and found == "bool":
             hint = "count the true points with `count`" if op == "sum" else "write `any` or `all`"
-            self._report("kind", f"`{op}` reduces numbers, and its operand is a truth value", span, hint)
+            self._report(
+                "kind", f"`{op}` reduces numbers, and its operand is a truth value", span, hint
+            )
         elif reducer.takes == "bool" and found not in ("bool", "any"):
             message = f"`{op}` reduces truth values, and its operand is {WORDS[found]}"
             self._report("kind", message, span, "compare it: `x > 0`")

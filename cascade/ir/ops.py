@@ -1,8 +1,10 @@
-"""Operators and their laws, in two tables. Transformations ask the tables; backends own the spelling.
+"""Operators and their laws, in two tables. Transformations ask the tables; backends own the
+spelling.
 
 `MAPS` are pointwise. `absence` says what an absent operand does: `strict` makes the result absent,
-the others (`default`, `select`, `and`, `or`) follow docs/language.md, "Absence". `cost` is the kind of
-work the analyser counts. `REDUCERS` are commutative monoids with an identity, or derived from one.
+the others (`default`, `select`, `and`, `or`) follow docs/language.md, "Absence". `cost` is the kind
+of work the analyser counts. `REDUCERS` are commutative monoids with an identity, or derived from
+one.
 """
 
 from __future__ import annotations
@@ -35,7 +37,18 @@ class Reducer:
 
 
 # Precedence: higher binds tighter. `where` is 1, atoms and calls 100.
-OR, AND, NOT, COMPARE, DEFAULT, SUM, PRODUCT, NEGATE, POWER, ATOM = 10, 20, 30, 40, 45, 50, 60, 70, 80, 100
+OR, AND, NOT, COMPARE, DEFAULT, SUM, PRODUCT, NEGATE, POWER, ATOM = (
+    10,
+    20,
+    30,
+    40,
+    45,
+    50,
+    60,
+    70,
+    80,
+    100,
+)
 
 UNBOUNDED = 64
 

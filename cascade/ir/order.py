@@ -1,8 +1,8 @@
 """The order in which statements can be evaluated, and what recurs along which rank.
 
 Statements form a graph by what they read. A strongly connected group is a recurrence: it must step
-along one rank, either *iterative* (written at i+1, read at i) or by *forward substitution* (a statement
-reads itself inside a reduction filtered by `u < t`). Everything else is evaluated once.
+along one rank, either *iterative* (written at i+1, read at i) or by *forward substitution* (a
+statement reads itself inside a reduction filtered by `u < t`). Everything else is evaluated once.
 """
 
 from __future__ import annotations
@@ -99,14 +99,16 @@ def _order_within_step(
         if rank not in e.ranks:
             raise fail(
                 "cycle",
-                f"`{e.tensor}` takes part in the recurrence along `{rank}` and has no rank `{rank}`",
+                f"`{e.tensor}` takes part in the recurrence along `{rank}` and has no rank "
+                f"`{rank}`",
                 e.span,
                 hints=(f"read the end of a recurrence outside it, as `S[{rank.upper()}]`",),
             )
         now[e.tensor] = [
             read.tensor
             for read in reads(e.body)
-            if read.tensor in members and _reads_this_step(cascade, e, read, by_name[read.tensor], rank)
+            if read.tensor in members
+            and _reads_this_step(cascade, e, read, by_name[read.tensor], rank)
         ]
     order: list[Einsum] = []
     for component in strongly_connected(list(by_name), now):
@@ -116,14 +118,19 @@ def _order_within_step(
     return tuple(order)
 
 
-def _reads_this_step(cascade: Cascade, reader: Einsum, read: Read, written: Einsum, rank: str) -> bool:
-    """Whether a read inside a recurrence needs the value made in the same step. Raises if a later one."""
+def _reads_this_step(
+    cascade: Cascade, reader: Einsum, read: Read, written: Einsum, rank: str
+) -> bool:
+    """Whether a read inside a recurrence needs the value made in the same step. Raises if a
+    later one.
+    """
     index = read.index[written.ranks.index(rank)]
     shift = offset(index, rank)
     if shift is None:
         raise fail(
             "recurrence",
-            f"inside the recurrence along `{rank}`, `{read.tensor}` is read at `{print_expr(index)}`",
+            f"inside the recurrence along `{rank}`, `{read.tensor}` is read at "
+            f"`{print_expr(index)}`",
             read.span or reader.span,
             hints=(f"read it at `{rank}`, or at an earlier step `{rank}-1`",),
         )
@@ -208,7 +215,8 @@ def _cycle(einsums: list[Einsum]) -> CascadeError:
             einsums[0].span,
             related=related,
             hints=(
-                "a recurrence is written along an iterative rank, `S[i+1] = f(S[i])` with `init S[0] = …`, "
+                "a recurrence is written along an iterative rank, `S[i+1] = f(S[i])` with "
+                "`init S[0] = …`, "
                 "or as a substitution, `sum[u](… where u < t)` with t on the left",
             ),
         )
@@ -254,5 +262,3 @@ def strongly_connected(nodes: list[str], edges: dict[str, list[str]]) -> list[li
                             break
                     result.append(component[::-1])
     return result
-
-

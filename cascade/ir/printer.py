@@ -8,7 +8,7 @@ from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Select, 
 from cascade.ir.implicit import implicit_sum
 from cascade.ir.ops import ATOM, COMPARE, MAPS, NEGATE
 from cascade.ir.text import Text
-from cascade.ir.walk import conjunction, conjuncts, free_ranks
+from cascade.ir.walk import conjunction, free_ranks, unfiltered
 
 
 def print_expr(e: Expr) -> str:
@@ -24,7 +24,11 @@ def spell(e: Expr) -> Text:
         case Symbol(name):
             return Text(name)
         case Read(tensor, index):
-            return text.index(tensor, [text.tight(print_expr(i)) for i in index]) if index else Text(tensor)
+            return (
+                text.index(tensor, [text.tight(print_expr(i)) for i in index])
+                if index
+                else Text(tensor)
+            )
         case Map(op, args):
             return _spell_map(op, [spell(a) for a in args])
         case Reduce(op, ranks, body):
@@ -64,11 +68,9 @@ def print_body(body: Expr, scope: tuple[str, ...]) -> str:
     """The right side, with a sum left implicit where the language reads it back as the same."""
     guards: tuple[Expr, ...] = ()
     if isinstance(body, Where) and not isinstance(body.body, Where):
-        guards, body = conjuncts(body.condition), body.body
+        body, guards = unfiltered(body)
     if isinstance(body, Reduce) and body.op == "sum":
-        inner, filters = body.body, ()
-        if isinstance(inner, Where):
-            inner, filters = inner.body, conjuncts(inner.condition)
+        inner, filters = unfiltered(body.body)
         named = all(set(body.ranks) & set(free_ranks(c)) for c in filters)
         if named and implicit_sum(inner, scope) == body.ranks:
             body, guards = inner, filters + guards
@@ -99,10 +101,11 @@ def print_cascade(c: Cascade) -> str:
         for r in c.ranks
         if r.declared and r.name not in parts
     ]
-    declarations += [f"rank {p.rank} = {text.tight_product(print_expr(p.expression))}" for p in c.partitions]
+    declarations += [
+        f"rank {p.rank} = {text.tight_product(print_expr(p.expression))}" for p in c.partitions
+    ]
     declarations += [_requirement(r) for r in c.requirements]
     blocks.append(declarations)
     blocks.append([("init " if e.init else "") + print_einsum(e) for e in c.einsums])
     blocks.append([f"output {', '.join(c.outputs)}"] if c.outputs else [])
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
-

@@ -1,4 +1,6 @@
-"""Extents as sympy expressions, for printing and for arithmetic on costs. sympy is imported at first use."""
+"""Extents as sympy expressions, for printing and for arithmetic on costs. sympy is imported at
+first use.
+"""
 
 from __future__ import annotations
 

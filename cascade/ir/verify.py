@@ -62,7 +62,9 @@ def reads_have_ranks(c: Cascade) -> Iterator[Diagnostic]:
         for read in reads(e.body):
             tensor = c.tensors.get(read.tensor)
             if tensor is None or len(tensor.ranks) != len(read.index):
-                yield Diagnostic("slots", f"`{print_expr(read)}` does not fit its tensor", read.span or e.span)
+                yield Diagnostic(
+                    "slots", f"`{print_expr(read)}` does not fit its tensor", read.span or e.span
+                )
 
 
 def points_are_bound(c: Cascade) -> Iterator[Diagnostic]:
@@ -108,7 +110,9 @@ def everything_is_used(c: Cascade) -> Iterator[Diagnostic]:
     extents = {r.name.upper() for r in c.ranks}
     for p in c.params:
         if p.name not in named and p.name not in extents:
-            yield Diagnostic("unused", f"the param `{p.name}` is never used", p.span, severity="warning")
+            yield Diagnostic(
+                "unused", f"the param `{p.name}` is never used", p.span, severity="warning"
+            )
 
 
 def conditions_can_hold(c: Cascade) -> Iterator[Diagnostic]:
@@ -120,7 +124,10 @@ def conditions_can_hold(c: Cascade) -> Iterator[Diagnostic]:
             for part in conjuncts(condition):
                 if part == Const(False):
                     yield Diagnostic(
-                        "never", "this condition is never true", part.span or e.span, severity="warning"
+                        "never",
+                        "this condition is never true",
+                        part.span or e.span,
+                        severity="warning",
                     )
 
 

@@ -1,4 +1,6 @@
-"""Traversal: `children` and `rebuild` are the only functions that enumerate the fields of a node."""
+"""Traversal: `children` and `rebuild` are the only functions that enumerate the fields of a
+node.
+"""
 
 from __future__ import annotations
 
@@ -96,7 +98,9 @@ def transform(e: Expr, rule: Callable[[Expr], Expr | None]) -> Expr:
 
 
 def substitute(e: Expr, values: dict[str, Expr]) -> Expr:
-    """Replace free coordinates. Inner binders shadow; values must not mention ranks bound inside."""
+    """Replace free coordinates. Inner binders shadow; values must not mention ranks bound
+    inside.
+    """
     if not values:
         return e
     if isinstance(e, Coordinate):
@@ -119,6 +123,11 @@ def conjunction(parts: tuple[Expr, ...]) -> Expr:
     for part in parts:
         result = part if result is None else Map("and", (result, part), part.span)
     return Const(True) if result is None else result
+
+
+def unfiltered(e: Expr) -> tuple[Expr, tuple[Expr, ...]]:
+    """A body and the conjuncts of its `where`: (e, ()) if it has none."""
+    return (e.body, conjuncts(e.condition)) if isinstance(e, Where) else (e, ())
 
 
 def size(e: Expr) -> int:

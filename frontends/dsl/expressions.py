@@ -52,7 +52,8 @@ class Lowering:
         if scope.depth > MAX_DEPTH or self.nodes > MAX_NODES:
             raise fail(
                 "too-deep",
-                f"this expression has more than {MAX_DEPTH} levels or {MAX_NODES:,} parts, macros expanded",
+                f"this expression has more than {MAX_DEPTH} levels or {MAX_NODES:,} parts, "
+                "macros expanded",
                 span,
                 hints=("name an intermediate tensor",),
             )
@@ -119,7 +120,9 @@ class Lowering:
                 raise fail("macro", f"this macro takes one rank, not {len(ranks)}", span)
             return Coordinate(ranks[0], span)
         if text.lower() in scope.binders and is_extent_name(text):
-            extents: list[Expr] = [replace(extent_symbol(r), span=span) for r in scope.binders[text.lower()]]
+            extents: list[Expr] = [
+                replace(extent_symbol(r), span=span) for r in scope.binders[text.lower()]
+            ]
             result = extents[0]
             for extent in extents[1:]:
                 result = Map("*", (result, extent), span)
@@ -148,11 +151,14 @@ class Lowering:
                 "macro",
                 f"`{text}` is no argument of the macro `{scope.active[-1]}`",
                 span,
-                hints=did_you_mean(text, known) or ("a macro body uses its arguments and binders only",),
+                hints=did_you_mean(text, known)
+                or ("a macro body uses its arguments and binders only",),
             )
         if text in self.names.tensors:
             slots = self.names.tensors[text]
-            hint = f"write `{text}[{','.join('…' * slots)}]`: it has {slots} rank{'s' * (slots != 1)}"
+            hint = (
+                f"write `{text}[{','.join('…' * slots)}]`: it has {slots} rank{'s' * (slots != 1)}"
+            )
             if scope.extents_only:
                 hint = "an extent or param is made of numbers, extents and params"
             return fail("bare-tensor", f"the tensor `{text}` needs its index", span, hints=(hint,))
@@ -259,10 +265,18 @@ class Lowering:
     def _function(self, e: s.Call, scope: Scope, span: Span | None) -> Expr:
         low, high = ops.MAPS[e.name].arity
         if e.binders:
-            raise fail("arguments", f"`{e.name}` takes no ranks", span, hints=(f"write `{e.name}(x)`",))
+            raise fail(
+                "arguments", f"`{e.name}` takes no ranks", span, hints=(f"write `{e.name}(x)`",)
+            )
         if not low <= len(e.args) <= high:
             reducer = e.name in ops.REDUCERS
-            wanted = f"{low}" if low == high else f"at least {low}" if high >= ops.UNBOUNDED else f"{low}-{high}"
+            wanted = (
+                f"{low}"
+                if low == high
+                else f"at least {low}"
+                if high >= ops.UNBOUNDED
+                else f"{low}-{high}"
+            )
             raise fail(
                 "arguments",
                 f"`{e.name}` takes {wanted} argument{'s' * (wanted != '1')}, and {len(e.args)} "
@@ -287,7 +301,9 @@ class Lowering:
             raise fail("arguments", "`argmax` takes one rank", span)
         return Reduce(e.name, ranks, self.expr(e.args[0], scope.binding(ranks)), span)
 
-    def _binders(self, binders: tuple[s.Expr | s.Rebind, ...], scope: Scope, name: str) -> tuple[str, ...]:
+    def _binders(
+        self, binders: tuple[s.Expr | s.Rebind, ...], scope: Scope, name: str
+    ) -> tuple[str, ...]:
         ranks: list[str] = []
         for binder in binders:
             span = scope.call or binder.span
@@ -300,7 +316,9 @@ class Lowering:
                 continue
             if is_extent_name(binder.text):
                 hint = f"the rank is `{binder.text.lower()}`"
-                raise fail("binder", f"`{binder.text}` is an extent, not a rank", span, hints=(hint,))
+                raise fail(
+                    "binder", f"`{binder.text}` is an extent, not a rank", span, hints=(hint,)
+                )
             ranks.append(binder.text)
         if len(set(ranks)) != len(ranks):
             raise fail("binder", f"`{name}[…]` names a rank twice", scope.call or binders[0].span)
@@ -322,7 +340,9 @@ class Lowering:
         (target,) = self._binders(e.targets, scope, e.name) if wants_target else (rank,)
         body = self.expr(e.args[0], scope.binding((rank,)))
         if target != rank and target in free_ranks(body):
-            raise fail("selection", f"`{target}` is the result's rank and cannot stand inside", span)
+            raise fail(
+                "selection", f"`{target}` is the result's rank and cannot stand inside", span
+            )
         if target == rank and wants_target:
             raise fail(
                 "selection",
@@ -344,14 +364,17 @@ class Lowering:
                 span,
             )
         ranks = self._binders(e.binders, scope, macro.name)
-        if bool(ranks) != bool(macro.binders) or (len(macro.binders) > 1 and len(macro.binders) != len(ranks)):
+        if bool(ranks) != bool(macro.binders) or (
+            len(macro.binders) > 1 and len(macro.binders) != len(ranks)
+        ):
             wanted = ",".join(b.text for b in macro.binders)
             form = f"{macro.name}[{wanted}](…)" if wanted else f"{macro.name}(…)"
             raise fail("macro", f"the form is `{form}`", span)
         groups = [ranks] if len(macro.binders) == 1 else [(r,) for r in ranks]
         argument_scope = scope.binding(ranks)
         values = {
-            name.text: self.expr(arg, argument_scope) for name, arg in zip(macro.args, e.args, strict=True)
+            name.text: self.expr(arg, argument_scope)
+            for name, arg in zip(macro.args, e.args, strict=True)
         }
         body_scope = Scope(
             argument_scope.ranks,
@@ -363,7 +386,9 @@ class Lowering:
         )
         result = self.expr(macro.body, body_scope)
         if _depth(result) > MAX_DEPTH:
-            raise fail("too-deep", f"the expanded `{macro.name}` has more than {MAX_DEPTH} levels", span)
+            raise fail(
+                "too-deep", f"the expanded `{macro.name}` has more than {MAX_DEPTH} levels", span
+            )
         return result
 
     def _unknown_function(self, e: s.Call, span: Span | None) -> CascadeError:

@@ -1,4 +1,6 @@
-"""Cheap checks of the raw text before it is parsed, so that no input can cost much time or memory."""
+"""Cheap checks of the raw text before it is parsed, so that no input can cost much time or
+memory.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ LOOKALIKES = {
 
 
 def check_text(source: Source) -> None:
-    """Raise `CascadeError` for text that is too large, too deep, or has characters of no meaning."""
+    """Raise `CascadeError` for text that is too large, too deep, or has characters of no
+    meaning.
+    """
     text = source.text
     if len(text) > MAX_BYTES:
         raise fail(
@@ -70,7 +74,9 @@ def _check_characters(source: Source) -> None:
         elif c == "#" and not string:
             comment = True
         if c == "\t":
-            raise fail("tab", "a tab character", Span(source, offset, offset + 1), hints=("use spaces",))
+            raise fail(
+                "tab", "a tab character", Span(source, offset, offset + 1), hints=("use spaces",)
+            )
         if (ord(c) < 32 and c not in "\n\r") or ord(c) == 127 or 0xD800 <= ord(c) <= 0xDFFF:
             raise fail(
                 "control-character",
@@ -82,7 +88,10 @@ def _check_characters(source: Source) -> None:
             instead = LOOKALIKES.get(c)
             hint = f"write `{instead}`" if instead else "names use the letters a-z, digits and `_`"
             raise fail(
-                "character", f"`{c}` has no meaning here", Span(source, offset, offset + 1), hints=(hint,)
+                "character",
+                f"`{c}` has no meaning here",
+                Span(source, offset, offset + 1),
+                hints=(hint,),
             )
 
 

@@ -1,7 +1,7 @@
 """Syntax tree to IR: names get their meaning, macros are expanded, implicit sums become explicit.
 
-The order: names (`names.py`), declarations, statements (here), expressions (`expressions.py`), extents
-of ranks that only statements bound (`ranks.py`), and the rules of a well-formed cascade
+The order: names (`names.py`), declarations, statements (here), expressions (`expressions.py`),
+extents of ranks that only statements bound (`ranks.py`), and the rules of a well-formed cascade
 (`cascade.ir.verify`). All independent mistakes of a file are reported together.
 """
 
@@ -22,8 +22,7 @@ from cascade.ir.expr import Expr, Reduce, Where
 from cascade.ir.implicit import implicit_ranks, offending_factor
 from cascade.ir.printer import print_expr
 from cascade.ir.verify import verify
-from cascade.ir.walk import bound_ranks, conjunction, conjuncts, free_ranks, walk
-
+from cascade.ir.walk import bound_ranks, conjunction, conjuncts, free_ranks, unfiltered, walk
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -101,7 +100,9 @@ class _File:
         return partition_of(item, self.names, self.lower_extent)
 
     def _param(self, item: s.ParamDecl) -> Param:
-        return Param(item.name, None if item.value is None else self.lower_extent(item.value), item.span)
+        return Param(
+            item.name, None if item.value is None else self.lower_extent(item.value), item.span
+        )
 
     def _requirement(self, item: s.Require) -> Requirement:
         return Requirement(self.lower_extent(item.condition), item.message, item.span)
@@ -126,7 +127,11 @@ class _File:
                     )
                 outputs[name.text] = None
         if not outputs and not self.errors:
-            hint = f"add `output {einsums[-1].tensor}`" if einsums else "write statements and `output O`"
+            hint = (
+                f"add `output {einsums[-1].tensor}`"
+                if einsums
+                else "write statements and `output O`"
+            )
             message = "the cascade has no output" if einsums else "the file has no statement"
             self.errors.append(Diagnostic("no-output", message, self._end(), hints=(hint,)))
         return tuple(outputs)
@@ -233,10 +238,9 @@ class _File:
         return active
 
     def _right_side(self, lowering: Lowering, value: s.Expr, scope: tuple[str, ...]) -> Expr:
-        condition: s.Expr | None = None
-        if isinstance(value, s.Filter):
-            value, condition = value.body, value.condition
-        body = lowering.expr(value, Scope(scope))
+        condition = value.condition if isinstance(value, s.Filter) else None
+        unmasked = value.body if isinstance(value, s.Filter) else value
+        body = lowering.expr(unmasked, Scope(scope))
         summed = implicit_ranks(body, scope)
         guards: list[Expr] = []
         filters: list[Expr] = []
@@ -253,11 +257,9 @@ class _File:
                     raise self._stray_condition(part, named - {*scope, *inside}, body)
         if summed:
             self._check_implicit(body, summed)
-            body = Reduce("sum", summed, _where(body, filters), value.span)
+            body = Reduce("sum", summed, _where(body, filters), unmasked.span)
         elif filters and isinstance(body, Reduce):
-            inner, kept = body.body, ()
-            if isinstance(inner, Where):
-                inner, kept = inner.body, conjuncts(inner.condition)
+            inner, kept = unfiltered(body.body)
             body = Reduce(body.op, body.ranks, _where(inner, [*kept, *filters]), body.span)
         return _where(body, guards)
 
@@ -268,9 +270,13 @@ class _File:
             self.warnings.append(
                 Diagnostic(
                     "late-mask",
-                    f"this masks the result, after a reduction over `{late[0]}` has seen every point",
+                    f"this masks the result, after a reduction over `{late[0]}` has seen every "
+                    "point",
                     part.span,
-                    hints=("to leave points out of the reduction, put `where` in the statement before it",),
+                    hints=(
+                        "to leave points out of the reduction, put `where` in the statement "
+                        "before it",
+                    ),
                     severity="warning",
                 )
             )
@@ -283,7 +289,10 @@ class _File:
         else:
             hints = (f"no value of this statement has rank `{rank}`",)
         return fail(
-            "condition-rank", f"the condition names `{rank}`, which has no coordinate here", part.span, hints=hints
+            "condition-rank",
+            f"the condition names `{rank}`, which has no coordinate here",
+            part.span,
+            hints=hints,
         )
 
     def _check_implicit(self, body: Expr, summed: tuple[str, ...]) -> None:

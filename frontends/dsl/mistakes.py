@@ -20,7 +20,8 @@ CHARACTERS: dict[str, str] = {
     "{": "ranks go in square brackets, conditions after `where`",
     "}": "ranks go in square brackets, conditions after `where`",
     "@": "a matrix product is written as an Einsum: `Z[m,n] = A[m,k] * B[k,n]`",
-    "\\": "a newline inside brackets or after an operator continues the statement; no `\\` is needed",
+    "\\": "a newline inside brackets or after an operator continues the statement; no `\\` is "
+    "needed",
     "?": "a default is written `x ?? 0`; a choice `select(condition, a, b)`",
     "~": "write `not`",
     "$": "names are written without `$`",
@@ -71,7 +72,9 @@ def _too_early(source: Source, end: int) -> CascadeError:
         "require": ('a requirement is written `require E % 2 == 0, "reason"`',),
     }.get(first, ("a statement has the form `Z[m,n] = expression`",))
     at = Span(source, max(0, start - 1), start)
-    return fail("syntax", "the statement ends too early", at, "something is missing after this", hints)
+    return fail(
+        "syntax", "the statement ends too early", at, "something is missing after this", hints
+    )
 
 
 def _reason(kind: str, text: str, before: str, line: str) -> tuple[str, tuple[str, ...]]:
@@ -84,17 +87,23 @@ def _reason(kind: str, text: str, before: str, line: str) -> tuple[str, tuple[st
     if text in KEYWORDS and first in ("input", "output", "param", "rank", "init", "def", "cascade"):
         return f"`{text}` is a word of the language", ("choose another name",)
     if kind == "RSQB" and last == "[":
-        return "empty brackets", ("a scalar is written without brackets; a reduction names its ranks",)
+        return "empty brackets", (
+            "a scalar is written without brackets; a reduction names its ranks",
+        )
     if kind == "RPAR" and last == "(":
         return "empty parentheses", ("every function takes at least one argument",)
     if kind in ("RSQB", "RPAR") and last == ",":
         return "a comma before the closing bracket", ("remove the comma",)
     if kind == "QQ":
-        return "the left operand of `??` must be a single term", ("put it in parentheses: `(a + b) ?? 0`",)
+        return "the left operand of `??` must be a single term", (
+            "put it in parentheses: `(a + b) ?? 0`",
+        )
     if last == "?" and before.endswith("??"):
         return "the right operand of `??` must be a single term", ("put it in parentheses",)
     if kind == "ASSIGN":
-        return "`:=` belongs inside the brackets of a macro argument", ("a statement is written with `=`",)
+        return "`:=` belongs inside the brackets of a macro argument", (
+            "a statement is written with `=`",
+        )
     if kind in ("COMPARE", "LESS") and first == "rank":
         return "a rank is bounded with `<`", ("write `rank j < J`",)
     if kind in ("COMPARE", "LESS") and not line.endswith(("=", "where")) and "=" not in line:
@@ -109,10 +118,19 @@ def _reason(kind: str, text: str, before: str, line: str) -> tuple[str, tuple[st
     if kind == "ARROW":
         return "`->` belongs to `top[m -> j](x)` and `argtop[m -> j](x)`", ()
     if kind == "STRING":
-        return "a text in quotes cannot stand here", ('it belongs to `require condition, "message"`',)
+        return "a text in quotes cannot stand here", (
+            'it belongs to `require condition, "message"`',
+        )
     if kind in ("NAME", "NUMBER", "LPAR", "NOT") and last and (last.isalnum() or last in "_])"):
         return _adjacent(text, first, last, before)
-    if first in ("input", "output") and kind in ("NUMBER", "PLUS", "STAR", "MINUS", "SLASH", "LPAR"):
+    if first in ("input", "output") and kind in (
+        "NUMBER",
+        "PLUS",
+        "STAR",
+        "MINUS",
+        "SLASH",
+        "LPAR",
+    ):
         return "the ranks of an input are plain names", ("write `input K[m,e]`",)
     if last in "+-*/%<>=":
         return f"`{text}` cannot follow `{last}`", ("an operand is missing between them",)
@@ -121,7 +139,9 @@ def _reason(kind: str, text: str, before: str, line: str) -> tuple[str, tuple[st
 
 def _equals(first: str, last: str, line: str) -> tuple[str, tuple[str, ...]]:
     if last and last in "+-*/":
-        return f"there is no `{last}=`", ("name a new tensor, or write a recurrence `S[i+1] = S[i] + …`",)
+        return f"there is no `{last}=`", (
+            "name a new tensor, or write a recurrence `S[i+1] = S[i] + …`",
+        )
     if last == "=":
         return "a statement is written with one `=`", ("`==` compares, inside a `where`",)
     if "where" in line or "=" in line or first == "require":
@@ -137,10 +157,19 @@ def _adjacent(text: str, first: str, last: str, before: str) -> tuple[str, tuple
         if not (c.isalnum() or c == "_"):
             break
         word = c + word
-    if word in ("if", "else", "for", "in", "while", "return", "let") or text in ("if", "else", "for", "in"):
+    if word in ("if", "else", "for", "in", "while", "return", "let") or text in (
+        "if",
+        "else",
+        "for",
+        "in",
+    ):
         return (
-            f"the language has no `{word if word in ('if', 'for', 'while', 'let', 'return') else text}`",
-            ("a choice is `select(condition, a, b)`; a reduction is `sum[m](x)`; a condition is `where`",),
+            "the language has no "
+            f"`{word if word in ('if', 'for', 'while', 'let', 'return') else text}`",
+            (
+                "a choice is `select(condition, a, b)`; a reduction is `sum[m](x)`; a "
+                "condition is `where`",
+            ),
         )
     if text == "(" and last == ")":
         return "two values without an operator between them", ("a product is written `*`",)

@@ -1,4 +1,6 @@
-"""What each name of a file stands for. Built from the declarations before any statement is lowered."""
+"""What each name of a file stands for. Built from the declarations before any statement is
+lowered.
+"""
 
 from __future__ import annotations
 
@@ -77,8 +79,12 @@ class Names:
     tensors: dict[str, int] = field(default_factory=dict)  # name -> number of slots
     scalars: set[str] = field(default_factory=set)
     ranks: dict[str, Span | None] = field(default_factory=dict)  # every rank, where first mentioned
-    given: dict[str, Span | None] = field(default_factory=dict)  # extent carried by an input or selection
-    spans: dict[str, Span | None] = field(default_factory=dict)  # where a tensor, param or macro is declared
+    given: dict[str, Span | None] = field(
+        default_factory=dict
+    )  # extent carried by an input or selection
+    spans: dict[str, Span | None] = field(
+        default_factory=dict
+    )  # where a tensor, param or macro is declared
     errors: list[Diagnostic] = field(default_factory=list)
 
     def report(self, error: CascadeError) -> None:
@@ -116,7 +122,9 @@ def _declare(names: Names, statement: s.Statement) -> None:
     match statement:
         case s.Import(name, span):
             if name not in LIBRARIES:
-                raise fail("import", f"there is no library `{name}`", span, hints=("write `import std`",))
+                raise fail(
+                    "import", f"there is no library `{name}`", span, hints=("write `import std`",)
+                )
             for macro in library(name):
                 names.macros.setdefault(macro.name, macro)
         case s.Inputs(items):
@@ -130,7 +138,9 @@ def _declare(names: Names, statement: s.Statement) -> None:
         case s.RankBounds(items):
             for bound in items:
                 if bound.name in names.bounds:
-                    raise fail("declared-twice", f"rank `{bound.name}` is bounded twice", bound.span)
+                    raise fail(
+                        "declared-twice", f"rank `{bound.name}` is bounded twice", bound.span
+                    )
                 _check_rank_name(bound.name, bound.span)
                 names.bounds[bound.name] = bound
                 names.ranks.setdefault(bound.name, bound.span)
@@ -250,7 +260,8 @@ def _check_clashes(names: Names) -> None:
             names.report(
                 fail(
                     "shadowed",
-                    f"`{name}` names a rank, and also {'a param' if name in names.params else 'a value'}",
+                    f"`{name}` names a rank, and also "
+                    f"{'a param' if name in names.params else 'a value'}",
                     names.spans.get(name),
                     hints=("rename one of them",),
                 )

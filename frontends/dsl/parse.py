@@ -1,4 +1,6 @@
-"""Text to syntax tree: lark does the parsing, `_Build` makes the nodes, `mistakes.py` the messages."""
+"""Text to syntax tree: lark does the parsing, `_Build` makes the nodes, `mistakes.py` the
+messages.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +77,7 @@ class _Build(lark.Transformer[lark.Token, Any]):
         first, last = parts[0], parts[-1]
         start = first.start_pos if isinstance(first, lark.Token) else first.span.start
         end = last.end_pos if isinstance(last, lark.Token) else last.span.end
-        return Span(self.source, start, end)
+        return Span(self.source, start or 0, end or 0)
 
     def _names(self, tokens: list[Any]) -> tuple[s.Name, ...]:
         return tuple(s.Name(str(t), self._span([t])) for t in tokens if _is(t, "NAME"))
@@ -87,7 +89,9 @@ class _Build(lark.Transformer[lark.Token, Any]):
             raise fail("number", f"a number of more than {MAX_DIGITS} characters", span)
         value = float(parts[0])
         if value > 2.0**63 and (str(parts[0]).isdigit() or value == float("inf")):
-            raise fail("number", "this number is too large", span, hints=("infinity is written `inf`",))
+            raise fail(
+                "number", "this number is too large", span, hints=("infinity is written `inf`",)
+            )
         return s.Number(str(parts[0]), span)
 
     def name(self, parts: list[Any]) -> s.Name:
@@ -182,7 +186,9 @@ class _Build(lark.Transformer[lark.Token, Any]):
     def define(self, parts: list[Any]) -> s.Define:
         lists = [p for p in parts if isinstance(p, list)]
         binders = self._names(lists[0][0]) if len(lists) > 1 else ()
-        return s.Define(str(parts[1]), binders, self._names(lists[-1]), parts[-1], self._span(parts))
+        return s.Define(
+            str(parts[1]), binders, self._names(lists[-1]), parts[-1], self._span(parts)
+        )
 
     def start(self, parts: list[Any]) -> s.File:
         return s.File(tuple(self.indices(parts)), tuple(self.comments))

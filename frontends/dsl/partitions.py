@@ -1,4 +1,6 @@
-"""Partitions: `rank m = m1*M0 + m0` read as parts and strides, and the condition of the ragged tail."""
+"""Partitions: `rank m = m1*M0 + m0` read as parts and strides, and the condition of the ragged
+tail.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from cascade.ir.ops import MAPS
 from cascade.ir.walk import bound_ranks, children, conjunction, conjuncts, rebuild
 
 
-def partition_of(item: s.PartitionDecl, names: Names, extent: Callable[[s.Expr], Expr]) -> Partition:
+def partition_of(
+    item: s.PartitionDecl, names: Names, extent: Callable[[s.Expr], Expr]
+) -> Partition:
     """Checks the form `m1*M0 + m0`: parts from the outermost to the innermost."""
     terms = _terms(item.value)
     parts: list[str] = []
@@ -46,9 +50,9 @@ def _part(term: s.Expr, item: s.PartitionDecl) -> tuple[s.Name, s.Expr | None]:
         case s.Binary("*", s.Name(text) as part, stride) if not is_extent_name(text):
             return part, stride
         case s.Binary("*", s.Binary("*") as inner, last):
-            part, stride = _part(inner, item)
-            assert stride is not None
-            return part, s.Binary("*", stride, last, term.span)
+            part, outer = _part(inner, item)
+            assert outer is not None
+            return part, s.Binary("*", outer, last, term.span)
         case _:
             raise _form(item, term.span)
 
@@ -60,13 +64,16 @@ def _form(item: s.PartitionDecl, span: Span | None) -> CascadeError:
         f"this is no partition of `{m}`",
         span,
         hints=(
-            f"the form is `rank {m} = {m}1*{m.upper()}0 + {m}0`: parts with strides, outermost first",
+            f"the form is `rank {m} = {m}1*{m.upper()}0 + {m}0`: parts with strides, outermost "
+            "first",
             f"a rank with a given extent is declared as `rank {m} < {m.upper()}`",
         ),
     )
 
 
-def guard_tails(body: Expr, scope: tuple[str, ...], active: tuple[Partition, ...], names: Names) -> Expr:
+def guard_tails(
+    body: Expr, scope: tuple[str, ...], active: tuple[Partition, ...], names: Names
+) -> Expr:
     """Make the points past the extent absent wherever all parts have a coordinate."""
     for partition in active:
         body = _guard(body, set(scope), partition, names)
@@ -109,10 +116,14 @@ def _guaranteed(e: Expr, partition: Partition, names: Names) -> bool:
             held = {i.rank for i in index if isinstance(i, Coordinate)}
             return set(partition.parts) <= held
         case Map(op, args):
-            return MAPS[op].absence == "strict" and any(_guaranteed(a, partition, names) for a in args)
+            return MAPS[op].absence == "strict" and any(
+                _guaranteed(a, partition, names) for a in args
+            )
         case Where(body, condition):
             return tail(partition) in conjuncts(condition) or _guaranteed(body, partition, names)
         case Reduce() | Select():
-            return not set(bound_ranks(e)) & set(partition.parts) and _guaranteed(e.body, partition, names)
+            return not set(bound_ranks(e)) & set(partition.parts) and _guaranteed(
+                e.body, partition, names
+            )
         case _:
             return False

@@ -1,4 +1,6 @@
-"""The extent of every rank: given by inputs, declared, a part of a partition, or taken from a slot."""
+"""The extent of every rank: given by inputs, declared, a part of a partition, or taken from a
+slot.
+"""
 
 from __future__ import annotations
 
@@ -40,9 +42,7 @@ def _unbound(rank: str, span: Span | None, names: Names) -> Diagnostic:
         "unbound-rank",
         f"nothing bounds rank `{rank}`",
         span or names.ranks.get(rank),
-        hints=(
-            f"index an input with it, or declare its extent: `rank {rank} < {rank.upper()}`",
-        ),
+        hints=(f"index an input with it, or declare its extent: `rank {rank} < {rank.upper()}`",),
     )
 
 
@@ -109,7 +109,10 @@ def _quotient(outer: Expr, inner: Expr) -> Expr:
 
 
 def _from_slots(
-    extents: Extents, inputs: tuple[Tensor, ...], einsums: tuple[Einsum, ...], used: dict[str, Span | None]
+    extents: Extents,
+    inputs: tuple[Tensor, ...],
+    einsums: tuple[Einsum, ...],
+    used: dict[str, Span | None],
 ) -> None:
     """A rank without an extent of its own takes that of the slots it indexes; they must agree."""
     tensors = {t.name: t for t in inputs}
@@ -123,7 +126,11 @@ def _from_slots(
                 continue
             t = tensors[node.tensor]
             for slot, index in enumerate(node.index):
-                if isinstance(index, Coordinate) and index.rank in open_ranks and t.ranks[slot] != index.rank:
+                if (
+                    isinstance(index, Coordinate)
+                    and index.rank in open_ranks
+                    and t.ranks[slot] != index.rank
+                ):
                     uses[index.rank].append((t.ranks[slot], slot == t.iterative, node))
     changed = True
     while changed:

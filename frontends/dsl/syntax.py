@@ -1,8 +1,8 @@
 """The syntax tree: what the text says, before names mean anything. Every node has its span.
 
-Expressions: Number Name Index Call Unary Binary Compare Filter.
-Statements:  Header Import Inputs Outputs Params RankBounds PartitionDecl Inits Require Define Assign.
-`lower.py` turns the tree into the IR; `format.py` prints it.
+Expressions: Number Name Index Call Unary Binary Compare Filter. Statements:  Header Import Inputs
+Outputs Params RankBounds PartitionDecl Inits Require Define Assign. `lower.py` turns the tree into
+the IR; `format.py` prints it.
 """
 
 from __future__ import annotations

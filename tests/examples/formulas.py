@@ -172,7 +172,7 @@ def entropy(x: Arrays, n: Numbers) -> Arrays:
 
 
 def landmark(x: Arrays, n: Numbers) -> Arrays:
-    """For each query a softmax over own keys and earlier landmarks, and one in each earlier block."""
+    """Per query a softmax over own keys and earlier landmarks, and one per earlier block."""
     scores, block = logits(x), n.get("L", 64)
     share = np.zeros(scores.shape)
     for at in np.ndindex(scores.shape[:-1]):

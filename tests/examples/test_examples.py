@@ -75,8 +75,8 @@ SIZES: dict[str, list[dict[str, Any]]] = {
     "var_class_split": SELF,
     "variance": [{"T": n["T"], "D": n["D"]} for n in MATMUL],
 }
-for name in ("causal", "alibi", "document_mask", "differential_attention"):
-    SIZES[name] = ATTENTION + SELF[:1]
+CAUSAL = ("alibi", "causal", "differential_attention", "document_mask")
+SIZES |= {key: [*ATTENTION, SELF[0]] for key in CAUSAL}
 
 # The inputs that are not standard normal.
 DRAWS: dict[tuple[str, str], Any] = {
@@ -115,8 +115,8 @@ def draw(name: str, n: dict[str, Any], seed: int = 0) -> dict[str, Any]:
     arrays = {}
     for tensor in spec(name).inputs:
         shape = [n[rank.upper()] for rank in tensor.ranks]
-        normal = lambda rng, shape, n: rng.standard_normal(shape)  # noqa: E731
-        arrays[tensor.name] = DRAWS.get((name, tensor.name), normal)(rng, shape, n)
+        other = DRAWS.get((name, tensor.name))
+        arrays[tensor.name] = other(rng, shape, n) if other else rng.standard_normal(shape)
     return arrays
 
 
