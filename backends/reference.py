@@ -21,7 +21,7 @@ from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Select, 
 from cascade.ir.extents import Bindings, Number, bind
 from cascade.ir.ops import REDUCERS
 from cascade.ir.order import Group, evaluation_order
-from cascade.ir.walk import conjuncts
+from cascade.ir.walk import conjuncts, free_ranks
 
 Conditions = dict[frozenset[str], Labelled]
 Progress = Callable[[int, int], None]
@@ -56,6 +56,10 @@ class Axes:
         while axis in self.coordinates:
             axis += "'"
         return Axes(self.of | {rank: axis}, self.coordinates | {axis: np.arange(extent)})
+
+    def named(self, e: Expr) -> frozenset[str]:
+        """The axes of the ranks that an expression mentions, whether or not its value varies."""
+        return frozenset(self.of[r] for r in free_ranks(e))
 
 
 def evaluate(
@@ -213,7 +217,7 @@ class _Evaluation:
             stored.conditions[key] = np.ones([shape[n] for n in key], bool)
         at = tuple(where if n == slot else slice(None) for n in key)
         others = tuple(einsum.ranks[n] for n in key if n != slot)
-        stored.conditions[key][at] = spread(_drop(truth, einsum.ranks[slot]), others)
+        stored.conditions[key][at] &= spread(_drop(truth, einsum.ranks[slot]), others)
 
     # -- expressions
     def expr(self, e: Expr, axes: Axes) -> Value:
@@ -228,7 +232,10 @@ class _Evaluation:
             case Read():
                 return self._read(e, axes)
             case Map(op, args):
-                return _map(op, [self.expr(a, axes) for a in args])
+                values = [self.expr(a, axes) for a in args]
+                if op in DECIDING and any(v.conditions for v in values):
+                    return _joined(op, values, [axes.named(a) for a in args])
+                return _map(op, values)
             case Where(body, condition):
                 return self._where(body, condition, axes)
             case Reduce():
@@ -247,7 +254,7 @@ class _Evaluation:
         """One conjunct as one condition: true, and known."""
         value = self.expr(part, axes)
         truth = combine(np.logical_and, [value.data, *value.conditions.values()])
-        return {frozenset(truth.axes): truth}
+        return {axes.named(part): truth}
 
     def _read(self, e: Read, axes: Axes) -> Value:
         stored = self.tensors[e.tensor]
@@ -257,16 +264,15 @@ class _Evaluation:
             value = self.expr(i, axes)
             conditions = _join(conditions, value.conditions)
             index = replace(value.data, array=value.data.array.astype(np.int64))
-            inside = (index.array >= 0) & (index.array < extent)
-            if not inside.all() or extent == 0:
-                conditions = _join(
-                    conditions, {frozenset(index.axes): Labelled(inside, index.axes)}
-                )
+            if not (isinstance(i, Coordinate) and self.bindings.extents[i.rank] <= extent):
+                inside = (index.array >= 0) & (index.array < extent)
+                conditions = _join(conditions, {axes.named(i): Labelled(inside, index.axes)})
                 index = Labelled(np.clip(index.array, 0, max(extent - 1, 0)), index.axes)
             indices.append(index)
         for slots, truth in stored.conditions.items():
             own = _gather(truth, [indices[s] for s in slots])
-            conditions = _join(conditions, {frozenset(own.axes): own})
+            mentioned = frozenset(a for s in slots for a in axes.named(e.index[s]))
+            conditions = _join(conditions, {mentioned: own})
         return Value(_gather(stored.array, indices), conditions)
 
     def _reduce(self, e: Reduce, axes: Axes) -> Value:
@@ -285,12 +291,11 @@ class _Evaluation:
         where = tuple(data.axes.index(a) for a in gone)
         kept = tuple(a for a in data.axes if a not in gone)
         array, present = np.broadcast_arrays(data.array, mask.array)
-        result, some = _fold(e.op, array, present, where)
-        if some is not None:
-            mentioned = {a for key in body.conditions if key & set(gone) for a in key} - set(gone)
-            passing = _join(
-                passing, {frozenset(mentioned): _squeeze(Labelled(some, kept), mentioned)}
-            )
+        result = _fold(e.op, array, present, where)
+        if REDUCERS[e.op].identity is None:
+            number, mentioned = _count(body.conditions, gone, extents)
+            some = Labelled(np.asarray(number.array > 0), number.axes)
+            passing = _join(passing, {mentioned: some})
         return Value(Labelled(result, kept), passing)
 
     def _contraction(
@@ -326,15 +331,15 @@ class _Evaluation:
         if e.op == "order":
             outer = axes.of[e.rank]
             position = np.argsort(order, axis=-1, kind="stable")
-            renamed = {
-                frozenset(outer if a == axis else a for a in k): v
-                for k, v in body.conditions.items()
+            conditions = {
+                frozenset(outer if a == axis else a for a in key): _take_steps(
+                    truth.rename(axis, outer), outer, axes
+                )
+                for key, truth in body.conditions.items()
             }
-            conditions = {k: v.rename(axis, outer) for k, v in renamed.items()}
             return Value(_take_steps(Labelled(position, (*kept, outer)), outer, axes), conditions)
         target = axes.of[e.target]
-        count = len(axes.coordinates[target])
-        order = _resized(order, count)
+        order = _resized(order, self.bindings.extents[e.target])
         if e.op == "top":
             moved = np.moveaxis(array, data.axes.index(axis), -1)
             picked = (
@@ -342,23 +347,38 @@ class _Evaluation:
             )
         else:
             picked = order
-        number = np.moveaxis(present, data.axes.index(axis), -1).sum(-1)[..., None]
-        some = Labelled(np.arange(count) < number, (*kept, target))
-        mentioned = {a for key in body.conditions if axis in key for a in key} - {axis} | {target}
-        passing = _join(passing, {frozenset(mentioned): _squeeze(some, mentioned)})
-        return Value(Labelled(picked, (*kept, target)), passing)
+        number, mentioned = _count(body.conditions, (axis,), extents)
+        enough = combine(np.less, [Labelled(axes.coordinates[target], (target,)), number])
+        passing = _join(passing, {mentioned | {target}: enough})
+        return Value(_take_steps(Labelled(picked, (*kept, target)), target, axes), passing)
 
 
 def _join(a: Conditions, b: Conditions) -> Conditions:
-    """Both sets of conditions; those that mention the same axes become one. True ones vanish."""
+    """Both sets of conditions; those that mention the same axes become one.
+
+    One that always holds still mentions its axes, and costs nothing.
+    """
     if not b:
         return a
     result = dict(a)
     for key, truth in b.items():
-        if truth.array.all() and truth.array.size:
-            continue
-        result[key] = combine(np.logical_and, [result[key], truth]) if key in result else truth
+        if truth.array.all():
+            result.setdefault(key, Labelled(np.asarray(True), ()))
+        else:
+            result[key] = combine(np.logical_and, [result[key], truth]) if key in result else truth
     return result
+
+
+def _count(
+    conditions: Conditions, gone: tuple[str, ...], extents: Mapping[str, int]
+) -> tuple[Labelled, frozenset[str]]:
+    """How many points along the reduced axes are present, and the axes on which that depends."""
+    mask, _ = _split(conditions, gone)
+    (mask,) = align([mask], with_axes=gone, extents=extents)
+    number = mask.array.sum(tuple(mask.axes.index(a) for a in gone))
+    kept = tuple(a for a in mask.axes if a not in gone)
+    mentioned = {a for key in conditions if key & set(gone) for a in key} - set(gone)
+    return Labelled(np.asarray(number), kept), frozenset(mentioned)
 
 
 def _split(conditions: Conditions, gone: tuple[str, ...]) -> tuple[Labelled, Conditions]:
@@ -369,65 +389,42 @@ def _split(conditions: Conditions, gone: tuple[str, ...]) -> tuple[Labelled, Con
 
 
 def _map(op: str, args: list[Value]) -> Value:
-    if op in ("??", "select", "or", "and") and any(a.conditions for a in args):
-        return _joined(op, args)
     conditions: Conditions = {}
     for a in args:
         conditions = _join(conditions, a.conditions)
     return Value(combine(MAPS[op], [a.data for a in args]), conditions)
 
 
-def _joined(op: str, args: list[Value]) -> Value:
+DECIDING = {"??": 0, "select": 1, "or": 2, "and": 2}  # operands whose value decides on presence
+
+
+def _joined(op: str, args: list[Value], named: list[frozenset[str]]) -> Value:
     """Operators whose result may be present where an operand is absent."""
-    present = [
-        combine(np.logical_and, list(a.conditions.values()))
-        if a.conditions
-        else Labelled(np.asarray(True), ())
-        for a in args
-    ]
+    data = [a.data for a in args]
+    always = Labelled(np.asarray(True), ())
+    known = [combine(np.logical_and, [always, *a.conditions.values()]) for a in args]
     mentioned = frozenset(axis for a in args for key in a.conditions for axis in key)
-    deciding = {"??": 0, "select": 1, "or": 2, "and": 2}[op]  # operands whose value decides, too
-    mentioned |= {axis for a in args[:deciding] for axis in a.data.axes}
-    data, known = _choose(op, [a.data for a in args], present)
-    return Value(data, _join({}, {mentioned: _squeeze(known, mentioned)}))
-
-
-def _choose(op: str, data: list[Labelled], present: list[Labelled]) -> tuple[Labelled, Labelled]:
-    everything = align([*data, *present])
-    axes = everything[0].axes
-    values = [x.array for x in everything[: len(data)]]
-    known = [x.array for x in everything[len(data) :]]
+    mentioned = mentioned.union(*named[: DECIDING[op]])
     if op == "??":
-        x, y = values
-        result, there = np.where(known[0], x, y), known[0] | known[1]
-    elif op == "select":
-        choice, x, y = values
-        result = np.where(choice, x, y)
-        there = known[0] & np.where(choice, known[1], known[2])
-    elif op == "or":
-        x, y = values
-        result = (x & known[0]) | (y & known[1])
-        there = result | (known[0] & known[1])
-    else:
-        x, y = values
-        false = (~x & known[0]) | (~y & known[1])
-        result, there = ~false & x & y, false | (known[0] & known[1])
-    return Labelled(np.asarray(result), axes), Labelled(np.asarray(there), axes)
+        result = combine(np.where, [known[0], *data])
+        if not all(a.conditions for a in args):
+            return Value(result, {})
+        return Value(result, _join({}, {mentioned: combine(np.logical_or, known)}))
+    there = combine(PRESENT[op], [*data[: DECIDING[op]], *known])
+    operands = data if op == "select" else [*data, *known]
+    return Value(combine(CHOSEN[op], operands), _join({}, {mentioned: there}))
 
 
-def _squeeze(value: Labelled, axes: frozenset[str] | set[str]) -> Labelled:
-    """Drop axes along which the array cannot vary."""
-    for axis in value.axes:
-        if axis not in axes:
-            position = value.axes.index(axis)
-            array = value.array
-            first = (
-                array.take(0, position)
-                if array.shape[position]
-                else np.zeros(array.shape[:position] + array.shape[position + 1 :], bool)
-            )
-            value = Labelled(first, tuple(a for a in value.axes if a != axis))
-    return value
+PRESENT: dict[str, Callable[..., Any]] = {
+    "select": lambda choice, c, x, y: c & np.where(choice, x, y),
+    "or": lambda x, y, a, b: (x & a) | (y & b) | (a & b),
+    "and": lambda x, y, a, b: (~x & a) | (~y & b) | (a & b),
+}
+CHOSEN: dict[str, Callable[..., Any]] = {
+    "select": np.where,
+    "or": lambda x, y, a, b: (x & a) | (y & b),
+    "and": lambda x, y, a, b: ~((~x & a) | (~y & b)),
+}
 
 
 def _drop(value: Labelled, axis: str) -> Labelled:
@@ -463,22 +460,22 @@ def _factors(e: Expr) -> list[Expr]:
 
 def _fold(
     op: str, array: np.ndarray[Any, Any], present: np.ndarray[Any, Any], where: tuple[int, ...]
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]:
-    """The reduction over axes of the present points, and where it is present (None: everywhere)."""
+) -> np.ndarray[Any, Any]:
+    """The reduction over axes of the present points; anything where it is absent."""
     number = present.sum(where)
     if op == "count":
         counted = present & array if array.dtype.kind == "b" else present
-        return np.asarray(counted.sum(where)), None
+        return np.asarray(counted.sum(where))
     if op == "mean":
         total = np.where(present, array, 0).sum(where)
-        return np.asarray(total / number), np.asarray(number > 0)
+        return np.asarray(total / number)
     if op == "argmax":
         (axis,) = where
         if array.shape[axis] == 0:
-            return np.zeros(number.shape, np.int64), np.asarray(number > 0)
+            return np.zeros(number.shape, np.int64)
         best = np.where(present, array, -np.inf).max(axis, keepdims=True)
         hit = present & ((array == best) | (np.isnan(array) & np.isnan(best)))
-        return np.asarray(hit.argmax(axis)), np.asarray(number > 0)
+        return np.asarray(hit.argmax(axis))
     identity: Any = REDUCERS[op].identity
     if op in ("max", "min") and array.dtype.kind == "i" and not (number > 0).all():
         array = array.astype(np.float64)
@@ -489,7 +486,7 @@ def _fold(
     logical = {"any": np.logical_or, "all": np.logical_and}
     ufunc: Any = reducer.get(op) or logical[op]
     chosen = np.where(present, array, identity)
-    return np.asarray(ufunc.reduce(chosen, axis=where, initial=identity)), None
+    return np.asarray(ufunc.reduce(chosen, axis=where, initial=identity))
 
 
 def _descending(
@@ -512,6 +509,8 @@ def _resized(order: np.ndarray[Any, Any], count: int) -> np.ndarray[Any, Any]:
 
 def _take_steps(value: Labelled, axis: str, axes: Axes) -> Labelled:
     """Restrict to the coordinates an axis has here (one, inside a recurrence)."""
+    if axis not in value.axes:
+        return value
     position = value.axes.index(axis)
     coordinates = axes.coordinates[axis]
     if len(coordinates) == value.array.shape[position]:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 Number = int | float | bool
 Progress = Callable[[int, int], None]
 
+AGREEMENT = 1e-9  # largest difference of two evaluations, relative to 1 or the value
+
 __all__ = [
     "analyse",
     "check_output",
@@ -111,13 +113,12 @@ def recheck(
     inputs: Mapping[str, Any],
     settings: Mapping[str, Number] | None,
     outputs: Mapping[str, Any],
-    progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """Compute sampled points of the outputs again, from the definition, and compare."""
     from cascade.backends.pointwise import check
 
-    del progress
-    return [r.to_dict() for r in check(spec, inputs, settings or {}, outputs)]
+    compared = check(spec, inputs, settings, outputs)
+    return [r.to_dict() | {"agrees": r.error <= AGREEMENT} for r in compared]
 
 
 def random_inputs(
@@ -231,9 +232,9 @@ def output_line(row: Mapping[str, Any]) -> str:
 def check_line(result: Mapping[str, Any]) -> str:
     verdict = "agrees" if result["agrees"] else "DISAGREES"
     return (
-        f"check {result['name']}: {verdict} with an independent evaluation at "
-        f"{result['points']} points, "
-        f"largest error {result['max_error']:.2e}"
+        f"check {result['tensor']}: {verdict} with an independent evaluation "
+        f"at {result['compared']} of {result['points']} points, "
+        f"largest error {result['error']:.2e}"
     )
 
 

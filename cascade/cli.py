@@ -239,8 +239,7 @@ def run(
     rows = api.describe_outputs(outputs)
     checks = []
     if recheck:
-        with _Progress("checking") as progress:
-            checks = api.recheck(c, arrays, settings, outputs, progress)
+        checks = api.recheck(c, arrays, settings, outputs)
     if output:
         api.write_arrays(output, outputs)
     if as_json:

@@ -7,6 +7,7 @@ extents of ranks that only statements bound (`ranks.py`), and the rules of a wel
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from pathlib import PurePath
 from typing import TypeVar
@@ -14,6 +15,7 @@ from typing import TypeVar
 from cascade.diagnostics import CascadeError, Diagnostic, Span, did_you_mean, fail
 from cascade.frontends.dsl import syntax as s
 from cascade.frontends.dsl.expressions import Lowering, Scope
+from cascade.frontends.dsl.mistakes import KEYWORDS
 from cascade.frontends.dsl.names import Names, collect, is_extent_name, mentioned
 from cascade.frontends.dsl.partitions import guard_tails, partition_of
 from cascade.frontends.dsl.ranks import bound_ranks_of_file
@@ -39,7 +41,7 @@ class _File:
 
     def __init__(self, tree: s.File, default_name: str):
         self.tree = tree
-        self.name = PurePath(default_name).stem or "cascade"
+        self.name = _as_name(PurePath(default_name).stem)
         self.names: Names = collect(tree)
         self.errors: list[Diagnostic] = list(self.names.errors)
         self.warnings: list[Diagnostic] = []
@@ -312,6 +314,12 @@ class _File:
                 f"or put `{rank}` on the left",
             ),
         )
+
+
+def _as_name(text: str) -> str:
+    """A file name as a name of the language."""
+    name = re.sub(r"[^A-Za-z0-9_]+", "_", text).strip("_")
+    return f"_{name}" if name[:1].isdigit() or name in KEYWORDS else name or "cascade"
 
 
 def _where(body: Expr, parts: list[Expr]) -> Expr:
