@@ -82,10 +82,11 @@ def contract(
     if any(f.array.dtype.kind not in "fi" for f in factors):
         return None
     factors = list(factors)
+    kind = np.result_type(*(f.array.dtype for f in factors))
     for mask in masks:
         host = next((n for n, f in enumerate(factors) if set(mask.axes) <= set(f.axes)), None)
         if host is None:
-            factors.append(Labelled(mask.array.astype(np.float64), mask.axes))
+            factors.append(Labelled(mask.array.astype(kind), mask.axes))
         else:
             f, m = align([factors[host], mask])
             factors[host] = Labelled(np.where(m.array, f.array, 0), f.axes)

@@ -271,13 +271,18 @@ class Pointwise:
         body = self._term(e.body)
         points = self._points(body, e.ranks)
         fold = REDUCTIONS[e.op]
-        value = self._remembered(ranks_of(e), lambda at: fold([body.value(p) for p in points(at)]))
+
+        def value(at: Point) -> Any:
+            present = list(points(at))
+            result = fold([body.value(p) for p in present])
+            return present[result][e.ranks[0]] if e.op == "argmax" else result
+
         conditions = through(body, e.ranks)
         if REDUCERS[e.op].identity is None:
             others = filtering(body, e.ranks)
             some = self._remembered(others, lambda at: next(points(at), None) is not None)
             conditions += (Condition(others, some),)
-        return Term(value, conditions)
+        return Term(self._remembered(ranks_of(e), value), conditions)
 
     def _select(self, e: Select) -> Term:
         body = self._term(e.body)
@@ -303,9 +308,8 @@ class Pointwise:
         extents = [range(self.bindings.extents[r]) for r in ranks]
 
         def points(at: Point) -> Iterator[Point]:
-            inner = dict(at)
             for place in product(*extents):
-                inner.update(zip(ranks, place, strict=True))
+                inner = at | dict(zip(ranks, place, strict=True))
                 if hold(filters, inner):
                     yield inner
 

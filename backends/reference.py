@@ -140,15 +140,17 @@ class _Evaluation:
                 self._write(einsum, step, self.expr(einsum.body, axes), group.rank)
             yield step + 1
         if not steps:
-            self._take_kinds(group)
+            self._without_steps(group)
 
-    def _take_kinds(self, group: Group) -> None:
-        """The types of a recurrence without a step, as its first step would have made them."""
+    def _without_steps(self, group: Group) -> None:
+        """A recurrence of no steps has the types of its first step, and the conditions of no rank."""
         for einsum in group.einsums:
+            value = self.expr(einsum.body, self._axes(einsum))
+            if einsum.step is None:
+                self.tensors[einsum.tensor] = self._store(einsum, value)
+                continue
             stored = self.tensors[einsum.tensor]
-            kind = self.expr(einsum.body, self._axes(einsum)).data.array.dtype
-            if einsum.step is not None:
-                kind = np.result_type(stored.array.dtype, kind)
+            kind = np.result_type(stored.array.dtype, value.data.array.dtype)
             stored.array = stored.array.astype(kind)
 
     def _axes(self, einsum: Einsum, fixed: Mapping[str, int] | None = None) -> Axes:
@@ -343,7 +345,9 @@ class _Evaluation:
         if e.op == "top":
             moved = np.moveaxis(array, data.axes.index(axis), -1)
             picked = (
-                np.take_along_axis(moved, order, -1) if moved.shape[-1] else np.zeros(order.shape)
+                np.take_along_axis(moved, order, -1)
+                if moved.shape[-1]
+                else np.zeros(order.shape, array.dtype)
             )
         else:
             picked = order

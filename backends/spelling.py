@@ -60,7 +60,7 @@ MAPS: dict[str, Callable[..., Any]] = {
     "and": np.logical_and,
     "or": np.logical_or,
     "not": np.logical_not,
-    "??": lambda x, y: x,
+    "??": lambda x, y: np.where(True, x, y),
     "select": np.where,
     "exp": np.exp,
     "exp2": np.exp2,

@@ -77,6 +77,7 @@ class Names:
     partitions: list[s.PartitionDecl] = field(default_factory=list)
     macros: dict[str, s.Define] = field(default_factory=dict)
     tensors: dict[str, int] = field(default_factory=dict)  # name -> number of slots
+    left: dict[str, tuple[str, ...]] = field(default_factory=dict)  # plain ranks of a left side
     scalars: set[str] = field(default_factory=set)
     ranks: dict[str, Span | None] = field(default_factory=dict)  # every rank, where first mentioned
     given: dict[str, Span | None] = field(
@@ -235,6 +236,9 @@ def _declare_tensor(names: Names, assign: s.Assign) -> None:
         )
     if not slots:
         names.scalars.add(assign.name)
+    indices = assign.indices or ()
+    plain = tuple(i.text if isinstance(i, s.Name) else "" for i in indices)
+    names.left.setdefault(assign.name, plain)
     for index in assign.indices or ():
         for node in walk(index):
             if isinstance(node, s.Name) and not is_extent_name(node.text):

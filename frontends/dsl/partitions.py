@@ -109,10 +109,13 @@ def _guaranteed(e: Expr, partition: Partition, names: Names) -> bool:
         case Read(tensor, index):
             if tensor in names.inputs:
                 ranks = tuple(r.text for r in names.inputs[tensor].ranks)
-                return any(
-                    i == partition.expression and r == partition.rank
-                    for i, r in zip(index, ranks, strict=True)
-                )
+            else:
+                ranks = names.left.get(tensor, ())
+            at = zip(index, ranks, strict=False)
+            if any(i == partition.expression and r == partition.rank for i, r in at):
+                return True
+            if tensor in names.inputs:
+                return False
             held = {i.rank for i in index if isinstance(i, Coordinate)}
             return set(partition.parts) <= held
         case Map(op, args):

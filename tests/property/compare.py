@@ -17,7 +17,9 @@ from cascade.ir.extents import bind
 TOLERANCE = 1e-7
 
 
-def compare(c: Cascade, inputs: Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> int:
+def compare(
+    c: Cascade, inputs: Mapping[str, Any], settings: Mapping[str, Any] | None = None
+) -> int:
     """Assert that reference and pointwise evaluator agree, absence included. Returns the points."""
     arrays = as_inputs(c, inputs)
     bindings = bind(c, {n: a.shape for n, a in arrays.items()}, settings)

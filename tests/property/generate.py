@@ -1,7 +1,8 @@
 """Random well-typed cascades, as text, with inputs for them.
 
-Values that decide something (comparisons, `floor`, `argmax`, a divisor) are *exact*: sums and products
-of quarters, so that two evaluators cannot disagree by a rounding. The rest may be any real number.
+Values that decide something (comparisons, `floor`, `argmax`, a divisor) are *exact*: sums and
+products of quarters, so that two evaluators cannot disagree by a rounding. The rest may be any
+real number.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Generator:
         self.ranks: Scope = tuple(self.extent)
         self.inputs = [
             Entry(name, self.some(self.ranks, 1, 2), kind)
-            for name, kind in (("A", "real"), ("C", "real"), ("N", "int"), ("G", "int"), ("T", "bool"))
+            for name, kind in zip("ACNGT", ("real", "real", "int", "int", "bool"), strict=True)
         ]
         self.pool = list(self.inputs)
         self.lines: list[str] = []
@@ -93,12 +94,12 @@ class Generator:
         """Ranks that may stand as numbers: those in scope, and wholes whose parts are."""
         return scope + tuple(w for w, parts in self.whole.items() if set(parts) <= set(scope))
 
-    def leaf(self, kind: str, scope: Scope, exact: bool) -> tuple[str, bool] | None:
+    def leaf(self, kind: str, scope: Scope, exact: bool, depth: int = 1) -> tuple[str, bool] | None:
         entries = [e for e in self.pool + self.state if e.kind == kind and (e.exact or not exact)]
         if not entries:
             return None
         entry = self.chance.choice(entries)
-        return self.read(entry, scope, 1), entry.exact
+        return self.read(entry, scope, depth), entry.exact
 
     def real(self, scope: Scope, depth: int, exact: bool = False) -> tuple[str, bool]:
         if depth <= 0 or self.odds(20):
@@ -124,7 +125,7 @@ class Generator:
         a, first = self.real(scope, depth, exact)
         b, second = self.real(scope, depth, exact)
         form = self.chance.choice(
-            ("min({0}, {1})", "max({0}, {1})", "relu({0})", "abs({0})", "(-{0})", "clamp({0}, -2, 3)")
+            ("min({0}, {1})", "max({0}, {1})", "relu({0})", "abs({0})", "(-{0})", "sign({0})")
         )
         return form.format(a, b), first and (second or "{1}" not in form)
 
@@ -191,7 +192,7 @@ class Generator:
         forms += [f"{f}(clamp({a}, -9, 9))" for f in ("sin", "cos")]
         if known:
             forms += [f"{f}({a})" for f in ("log", "sqrt", "rsqrt", "log2")]
-            forms += [f"({a} ** {n})" for n in ("2", "0.5", "(-1)", "3")]
+            forms += [f"({a} ** {n})" for n in ("2", "(-1)", "3")] + [f"(abs({a}) ** 0.5)"]
         return self.chance.choice(forms), False
 
     def _library(self, scope: Scope, depth: int, exact: bool) -> tuple[str, bool]:
@@ -207,7 +208,7 @@ class Generator:
     def integer(self, scope: Scope, depth: int) -> str:
         names = self.names(scope)
         if depth <= 0 or self.odds(25):
-            found = self.leaf("int", scope, True) if self.odds(60) else None
+            found = self.leaf("int", scope, True, min(depth, 1)) if self.odds(60) else None
             if found is not None:
                 return found[0]
             return self.chance.choice(names) if names and self.odds(70) else self.small()
@@ -325,7 +326,9 @@ class Generator:
             self.state = now
             value = self.value(kind, (*others, rank), 2)[0]
             self.lines.append(f"{step} = {self.bounded(kind, value)}")
-            now.append(Entry(self.written[-1], (*others, rank), kind, False, {len(others): (rank,)}))
+            now.append(
+                Entry(self.written[-1], (*others, rank), kind, False, {len(others): (rank,)})
+            )
         for n, name in enumerate(names):
             self.state = []
             start = self.value(kind, others, 1)[0]
@@ -339,7 +342,7 @@ class Generator:
             left = ",".join((*others[:slot], f"{rank}+1", *others[slot:]))
             self.lines.append(f"{name}[{left}] = {body}")
             if n == 0 and len(names) == 2:  # the second may read what the first has just made
-                fresh = {slot: (rank, f"{rank}+1")}
+                fresh: dict[int, Scope] = {slot: (rank, f"{rank}+1")}
                 now = [replace(e, fixed=fresh) if e.name == name else e for e in now]
         self.state = []
         self.written += names
@@ -401,7 +404,11 @@ class Generator:
         used = [e for e in self.inputs if re.search(rf"\b{e.name}\[", statements)]
         held = {r for e in used for r in e.ranks}
         header = sorted(d for d in self.declared if d.startswith(("import", "param")))
-        header += [f"input {e.name}[{','.join(e.ranks)}]: {e.kind}" for e in used]
+        kinds = [f": {e.kind}" if self.odds(60) else "" for e in used]
+        header += [
+            f"input {e.name}[{','.join(e.ranks)}]{kind}"
+            for e, kind in zip(used, kinds, strict=True)
+        ]
         header += [f"rank {r} < {n}" for r, n in self.extent.items() if r not in held]
         header += sorted(d for d in self.declared if d.startswith("rank"))
         outputs = ", ".join(self.written)

@@ -1,0 +1,411 @@
+"""From a cascade as written to the fewest passes: the driver, and the derivation that it records.
+
+The objective is passes, then work. For each rank that is traversed more than once, reductions are rewritten
+one by one in the order of their dependences; each is a step of the derivation, with the identity used, its
+side conditions and how each was discharged. A step never raises the number of passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from cascade.analysis.passes import count_passes
+from cascade.analysis.work import step_work, sum_work
+from cascade.ir.cascade import Cascade
+from cascade.ir.printer import print_einsum, print_expr
+from cascade.ir.walk import reads
+from cascade.transforms.emit import emit, state_of
+from cascade.transforms.fuse import MAX, Anchor, Barrier, Fused, Plan, plan
+from cascade.transforms.means import expand_means
+from cascade.transforms.spell import to_expr
+from cascade.transforms.state import State
+
+HONEST = (
+    "fewest with finitely many accumulators that are linear under the reducer; "
+    "no claim is made about other methods"
+)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A side condition of a rewrite, and what shows that it holds."""
+
+    says: str
+    shown_by: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """One rewrite: what was applied to which statement, why it is allowed, and its effect."""
+
+    law: str
+    statement: str
+    line: int | None
+    before: str
+    identity: tuple[str, ...]
+    after: tuple[str, ...]
+    conditions: tuple[Condition, ...]
+    passes_before: int
+    passes_after: int
+    work_before: dict[str, str]
+    work_after: dict[str, str]
+    rank: str
+
+    def to_dict(self) -> dict[str, object]:
+        found: dict[str, object] = {n: getattr(self, n) for n in self.__dataclass_fields__}
+        found["conditions"] = [{"says": c.says, "shown_by": c.shown_by} for c in self.conditions]
+        return found
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """A barrier that remains: the reduction, the part that does not separate, and what would remove it."""
+
+    statement: str
+    line: int | None
+    rank: str
+    part: str
+    reason: str
+    remedy: str
+
+    def to_dict(self) -> dict[str, object]:
+        return {n: getattr(self, n) for n in self.__dataclass_fields__}
+
+
+@dataclass(frozen=True)
+class Derivation:
+    """The cascade as written, the derived one, and the steps between them."""
+
+    source: Cascade
+    result: Cascade
+    steps: tuple[Step, ...]
+    obstacles: tuple[Obstacle, ...]
+    remarks: tuple[str, ...]
+    passes_before: dict[str, int]
+    passes_after: dict[str, int]
+    plans: tuple[Plan, ...] = field(default=(), compare=False, repr=False)
+    states: tuple[State, ...] = field(default=(), compare=False, repr=False)
+
+    def to_dict(self) -> dict[str, object]:
+        return {
+            "name": self.source.name,
+            "passes": self.passes_before,
+            "derived": {"passes": self.passes_after, "text": str(self.result)},
+            "steps": [s.to_dict() for s in self.steps],
+            "barriers": [o.to_dict() for o in self.obstacles],
+            "remarks": list(self.remarks),
+            "fewest": HONEST,
+        }
+
+    def __str__(self) -> str:
+        return "\n\n".join(
+            [_heading(self)]
+            + [_step_text(n, s) for n, s in enumerate(self.steps, 1)]
+            + ([_remarks_text(self.remarks)] if self.remarks else [])
+            + ([_obstacles_text(self.obstacles)] if self.obstacles else [])
+            + [f"Derived ({HONEST}):\n\n{self.result}".rstrip()]
+        )
+
+
+def derive(cascade: Cascade, most: int | None = None) -> Derivation:
+    """The form with the fewest passes, with its derivation; at most `most` steps of it."""
+    before = count_passes(cascade).of_rank()
+    current = cascade
+    steps: list[Step] = []
+    obstacles: list[Obstacle] = []
+    remarks: list[str] = []
+    plans: list[Plan] = []
+    states: list[State] = []
+    for rank in _ranks_to_stream(cascade, before):
+        if most is not None and len(steps) >= most:
+            break
+        left = None if most is None else most - len(steps)
+        streamed = _stream(current, rank, left)
+        if streamed is None:
+            continue
+        obstacles += [_obstacle(b, rank, streamed.plan) for b in streamed.plan.barriers]
+        remarks += _remarks(streamed.plan, streamed.enabled)
+        if streamed.steps:
+            current = streamed.result
+            steps += streamed.steps
+            plans.append(streamed.plan)
+            numbers = sorted({streamed.plan.passes[n] for n in streamed.enabled})
+            states += [state_of(streamed.plan, n, streamed.enabled) for n in numbers]
+    return Derivation(
+        cascade,
+        current,
+        tuple(steps),
+        tuple(obstacles),
+        tuple(dict.fromkeys(remarks)),
+        before,
+        count_passes(current).of_rank(),
+        tuple(plans),
+        tuple(states),
+    )
+
+
+def _ranks_to_stream(cascade: Cascade, passes: dict[str, int]) -> list[str]:
+    """Ranks traversed more than once, the worst first; a partition by its outer part."""
+    inner = {p for partition in cascade.partitions for p in partition.parts[1:]}
+    found = []
+    for rank in sorted((r for r, n in passes.items() if n > 1), key=lambda r: -passes[r]):
+        if rank in inner:
+            continue
+        partition = next((p for p in cascade.partitions if p.rank == rank), None)
+        found.append(partition.parts[0] if partition is not None else rank)
+    return found
+
+
+@dataclass
+class _Streamed:
+    plan: Plan
+    enabled: set[str]
+    steps: list[Step]
+    result: Cascade
+
+
+def _stream(cascade: Cascade, rank: str, most: int | None) -> _Streamed | None:
+    """Rewrite the reductions over one rank, one by one, while passes do not rise."""
+    prepared = expand_means(cascade)
+    found = plan(prepared, rank)
+    order = [n for n, f in found.fused.items() if f.laws]
+    counted = _counted(rank, cascade)
+    shown = cascade
+    passes = count_passes(cascade).of_rank().get(counted, 1)
+    best = count_passes(emit(found)).of_rank().get(counted, 1) if order else passes
+    if best >= passes:
+        return _Streamed(found, set(), [], cascade) if found.barriers or found.bounded else None
+    enabled: set[str] = set()
+    steps: list[Step] = []
+    for name in order:
+        if most is not None and len(steps) >= most:
+            break
+        enabled.add(name)
+        after = emit(found, set(enabled))
+        steps.append(_step(found, name, shown, after, counted))
+        shown = after
+    return _Streamed(found, enabled, steps, shown)
+
+
+def _counted(rank: str, cascade: Cascade) -> str:
+    """The rank under which passes are reported: the whole, for a part of it."""
+    return next((p.rank for p in cascade.partitions if rank in p.parts), rank)
+
+
+# -- what a step says
+
+
+def _step(found: Plan, name: str, before: Cascade, after: Cascade, rank: str) -> Step:
+    fused = found.fused[name]
+    step = fused.step
+    old = print_einsum(step.einsum)
+    known = {print_einsum(e) for e in before.einsums}
+    new = [("init " if e.init else "") + print_einsum(e) for e in after.einsums]
+    return Step(
+        _law(fused),
+        step.label(),
+        step.line,
+        old,
+        _identities(found, fused),
+        tuple(t for t in new if t.removeprefix("init ") not in known),
+        _conditions(found, fused),
+        count_passes(before).of_rank().get(rank, 1),
+        count_passes(after).of_rank().get(rank, 1),
+        _work(before),
+        _work(after),
+        rank,
+    )
+
+
+def _law(fused: Fused) -> str:
+    names = {"defer": "defer", "anchor": "stream", "split classes": "split classes"}
+    return " and ".join(names[law] for law in dict.fromkeys(fused.laws))
+
+
+def _identities(found: Plan, fused: Fused) -> tuple[str, ...]:
+    """The equations of a step, in the names of the cascade."""
+    step = fused.step
+    over = ",".join(step.bound)
+    lines = [f"{_name(found, step.target)} = {_readable(found, print_expr(to_expr(fused.value)))}"]
+    for name in fused.accumulators:
+        if name in found.accumulators:
+            a = found.accumulators[name]
+            chi = _readable(found, print_expr(to_expr(a.chi)))
+            lines.append(f"{name} = {a.op}[{over}]({chi})")
+    for anchor in _anchors(found, fused):
+        lines += _anchor_identities(found, anchor, fused)
+    if fused.summed:
+        rank = ",".join(fused.summed)
+        lines.append(f"W[c(m)] = sum[{rank}](W[{rank}] where c(m) == {rank})")
+    return tuple(lines)
+
+
+def _anchors(found: Plan, fused: Fused) -> list[Anchor]:
+    names = {
+        n
+        for a in fused.accumulators
+        if a in found.accumulators
+        for n, _, _ in found.accumulators[a].powers
+    }
+    return [a for a in found.anchors.values() if a.name in names]
+
+
+def _anchor_identities(found: Plan, anchor: Anchor, fused: Fused) -> list[str]:
+    u, x = f"u_{_name(found, anchor.name)}", print_expr(anchor.value)
+    kind = "maximum" if anchor.kind == MAX else "mean"
+    lines = [f"{u} = {x} - k, k the running {kind} of {x}"]
+    powers = [
+        p
+        for a in fused.accumulators
+        if a in found.accumulators
+        for p in found.accumulators[a].powers
+        if p[0] == anchor.name
+    ]
+    for _, degree, slope in dict.fromkeys(powers):
+        decay = "exp(k - k')" if slope == 1 else f"exp({slope} (k - k'))"
+        if slope and degree:
+            lines.append(f"k -> k':  A_{degree}' = {decay} * sum_i binom({degree},i) (k - k')^({degree}-i) A_i")
+        elif slope:
+            lines.append(f"k -> k':  A' = {decay} * A")
+        elif degree:
+            lines.append(f"k -> k':  A_{degree}' = sum_i binom({degree},i) (k - k')^({degree}-i) A_i")
+    return lines
+
+
+def _name(found: Plan, name: str) -> str:
+    step = found.stream.by_name.get(name)
+    return step.label() if step is not None else name
+
+
+def _readable(found: Plan, text: str) -> str:
+    """Symbols of the plan as a reader would write them."""
+    for name in found.anchors:
+        text = text.replace(f"{name}#u", f"u_{_name(found, name)}").replace(f"{name}#k", f"k_{name}")
+    for name, step in found.stream.by_name.items():
+        if not step.named:
+            text = text.replace(f"{name}[", f"({step.label()})[")
+    return text.replace("#d", "")
+
+
+def _conditions(found: Plan, fused: Fused) -> tuple[Condition, ...]:
+    step = fused.step
+    rank = found.stream.rank
+    result = [
+        Condition(
+            f"every factor is free of {rank} or free of results",
+            "normal form: no atom and no term of an exponent has both",
+        )
+    ]
+    for anchor in _anchors(found, fused):
+        if anchor.kind == MAX:
+            source = (
+                f"k is {_name(found, anchor.name)}, a maximum over a set with all these points"
+                if anchor.result is not None
+                else "k is a maximum taken over exactly these points"
+            )
+            result.append(Condition(f"u_{_name(found, anchor.name)} <= 0", source))
+            result.append(
+                Condition(
+                    f"{print_expr(anchor.value)} is not proved bounded, so it is shifted",
+                    "range analysis",
+                )
+            )
+        else:
+            result.append(
+                Condition(
+                    f"{print_expr(anchor.value)} would cancel against its mean",
+                    "it stands in a polynomial beside a result; the difference stays one symbol",
+                )
+            )
+    if fused.guard:
+        masks = " and ".join(print_expr(c) for c in fused.guard)
+        result.append(Condition("the same points count", f"each accumulator keeps the condition {masks}"))
+    result.append(
+        Condition(
+            "where no point is present the result is the reducer's identity",
+            _guard_text(fused, found),
+        )
+    )
+    return tuple(result)
+
+
+def _guard_text(fused: Fused, found: Plan) -> str:
+    numbers = all(r.tensor in found.accumulators for r in reads(to_expr(fused.value)))
+    return "accumulators alone: it is" if numbers else "a guard was inserted"
+
+
+def _work(c: Cascade) -> dict[str, str]:
+    from cascade.analysis.normalise import normalise
+
+    return {k: str(v) for k, v in sum_work([step_work(s) for s in normalise(c)]).items()}
+
+
+# -- barriers and remarks
+
+REMEDIES: tuple[tuple[Callable[[str], bool], str], ...] = (
+    (lambda r: "inside an exponential" in r, "a factor on the outside of the exponential, or a result known before this traversal"),
+    (lambda r: "addition theorem" in r, "an exponential or a polynomial in its place"),
+    (lambda r: "power of a sum" in r, "a whole power, or the sum split before"),
+    (lambda r: "condition" in r, "a condition that does not read a result of the same traversal"),
+    (lambda r: "indexed by" in r, "an index from a range whose extent does not grow with the stream"),
+    (lambda r: "sign" in r or "position" in r, "a factor proved positive"),
+)
+
+
+def _obstacle(b: Barrier, rank: str, found: Plan) -> Obstacle:
+    reason = b.refusal.reason
+    remedy = next((text for test, text in REMEDIES if test(reason)), "a value known before this traversal")
+    return Obstacle(
+        b.step.label(), b.step.line, rank, _readable(found, b.refusal.part), reason, remedy
+    )
+
+
+def _remarks(found: Plan, enabled: set[str]) -> list[str]:
+    remarks = [
+        f"{b.step.label()}: exp of {b.exponent} needs no maximum: {b.why or 'it is bounded'}"
+        for b in found.bounded
+    ]
+    for name, fused in found.fused.items():
+        if name in enabled and "defer" in fused.laws and "anchor" not in fused.laws:
+            remarks.append(f"{fused.step.label()}: deferral alone, nothing to correct")
+    return remarks
+
+
+# -- text
+
+
+def _heading(d: Derivation) -> str:
+    changed = [
+        f"{r}: {n} -> {d.passes_after.get(r, n)}" for r, n in d.passes_before.items() if n > 1
+    ]
+    passes = ", ".join(changed) if changed else "every rank is traversed once already"
+    return f"{d.source.name}: passes {passes}"
+
+
+def _step_text(n: int, s: Step) -> str:
+    line = f", line {s.line}" if s.line else ""
+    lines = [f"Step {n}: {s.law} ({s.statement}{line})", f"  before    {s.before}"]
+    lines += [f"  {'identity' if i == 0 else '        '}  {t}" for i, t in enumerate(s.identity)]
+    lines += [f"  {'after' if i == 0 else '     '}     {t}" for i, t in enumerate(s.after)]
+    lines += [f"  because   {c.says}: {c.shown_by}" for c in s.conditions]
+    lines.append(f"  passes    {s.rank}: {s.passes_before} -> {s.passes_after}")
+    for kind in dict.fromkeys((*s.work_before, *s.work_after)):
+        a, b = s.work_before.get(kind, "0"), s.work_after.get(kind, "0")
+        if a != b:
+            lines.append(f"  work      {kind}: {a} -> {b}")
+    return "\n".join(lines)
+
+
+def _remarks_text(remarks: tuple[str, ...]) -> str:
+    return "Remarks\n" + "\n".join(f"  {r}" for r in remarks)
+
+
+def _obstacles_text(obstacles: tuple[Obstacle, ...]) -> str:
+    lines = ["Barriers that remain"]
+    for o in obstacles:
+        line = f" (line {o.line})" if o.line else ""
+        lines.append(f"  {o.statement}{line}, over {o.rank}: {o.part}")
+        lines.append(f"    {o.reason}")
+        lines.append(f"    would be removed by: {o.remedy}")
+    return "\n".join(lines)

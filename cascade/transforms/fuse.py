@@ -1,0 +1,701 @@
+"""Which reductions over a rank can share a traversal, and the accumulators that let them.
+
+Reductions are taken in the order of their dependences. One joins the pass of the results it reads if its
+body separates (`separate.py`); otherwise it goes to the next, where those results are final, and the
+refusal is the barrier. "Fewest" means: fewest with finitely many accumulators that are linear under the
+reducer.
+
+Deferral alone is always right algebraically. An accumulator whose exponent is not proved bounded, or whose
+polynomial would cancel, is then *anchored*: it is kept for the shifted value u = x - kappa, where kappa is
+a running maximum or mean, and is transported when the anchor moves (`Anchor`, `Accumulator`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+from cascade.analysis.normalise import Step
+from cascade.ir.cascade import Cascade
+from cascade.ir.expr import Const, Coordinate, Expr, Map, Read
+from cascade.ir.ops import REDUCERS
+from cascade.ir.printer import print_expr
+from cascade.ir.walk import children, conjuncts, free_ranks, reads, rebuild, symbols, walk
+from cascade.transforms.inline import Stream, without_conditions
+from cascade.transforms.normal_form import (
+    ONE,
+    Atom,
+    Monomial,
+    Opaque,
+    Poly,
+    Total,
+    add,
+    atom,
+    atoms,
+    from_terms,
+    multiply,
+    normal_form,
+    of_monomial,
+    power,
+    replace_atoms,
+    scale,
+)
+from cascade.transforms.ranges import Range, Ranges
+from cascade.transforms.separate import Classes, Refusal, Separated, is_trivial, separate
+from cascade.transforms.spell import to_expr
+
+MAX = "max"
+MEAN = "mean"
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """A running value that accumulators are shifted by. `value` is x, over the result's ranks and the
+    streamed one; `present` the conjuncts under which its points count; `result` the reduction of the
+    cascade that it is, if it is one."""
+
+    name: str
+    kind: str
+    ranks: tuple[str, ...]
+    value: Expr
+    present: tuple[Expr, ...]
+    result: str | None = None
+
+    @property
+    def shift(self) -> Read:
+        """The shifted value u = x - kappa, as a symbol."""
+        return Read(f"{self.name}#u", ())
+
+    @property
+    def kappa(self) -> Read:
+        """The anchor's value, as a symbol or as the result that it is."""
+        name = self.result if self.result is not None else f"{self.name}#k"
+        return Read(name, tuple(Coordinate(r) for r in self.ranks))
+
+
+@dataclass(frozen=True)
+class Accumulator:
+    """`op` over the streamed points of `chi`, in terms of shifted values.
+
+    `powers`: for each anchor, the degree of u and the coefficient of u in the exponent.
+    """
+
+    name: str
+    op: str
+    ranks: tuple[str, ...]
+    bound: tuple[str, ...]
+    chi: Poly
+    present: tuple[Expr, ...]
+    powers: tuple[tuple[str, int, Fraction], ...] = ()
+
+    @property
+    def read(self) -> Read:
+        return Read(self.name, tuple(Coordinate(r) for r in self.ranks))
+
+
+@dataclass(frozen=True)
+class Fused:
+    """A reduction of the cascade as a function of accumulators. `summed`: ranks of a class split, over
+    which the value is summed at the end."""
+
+    step: Step
+    value: Poly
+    accumulators: tuple[str, ...]
+    summed: tuple[str, ...]
+    guard: tuple[Expr, ...]  # conjuncts of the presence of the body that mention the streamed rank
+    outer: tuple[Expr, ...]  # those that pass through
+    laws: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Barrier:
+    """A reduction that had to wait for the next pass, and why."""
+
+    step: Step
+    refusal: Refusal
+    results: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Bounded:
+    """An exponent that needs no anchor, with the argument."""
+
+    step: Step
+    exponent: str
+    why: str
+
+
+@dataclass
+class Plan:
+    """Everything decided about one streamed rank."""
+
+    stream: Stream
+    passes: dict[str, int] = field(default_factory=dict)  # reduction -> its pass
+    fused: dict[str, Fused] = field(default_factory=dict)
+    anchors: dict[str, Anchor] = field(default_factory=dict)
+    accumulators: dict[str, Accumulator] = field(default_factory=dict)
+    deltas: dict[str, Poly] = field(default_factory=dict)  # symbol kept whole -> its value
+    barriers: list[Barrier] = field(default_factory=list)
+    bounded: list[Bounded] = field(default_factory=list)
+    classes: dict[str, Expr] = field(default_factory=dict)  # fresh rank of a class split -> extent
+
+
+def plan(cascade: Cascade, rank: str) -> Plan:
+    """Assign every reduction over `rank` to a pass and find its accumulators."""
+    return _Planner(cascade, rank).plan()
+
+
+@dataclass(frozen=True)
+class _Body:
+    """A reduction ready for the algebra."""
+
+    step: Step
+    expr: Expr
+    present: tuple[Expr, ...]
+    summed: tuple[str, ...]
+    needs: dict[str, int]
+
+
+class _Planner:
+    def __init__(self, cascade: Cascade, rank: str):
+        self.cascade = cascade
+        self.rank = rank
+        self.stream = Stream(cascade, rank)
+        self.ranges = Ranges(self.stream.by_name)
+        self.result = Plan(self.stream)
+        self.names = set(cascade.tensors) | {r.name for r in cascade.ranks}
+
+    def plan(self) -> Plan:
+        available = self.stream.available
+        for step in self.stream.steps:
+            if step.recurs == self.rank or step.iterative is not None:
+                if self.rank in step.ranks:
+                    available.setdefault(step.target, 0)
+                continue
+            if self.stream.reduces(step):
+                self._reduction(step)
+            elif self.rank not in step.ranks:
+                needed = self.stream.results(step.body)
+                if needed:
+                    available[step.target] = max(needed.values())
+            elif step.op is not None:
+                self._opaque(step)
+        return self.result
+
+    def _opaque(self, step: Step) -> None:
+        """A reduction over another rank that carries the streamed one: a value of the tile, unless it
+        reads results."""
+        needed = self._needs(self.stream.inlined(step.body))
+        if needed:
+            self.stream.available[step.target] = max(needed.values()) + 1
+            self.result.passes[step.target] = max(needed.values()) + 1
+
+    def _normal(self, e: Expr) -> Poly:
+        return normal_form(e, self.ranges.is_positive, self._stays_whole)
+
+    def _stays_whole(self, e: Expr) -> bool:
+        """Choices between results are made at the end, never turned into sums of products."""
+        return (
+            isinstance(e, Map)
+            and e.op in ("select", "??", "min", "max", "clamp")
+            and self.rank not in free_ranks(e)
+        )
+
+    def _needs(self, e: Expr) -> dict[str, int]:
+        return self.stream.results(e)
+
+    # -- one reduction
+    def _reduction(self, step: Step) -> None:
+        body = self._body(step)
+        base = max(body.needs.values(), default=1)
+        fused = self._fuse(body, base)
+        if isinstance(fused, Refusal):
+            waiting = tuple(n for n, p in body.needs.items() if p == base)
+            self.result.barriers.append(Barrier(step, fused, waiting))
+            base += 1
+        else:
+            self.result.fused[step.target] = fused
+        self.result.passes[step.target] = base
+        self.stream.available[step.target] = base
+
+    def _body(self, step: Step) -> _Body:
+        inlined = self.stream.inlined(step.body)
+        present = self.stream.presence.of(inlined)
+        value, summed = self._split_classes(without_conditions(inlined), step)
+        conditions = tuple(dict.fromkeys(present))
+        if summed:
+            conditions = tuple(
+                c for c in conditions if not any(self._is_index_bound(c, s) for s in summed.values())
+            )
+        value = _with_indicators(value, summed)
+        return _Body(step, value, conditions, tuple(summed), self._needs(value))
+
+    def _is_index_bound(self, condition: Expr, index: Expr) -> bool:
+        """0 <= f or f < C of a class index: the indicator of the class says it already."""
+        return isinstance(condition, Map) and condition.op in ("<=", "<") and index in condition.args
+
+    def _split_classes(self, e: Expr, step: Step) -> tuple[Expr, dict[str, Expr]]:
+        """A result read at a streamed index, `W[c(m)]`, is summed over its classes at the end."""
+        found: dict[str, Expr] = {}
+
+        def visit(node: Expr) -> Expr:
+            if isinstance(node, Read) and self.stream.depends(node.tensor):
+                ranks = self.stream.by_name[node.tensor].ranks
+                index = []
+                for rank, i in zip(ranks, node.index, strict=True):
+                    if self.rank in free_ranks(i) and not self._grows(rank):
+                        fresh = next((r for r, known in found.items() if known == i), None)
+                        if fresh is None:
+                            fresh = self._class_rank(rank, step)
+                            found[fresh] = i
+                        index.append(Coordinate(fresh))
+                    else:
+                        index.append(visit(i))
+                return rebuild(node, tuple(index))
+            return rebuild(node, tuple(visit(c) for c in children(node)))
+
+        return visit(e), found
+
+    def _grows(self, rank: str) -> bool:
+        """Whether a state with an entry for each coordinate of `rank` would grow with the stream."""
+        streamed = symbols(self.cascade.rank[self.rank].extent)
+        return bool(symbols(self.cascade.rank[rank].extent) & streamed)
+
+    def _class_rank(self, rank: str, step: Step) -> str:
+        """A rank for the classes: the slot's own, unless it means something in this statement."""
+        if rank not in step.ranks and rank not in step.bound:
+            return rank
+        name = self._fresh(rank)
+        self.result.classes[name] = self.cascade.rank[rank].extent
+        return name
+
+    def _fresh(self, stem: str) -> str:
+        name = stem
+        n = 2
+        while name in self.names:
+            name, n = f"{stem}{n}" if not stem[-1].isdigit() else f"{stem}_{n}", n + 1
+        self.names.add(name)
+        return name
+
+    def _classes(self, base: int) -> Classes:
+        def is_streamed(a: Atom) -> bool:
+            if isinstance(a, Read) and a.tensor.endswith("#u"):
+                return True
+            if isinstance(a, Opaque | Total):
+                return False
+            ranks = free_ranks(a.condition) if hasattr(a, "condition") else free_ranks(a)
+            return bool({self.rank, *self._tile_ranks} & set(ranks))
+
+        def is_result(a: Atom) -> bool:
+            if isinstance(a, Read) and a.tensor.endswith(("#k", "#d")):
+                return True
+            if isinstance(a, Opaque | Total):
+                return False
+            e = a.condition if hasattr(a, "condition") else a
+            return any(self.stream.available.get(r.tensor, 0) >= base for r in reads(e))
+
+        return Classes(is_streamed, is_result)
+
+    _tile_ranks: tuple[str, ...] = ()
+
+    def _fuse(self, body: _Body, base: int) -> Fused | Refusal:
+        step = body.step
+        self._tile_ranks = tuple(r for r in step.bound if r != self.rank)
+        classes = self._classes(base)
+        streamed = tuple(c for c in body.present if {*step.bound} & set(free_ranks(c)))
+        outer = tuple(c for c in body.present if c not in streamed)
+        for condition in streamed:
+            if self._is_late(condition, base):
+                return Refusal(print_expr(condition), "the condition compares with a result of this pass")
+        if not any(self.stream.available.get(r.tensor, 0) >= base for r in reads(body.expr)):
+            if step.op != "sum":
+                return self._plain(body, streamed, outer)
+        if step.op == "sum":
+            return self._sum(body, classes, streamed, outer)
+        if step.op in ("max", "min"):
+            return self._extreme(body, classes, streamed, outer)
+        if step.op == "mean":
+            return Refusal(step.label(), "a mean of values that read a result; write sum / count")
+        return Refusal(
+            f"{step.op}", "its operand reads a result of this pass, and only sums, maxima and minima pass it"
+        )
+
+    def _is_late(self, condition: Expr, base: int) -> bool:
+        return any(self.stream.available.get(r.tensor, 0) >= base for r in reads(condition))
+
+    def _plain(
+        self, body: _Body, streamed: tuple[Expr, ...], outer: tuple[Expr, ...]
+    ) -> Fused:
+        """A reduction that reads no result of its pass is its own accumulator."""
+        step = body.step
+        accumulator = Accumulator(step.target, step.op or "", step.ranks, step.bound, ONE, streamed)
+        return Fused(step, atom(accumulator.read), (step.target,), (), streamed, outer)
+
+    # -- sums
+    def _sum(
+        self,
+        body: _Body,
+        classes: Classes,
+        streamed: tuple[Expr, ...],
+        outer: tuple[Expr, ...],
+    ) -> Fused | Refusal:
+        poly = self._normal(body.expr)
+        first = separate(poly, classes)
+        if isinstance(first, Refusal):
+            return first
+        laws = ["defer"] if not is_trivial(first) else []
+        if body.summed:
+            laws.append("split classes")
+        shifted, used = self._polynomial_shifts(body, classes, streamed)
+        poly = self._normal(shifted)
+        poly, exponential = self._exponential_shifts(body, poly, classes, streamed)
+        used += exponential
+        pairs = separate(poly, classes)
+        if isinstance(pairs, Refusal):  # a shift made it worse: keep the plain form
+            pairs, used = first, []
+        if not used and is_trivial(first):
+            return self._plain(body, streamed, outer)
+        if used:
+            laws.append("anchor")
+        value = Poly(frozenset())
+        names: list[str] = []
+        for chi, rho in pairs:
+            total, found = self._accumulate(body, chi, streamed, used)
+            names += found
+            value = add(value, multiply(rho, total))
+        return Fused(
+            body.step, value, tuple(dict.fromkeys(names)), body.summed, streamed, outer, tuple(laws)
+        )
+
+    def _accumulate(
+        self, body: _Body, chi: Poly, streamed: tuple[Expr, ...], used: list[Anchor]
+    ) -> tuple[Poly, list[str]]:
+        """Accumulators of the monomials of chi; those with a common shift and degree are kept apart."""
+        grouped: dict[tuple[tuple[str, int, Fraction], ...], Poly] = {}
+        for monomial, coefficient in chi.terms:
+            key = _degrees(monomial, used)
+            grouped[key] = add(grouped.get(key, Poly(frozenset())), of_monomial(monomial, coefficient))
+        total = Poly(frozenset())
+        names = []
+        for key, part in grouped.items():
+            for lower in _closure(key):
+                self._accumulator(body, _lowered(part, key, lower, used), streamed, lower, used)
+            accumulator = self._accumulator(body, part, streamed, key, used)
+            names.append(accumulator.name)
+            total = add(total, atom(accumulator.read))
+        return total, names
+
+    def _accumulator(
+        self,
+        body: _Body,
+        chi: Poly,
+        streamed: tuple[Expr, ...],
+        key: tuple[tuple[str, int, Fraction], ...],
+        used: list[Anchor],
+    ) -> Accumulator:
+        step = body.step
+        anchors = [a for a in used if any(a.name == name for name, _, _ in key)]
+        e = to_expr(chi)
+        ranks = {r for r in free_ranks(e)} | {r for c in streamed for r in free_ranks(c)}
+        ranks |= {r for a in anchors for r in a.ranks}
+        ranks |= {r for a in atoms(chi) if isinstance(a, Read) for i in a.index for r in free_ranks(i)}
+        order = [*step.ranks, *body.summed]
+        kept = tuple(r for r in order if r in ranks and r not in step.bound)
+        for known in self.result.accumulators.values():
+            if (known.chi, known.present, known.ranks, known.bound) == (chi, streamed, kept, step.bound):
+                return known
+        name = self._fresh(f"{step.target.split('.')[0]}s")
+        accumulator = Accumulator(name, "sum", kept, step.bound, chi, streamed, key)
+        self.result.accumulators[name] = accumulator
+        return accumulator
+
+    # -- shifts
+    def _exponential_shifts(
+        self, body: _Body, poly: Poly, classes: Classes, streamed: tuple[Expr, ...]
+    ) -> tuple[Poly, list[Anchor]]:
+        """Anchor every streamed exponent that is not proved bounded, at a running maximum."""
+        used: list[Anchor] = []
+        done: set[Poly] = set()
+        while True:
+            exponent = self._open_exponent(body, poly, classes, done)
+            if exponent is None:
+                return poly, used
+            done.add(exponent)
+            unit, _ = _unit(exponent)
+            anchor = self._anchor(body, unit, streamed, MAX)
+            poly = self._shifted(poly, unit, anchor)
+            if anchor not in used:
+                used.append(anchor)
+
+    def _open_exponent(
+        self, body: _Body, poly: Poly, classes: Classes, done: set[Poly]
+    ) -> Poly | None:
+        for monomial, _ in sorted(poly.terms, key=lambda t: print_expr(to_expr(of_monomial(*t)))):
+            if monomial.exponent is None:
+                continue
+            streamed = from_terms(
+                (t, c)
+                for t, c in monomial.exponent.terms
+                if classes.of_monomial(t)[0]
+                and not any(isinstance(a, Read) and a.tensor.endswith("#u") for a, _ in t.powers)
+            )
+            if streamed.is_zero or streamed in done:
+                continue
+            extent = self._bounded(streamed)
+            if extent.bounded:
+                self.result.bounded.append(
+                    Bounded(body.step, print_expr(to_expr(streamed)), extent.why)
+                )
+                done.add(streamed)
+                continue
+            return streamed
+        return None
+
+    def _bounded(self, exponent: Poly) -> Range:
+        return self.ranges.of(to_expr(exponent))
+
+    def _anchor(self, body: _Body, unit: Poly, streamed: tuple[Expr, ...], kind: str) -> Anchor:
+        e = to_expr(unit)
+        bound = set(body.step.bound)
+        for name, fused in self.result.fused.items():
+            other = fused.step
+            if kind == MAX and other.op == "max" and name == fused.accumulators[0]:
+                same = self._normal(without_conditions(self.stream.inlined(other.body)))
+                if same == unit and set(fused.guard) <= set(streamed) and set(other.bound) == bound:
+                    found = Anchor(name, MAX, other.ranks, e, fused.guard, name)
+                    return self.result.anchors.setdefault(name, found)
+        ranks = {*free_ranks(e), *(r for c in streamed for r in free_ranks(c))} - bound
+        order = [*body.step.ranks, *body.summed]
+        kept = tuple(r for r in order if r in ranks)
+        for known in self.result.anchors.values():
+            if (known.kind, known.value, known.present, known.ranks) == (kind, e, streamed, kept):
+                return known
+        anchor = Anchor(self._fresh("R" if kind == MAX else "C"), kind, kept, e, streamed)
+        self.result.anchors[anchor.name] = anchor
+        return anchor
+
+    def _shifted(self, poly: Poly, unit: Poly, anchor: Anchor) -> Poly:
+        """x = u + kappa: everywhere if x is an atom, in exponents if it is a sum."""
+        moved = add(atom(anchor.shift), atom(anchor.kappa))
+        single = unit.single()
+        if single is not None and len(single[0].powers) == 1 and single[0].exponent is None:
+            ((x, n),) = single[0].powers
+            if n == 1 and single[1] == 1:
+                return replace_atoms(
+                    poly, lambda a: moved if a == x else None, self.ranges.is_positive
+                )
+        result = Poly(frozenset())
+        for monomial, coefficient in poly.terms:
+            if monomial.exponent is not None:
+                factor = _multiple(monomial.exponent, unit)
+                if factor is not None:
+                    rest = add(monomial.exponent, scale(unit, -factor), scale(moved, factor))
+                    monomial = Monomial(monomial.powers, None if rest.is_zero else rest)
+            result = add(result, of_monomial(monomial, coefficient))
+        return result
+
+    def _polynomial_shifts(
+        self, body: _Body, classes: Classes, streamed: tuple[Expr, ...]
+    ) -> tuple[Expr, list[Anchor]]:
+        """`x - r` in a polynomial becomes `u + delta`: the part that would cancel stays one symbol."""
+        used: list[Anchor] = []
+
+        def visit(e: Expr) -> Expr:
+            if isinstance(e, Map) and e.op in ("+", "-"):
+                poly = self._normal(e)
+                x = from_terms(t for t in poly.terms if classes.of_monomial(t[0])[0])
+                rest = from_terms(t for t in poly.terms if not classes.of_monomial(t[0])[0])
+                mixed = any(all(classes.of_monomial(m)) for m, _ in poly.terms)
+                results = any(classes.of_monomial(m)[1] for m, _ in rest.terms)
+                if not x.is_zero and results and not mixed and _is_plain(x):
+                    unit, factor = _unit(x)
+                    anchor = self._anchor(body, unit, streamed, MEAN)
+                    if anchor not in used:
+                        used.append(anchor)
+                    delta = self._delta(anchor, factor, add(scale(atom(anchor.kappa), factor), rest))
+                    shifted = anchor.shift if factor == 1 else Map("*", (to_expr(scale(ONE, factor)), anchor.shift))
+                    return Map("+", (shifted, delta))
+                return Map(e.op, (visit(e.args[0]), visit(e.args[1])), e.span)
+            if isinstance(e, Map) and e.op in ("*", "/", "neg", "**", "select"):
+                return rebuild(e, tuple(visit(a) for a in e.args))
+            return e
+
+        return visit(body.expr), used
+
+    def _delta(self, anchor: Anchor, factor: Fraction, value: Poly) -> Read:
+        for name, known in self.result.deltas.items():
+            if known == value:
+                return Read(name, tuple(Coordinate(r) for r in anchor.ranks))
+        name = f"{self._fresh(f'D{anchor.name}')}#d"
+        self.result.deltas[name] = value
+        ranks = dict.fromkeys(anchor.ranks)
+        for a in atoms(value):
+            if isinstance(a, Read):
+                ranks.update(dict.fromkeys(r for i in a.index for r in free_ranks(i)))
+        return Read(name, tuple(Coordinate(r) for r in ranks))
+
+    # -- maxima and minima
+    def _extreme(
+        self,
+        body: _Body,
+        classes: Classes,
+        streamed: tuple[Expr, ...],
+        outer: tuple[Expr, ...],
+    ) -> Fused | Refusal:
+        """max(x + r) = max(x) + r;  max(r x) = r max(x) for r > 0 (min for r < 0)."""
+        step = body.step
+        assert step.op is not None
+        poly = self._normal(body.expr)
+        for monomial, _ in poly.terms:
+            if all(classes.of_monomial(monomial)):
+                break
+        else:
+            x = from_terms(t for t in poly.terms if classes.of_monomial(t[0])[0])
+            rest = from_terms(t for t in poly.terms if not classes.of_monomial(t[0])[0])
+            return self._shifted_extreme(body, step.op, x, ONE, rest, streamed, outer)
+        rest = from_terms(t for t in poly.terms if not classes.of_monomial(t[0])[0])
+        x = from_terms(t for t in poly.terms if classes.of_monomial(t[0])[0])
+        pairs = separate(x, classes)
+        if isinstance(pairs, Refusal):
+            return pairs
+        if len(pairs) != 1:
+            return Refusal(
+                print_expr(to_expr(x)),
+                f"terms with different factors of results: the position of the {step.op} can change",
+            )
+        chi, rho = pairs[0]
+        sign = self._sign(rho)
+        if sign is None:
+            return Refusal(
+                print_expr(to_expr(rho)), f"the sign of this factor of a {step.op} is not known"
+            )
+        op = step.op if sign else {"max": "min", "min": "max"}[step.op]
+        return self._shifted_extreme(body, op, chi, rho, rest, streamed, outer)
+
+    def _sign(self, rho: Poly) -> bool | None:
+        if self.ranges.poly_positive(rho):
+            return True
+        return False if self.ranges.poly_positive(scale(rho, -1)) else None
+
+    def _shifted_extreme(
+        self,
+        body: _Body,
+        op: str,
+        x: Poly,
+        rho: Poly,
+        rest: Poly,
+        streamed: tuple[Expr, ...],
+        outer: tuple[Expr, ...],
+    ) -> Fused:
+        """The reduction of x; an exponential is reduced in its exponent."""
+        single = x.single()
+        inside, through = x, False
+        if single is not None and not single[0].powers and single[0].exponent is not None:
+            if single[1] == 1:
+                inside, through = single[0].exponent, True
+        e = to_expr(inside)
+        step = body.step
+        ranks = {*free_ranks(e), *(r for c in streamed for r in free_ranks(c))} - set(step.bound)
+        kept = tuple(r for r in [*step.ranks, *body.summed] if r in ranks)
+        name = self._fresh(f"{step.target.split('.')[0]}{op[0]}")
+        accumulator = Accumulator(name, op, kept, step.bound, inside, streamed)
+        self.result.accumulators[name] = accumulator
+        reduced = atom(accumulator.read)
+        if through:
+            reduced = Poly(frozenset({(Monomial(frozenset(), reduced), Fraction(1))}))
+        value = add(multiply(rho, reduced), rest)
+        return Fused(step, value, (name,), body.summed, streamed, outer, ("defer",))
+
+
+def _with_indicators(e: Expr, classes: dict[str, Expr]) -> Expr:
+    for rank, index in classes.items():
+        here = Map("select", (Map("==", (index, Coordinate(rank))), Const(1), Const(0)))
+        e = Map("*", (here, e))
+    return e
+
+
+def _is_plain(x: Poly) -> bool:
+    """A streamed value without exponentials or indicators: what a mean can stand for."""
+    for monomial, _ in x.terms:
+        if monomial.exponent is not None:
+            return False
+        if any(not isinstance(a, Read | Opaque) or n.denominator != 1 for a, n in monomial.powers):
+            return False
+    return True
+
+
+def _unit(p: Poly) -> tuple[Poly, Fraction]:
+    """p / c with the positive rational c that makes its first coefficient 1 or -1."""
+    terms = sorted(p.terms, key=lambda t: print_expr(to_expr(of_monomial(t[0]))))
+    factor = abs(terms[0][1])
+    return scale(p, 1 / factor), factor
+
+
+def _multiple(p: Poly, unit: Poly) -> Fraction | None:
+    """The largest part of p that is a positive multiple of unit, as that multiple."""
+    own = dict(p.terms)
+    factors = {own[m] / c for m, c in unit.terms if m in own}
+    if len(factors) != 1 or any(m not in own for m, _ in unit.terms):
+        return None
+    (factor,) = factors
+    return factor if factor > 0 else None
+
+
+def _degrees(m: Monomial, used: list[Anchor]) -> tuple[tuple[str, int, Fraction], ...]:
+    """For each anchor in a monomial: the power of its u, and the coefficient of u in the exponent."""
+    found = []
+    powers = dict(m.powers)
+    for anchor in used:
+        degree = powers.get(anchor.shift, Fraction(0))
+        slope = Fraction(0)
+        if m.exponent is not None:
+            for t, c in m.exponent.terms:
+                if t.powers == frozenset({(anchor.shift, Fraction(1))}) and t.exponent is None:
+                    slope = c
+        if degree or slope:
+            found.append((anchor.name, int(degree), slope))
+    return tuple(found)
+
+
+def _closure(
+    key: tuple[tuple[str, int, Fraction], ...],
+) -> list[tuple[tuple[str, int, Fraction], ...]]:
+    """All lower degrees: what the transport of u^j needs."""
+    result: list[tuple[tuple[str, int, Fraction], ...]] = [()]
+    for name, degree, slope in key:
+        result = [(*r, (name, d, slope)) for r in result for d in range(degree + 1)]
+    return [tuple(k for k in r if k[1] or k[2]) for r in result][:-1] if result else []
+
+
+def _lowered(
+    part: Poly,
+    key: tuple[tuple[str, int, Fraction], ...],
+    lower: tuple[tuple[str, int, Fraction], ...],
+    used: list[Anchor],
+) -> Poly:
+    """chi with u^j replaced by u^i."""
+    by_name = {a.name: a for a in used}
+    low = {name: degree for name, degree, _ in lower}
+    for name, degree, _ in key:
+        drop = degree - low.get(name, 0)
+        if drop:
+            factor = atom(by_name[name].shift, -drop)
+            part = multiply(part, factor)
+    return part
+
+
+__all__ = [
+    "MAX",
+    "MEAN",
+    "REDUCERS",
+    "Accumulator",
+    "Anchor",
+    "Barrier",
+    "Bounded",
+    "Fused",
+    "Plan",
+    "conjuncts",
+    "plan",
+    "power",
+    "walk",
+]

@@ -1,0 +1,130 @@
+"""A cascade seen along one rank: which values carry the rank, which are results of a traversal of it, and
+reductions with their pointwise producers inlined.
+
+Leaves of an inlined body are of four classes (algebra of docs/derivations.md): X carries the rank and
+depends on no result; R is a result of the present pass; P is final before it; numbers.
+"""
+
+from __future__ import annotations
+
+from cascade.analysis.normalise import Step, normalise
+from cascade.ir.cascade import Cascade
+from cascade.ir.expr import Coordinate, Expr, Map, Read, Where
+from cascade.ir.ops import MAPS
+from cascade.ir.walk import (
+    bound_ranks,
+    children,
+    conjunction,
+    free_ranks,
+    reads,
+    rebuild,
+    substitute,
+)
+from cascade.transforms.presence import Presence
+
+
+class Stream:
+    """The steps of a cascade, ordered, with what the traversal of `rank` makes of each tensor."""
+
+    def __init__(self, cascade: Cascade, rank: str):
+        self.cascade = cascade
+        self.rank = rank
+        self.steps = normalise(cascade)
+        self.by_name = {s.target: s for s in self.steps}
+        self.presence = Presence(cascade, self.steps)
+        self.available: dict[str, int] = {}  # the pass after which a result is final
+
+    def carries(self, e: Expr) -> bool:
+        return self.rank in free_ranks(e)
+
+    def reduces(self, step: Step) -> bool:
+        return self.rank in step.bound
+
+    def results(self, e: Expr) -> dict[str, int]:
+        """The results that an inlined expression reads, with their passes."""
+        return {
+            r.tensor: self.available[r.tensor] for r in reads(e) if self.available.get(r.tensor, 0)
+        }
+
+    def depends(self, name: str) -> bool:
+        return self.available.get(name, 0) > 0
+
+    def inlined(self, e: Expr) -> Expr:
+        """`e` with pointwise producers substituted where the algebra has to see through them."""
+        if isinstance(e, Read):
+            step = self.by_name.get(e.tensor)
+            index = tuple(self.inlined(i) for i in e.index)
+            e = rebuild(e, index)
+            if step is None or not self._seen_through(step):
+                return e
+            body = step.body
+            return self.inlined(substitute(body, dict(zip(step.ranks, index, strict=True))))
+        return rebuild(e, tuple(self.inlined(c) for c in children(e)))
+
+    def _seen_through(self, step: Step) -> bool:
+        if step.op is not None or step.iterative is not None or step.recurs is not None:
+            return False
+        if self.rank not in step.ranks:  # a function of results alone is a result
+            return False
+        if self._hides_absence(step.body):
+            return False
+        if any(self.depends_deeply(r.tensor) for r in reads(step.body)):
+            return True
+        return has_exponential_factor(step.body)
+
+    def depends_deeply(self, name: str) -> bool:
+        """Whether a tensor is a result, or pointwise in results."""
+        if self.depends(name):
+            return True
+        step = self.by_name.get(name)
+        if step is None or step.op is not None or step.recurs is not None:
+            return False
+        return any(self.depends_deeply(r.tensor) for r in reads(step.body) if r.tensor != name)
+
+    def _hides_absence(self, e: Expr) -> bool:
+        """Whether a map inside turns an absent operand into a present value."""
+        if isinstance(e, Map) and MAPS[e.op].absence != "strict":
+            if any(self.presence.of(a) for a in e.args):
+                return True
+        return any(self._hides_absence(c) for c in children(e))
+
+
+def has_exponential_factor(e: Expr) -> bool:
+    """Whether `e` is a product with an exponential in it: what an anchor may have to shift."""
+    match e:
+        case Map("exp" | "exp2"):
+            return True
+        case Map("*" | "/" | "neg" | "**", args):
+            return any(has_exponential_factor(a) for a in args)
+        case Where(body, _):
+            return has_exponential_factor(body)
+        case _:
+            return False
+
+
+def without_conditions(e: Expr) -> Expr:
+    """The value alone: every `where` removed (its conjuncts are kept as the presence of the body)."""
+    if isinstance(e, Where):
+        return without_conditions(e.body)
+    if isinstance(e, Map):
+        return rebuild(e, tuple(without_conditions(a) for a in e.args))
+    return e
+
+
+def masked(e: Expr, conditions: tuple[Expr, ...]) -> Expr:
+    return Where(e, conjunction(conditions)) if conditions else e
+
+
+def renamed(e: Expr, ranks: dict[str, str]) -> Expr:
+    """`e` with ranks renamed, binders included."""
+    return substitute(e, {old: Coordinate(new) for old, new in ranks.items()})
+
+
+__all__ = [
+    "Stream",
+    "bound_ranks",
+    "has_exponential_factor",
+    "masked",
+    "renamed",
+    "without_conditions",
+]

@@ -1,0 +1,114 @@
+"""Exactly where an expression is present: the conjuncts over ranks, symbols and integer reads.
+
+Conditions that have no such form (a `??`, a `select` between maskable values, a selection past its points)
+are asked of the value itself: `x == x or x != x` is true where x is present, and unknown elsewhere.
+"""
+
+from __future__ import annotations
+
+from cascade.analysis.normalise import Step
+from cascade.ir.cascade import Cascade
+from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Where
+from cascade.ir.ops import MAPS, REDUCERS
+from cascade.ir.walk import children, conjuncts, free_ranks, substitute
+
+
+class Presence:
+    """Presence of the tensors and expressions of a cascade in normalised steps."""
+
+    def __init__(self, cascade: Cascade, steps: tuple[Step, ...]):
+        self.cascade = cascade
+        self.steps = {s.target: s for s in steps}
+        self.recurring = {s.target for s in steps if s.recurs is not None or s.iterative is not None}
+        self.known: dict[str, tuple[Expr, ...] | None] = {}
+
+    def of(self, e: Expr) -> tuple[Expr, ...]:
+        """Conjuncts that together hold exactly where `e` is present."""
+        return tuple(self._of(e))
+
+    def _of(self, e: Expr) -> dict[Expr, None]:
+        match e:
+            case Where(body, condition):
+                found = self._of(body)
+                for part in conjuncts(condition):
+                    found.setdefault(part)
+                return found
+            case Read():
+                return self._read(e)
+            case Map(op, args) if MAPS[op].absence != "strict":
+                if any(self._of(a) for a in args):
+                    return {is_present(e): None}
+                return {}
+            case _:
+                found = {}
+                for child in children(e):
+                    found.update(self._of(child))
+                return found
+
+    def _read(self, e: Read) -> dict[Expr, None]:
+        found: dict[Expr, None] = {}
+        for index in e.index:
+            found.update(self._of(index))
+        if e.tensor not in self.steps and e.tensor not in self.cascade.tensors:
+            return found  # a running value: always there
+        for part in self._bounds(e):
+            found.setdefault(part)
+        step = self.steps.get(e.tensor)
+        if step is None:
+            return found
+        own = self._tensor(step)
+        if own is None:
+            found.setdefault(is_present(e))
+            return found
+        values = dict(zip(step.ranks, e.index, strict=True))
+        for part in own:
+            found.setdefault(substitute(part, values))
+        return found
+
+    def _bounds(self, e: Read) -> list[Expr]:
+        """0 <= index < extent, where it is not plain from the ranks."""
+        step = self.steps.get(e.tensor)
+        if step is not None:
+            if step.iterative is not None or e.tensor in self.recurring:
+                return []
+            ranks = step.ranks
+        else:
+            ranks = self.cascade.tensors[e.tensor].ranks
+        found: list[Expr] = []
+        partitions = {p.expression for p in self.cascade.partitions}
+        for rank, index in zip(ranks, e.index, strict=True):
+            extent = self.cascade.rank[rank].extent
+            if isinstance(index, Coordinate):
+                if index.rank != rank and self.cascade.rank[index.rank].extent != extent:
+                    found.append(Map("<", (index, extent)))
+                continue
+            if isinstance(index, Const) and isinstance(extent, Const) and 0 <= index.value < extent.value:
+                continue
+            if not (isinstance(index, Const) and index.value == 0) and index not in partitions:
+                found.append(Map("<=", (Const(0), index)))
+            found.append(Map("<", (index, extent)))
+        return found
+
+    def _tensor(self, step: Step) -> tuple[Expr, ...] | None:
+        """Conjuncts over a tensor's own ranks; None where they have no such form."""
+        if step.target in self.known:
+            return self.known[step.target]
+        result: tuple[Expr, ...] | None
+        if step.target in self.recurring:
+            result = None
+        elif step.op is not None and REDUCERS.get(step.op) is None:
+            result = None
+        else:
+            found = self._of(step.body)
+            bound = set(step.bound)
+            if step.op is not None and REDUCERS[step.op].identity is None:
+                result = None
+            else:
+                result = tuple(c for c in found if not bound & set(free_ranks(c)))
+        self.known[step.target] = result
+        return result
+
+
+def is_present(e: Expr) -> Expr:
+    """True where `e` is present (NaN included), unknown elsewhere."""
+    return Map("or", (Map("==", (e, e)), Map("!=", (e, e))))

@@ -1,0 +1,85 @@
+"""Normal form back to an expression that reads well: signs, quotients and square roots as people write."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from cascade.ir.expr import Const, Expr, Map
+from cascade.ir.printer import print_expr
+from cascade.transforms.normal_form import Atom, Indicator, Monomial, Opaque, Poly, Total
+
+
+def to_expr(p: Poly) -> Expr:
+    """An expression equal to a poly, in a stable order."""
+    if p.is_zero:
+        return Const(0)
+    parts = sorted(((_term(m, abs(c)), c > 0) for m, c in p.terms), key=_order)
+    result: Expr | None = None
+    for term, plus in parts:
+        if result is None:
+            result = term if plus else _negative(term)
+        else:
+            result = Map("+" if plus else "-", (result, term))
+    assert result is not None
+    return result
+
+
+def _order(part: tuple[Expr, bool]) -> tuple[bool, int, str]:
+    text = print_expr(part[0])
+    return (not part[1], -len(text), text)
+
+
+def _negative(e: Expr) -> Expr:
+    if isinstance(e, Const) and not isinstance(e.value, bool):
+        return Const(-e.value)
+    return Map("neg", (e,))
+
+
+def _term(m: Monomial, coefficient: Fraction) -> Expr:
+    """coefficient * prod(atom^power) * exp(exponent), negative powers below the line."""
+    above: list[Expr] = []
+    below: list[Expr] = []
+    if coefficient.numerator != 1:
+        above.append(_number(Fraction(coefficient.numerator)))
+    if coefficient.denominator != 1:
+        below.append(_number(Fraction(coefficient.denominator)))
+    if m.exponent is not None:
+        above.append(Map("exp", (to_expr(m.exponent),)))
+    ordered = sorted(m.powers, key=lambda item: (str(type(item[0])), print_expr(atom_expr(item[0]))))
+    for a, n in ordered:
+        (above if n > 0 else below).append(_powered(atom_expr(a), abs(n)))
+    numerator = _product(above) if above else Const(1)
+    for factor in below:
+        numerator = Map("/", (numerator, factor))
+    return numerator
+
+
+def _product(factors: list[Expr]) -> Expr:
+    result = factors[0]
+    for factor in factors[1:]:
+        result = Map("*", (result, factor))
+    return result
+
+
+def _number(value: Fraction) -> Expr:
+    return Const(int(value)) if value.denominator == 1 else Const(float(value))
+
+
+def _powered(e: Expr, n: Fraction) -> Expr:
+    if n == 1:
+        return e
+    if n == Fraction(1, 2):
+        return Map("sqrt", (e,))
+    return Map("**", (e, _number(n)))
+
+
+def atom_expr(a: Atom) -> Expr:
+    match a:
+        case Opaque(op, args):
+            return Map(op, tuple(to_expr(x) for x in args))
+        case Total(poly):
+            return to_expr(poly)
+        case Indicator(condition):
+            return Map("select", (condition, Const(1), Const(0)))
+        case _:
+            return a

@@ -1,0 +1,54 @@
+"""Run as a script: read many texts, print one JSON line of what went wrong and the memory used.
+
+Usage: python tests/fuzz/attack.py NUMBER SEED
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+import traceback
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import cascade
+from cascade.diagnostics import CascadeError
+from cascade.ir.cascade import Cascade
+from tests.fuzz.texts import texts
+
+SECONDS = 2.0
+SCALE = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
+
+
+def attempt(text: str) -> str | None:
+    """What is wrong with reading a text; None where it gives a cascade or a proper error."""
+    start = time.perf_counter()
+    try:
+        spec = cascade.parse(text)
+        if not isinstance(spec, Cascade) or cascade.parse(str(spec)) != spec:
+            return "does not read back"
+    except CascadeError as error:
+        str(error)
+        json.dumps([d.to_dict() for d in error.diagnostics])
+    except BaseException:
+        return traceback.format_exc(limit=-4)
+    seconds = time.perf_counter() - start
+    return f"took {seconds:.1f} s" if seconds > SECONDS else None
+
+
+def main(number: int, seed: int) -> None:
+    failures, read = [], 0
+    for text in texts(number, seed):
+        read += 1
+        problem = attempt(text)
+        if problem is not None:
+            failures.append({"text": text, "problem": problem})
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * SCALE
+    print(json.dumps({"read": read, "memory": memory, "failures": failures}))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))
