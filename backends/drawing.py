@@ -9,9 +9,10 @@ runs through a box.
 from __future__ import annotations
 
 import textwrap
+from bisect import bisect_right, insort
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import combinations, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ class Graph:
     """Nodes stand in an order in which only `previous` edges point backwards."""
 
     title: str
-    rank: str  # the rank whose passes are shown
+    rank: str  # whose passes are shown; empty where nothing is visited
     nodes: tuple[Node, ...]
     edges: tuple[Edge, ...]
 
@@ -114,10 +115,13 @@ def graph(cascade: Cascade, passes: Passes) -> Graph:
         node = _node(own, names, inlined)
         output = target in cascade.outputs
         nodes.append(replace(node, number=max(levels, default=-1) + 1 or None, output=output))
-    title = f"{cascade.name}     {rank}: {_passes(passes.of_rank().get(rank, 0))}"
+    title = cascade.name
+    title += f", {rank}: {_passes(passes.of_rank()[rank])}" if rank else ""
+    steps_of = {r for c in passes.counts if c.key.rank == rank for r in c.per_step}
+    title += f" per step of {', '.join(sorted(steps_of))}" if steps_of else ""
     for count in passes.counts:
         if count.inside and count.passes > 1 and f" {count.inside}:" not in title:
-            title += f",  {count.inside}: {_passes(count.passes)} inside a tile"
+            title += f"; {count.inside}: {_passes(count.passes)} inside a tile"
     return Graph(title, rank, tuple(nodes), tuple(_edges(kinds, names, inlined)))
 
 
@@ -126,12 +130,13 @@ def _shown_rank(cascade: Cascade, passes: Passes) -> str:
     parts = {part: p.rank for p in cascade.partitions for part in p.parts}
     reduced: dict[str, int] = {}
     for step in passes.steps:
-        for rank in {parts.get(r, r) for r in (*step.bound, *filter(None, [step.recurs]))}:
-            reduced[rank] = reduced.get(rank, 0) + 1
-    best, name = (0, 0, 0), cascade.ranks[0].name if cascade.ranks else "m"
+        for rank in {parts.get(r, r) for r in (*step.bound, step.recurs) if r}:
+            reduced[rank] = reduced.get(rank, 0) + (2 if rank == step.recurs else 1)
+    slots = {r for t in cascade.inputs for r in t.ranks}
+    best, name = (0, False, 0, 0), ""
     for count in passes.counts:
         rank = count.key.rank
-        score = (count.passes, reduced.get(rank, 0), len(count.visits))
+        score = (count.passes, rank in slots, reduced.get(rank, 0), len(count.visits))
         if not count.inside and score > best:
             best, name = score, rank
     return name
@@ -150,13 +155,13 @@ def _node(steps: list[Step], names: dict[str, str], inlined: dict[str, Step]) ->
     bodies = [_body(step, names, inlined) for step in steps]
     if not last.named:
         left = _left(names[last.target], last.ranks)
-        right = (f"= {print_expr(bodies[-1])}",)
-        return Node(names[last.target], "reduction", left, right, recurs=last.recurs)
+        right = f"= {print_expr(bodies[-1])}"
+        return Node(names[last.target], "reduction", left, (right,), recurs=last.recurs)
     pairs = zip(steps, bodies, strict=True)
     texts = [print_einsum(replace(step.einsum, body=body)) for step, body in pairs]
     left, _, main = texts[-1].partition(" = ")
-    right = (f"= {main}", *(f"init {text}" for text in texts[:-1]))
-    return Node(last.target, "statement", left, right, recurs=last.recurs)
+    rights = (f"= {main}", *(f"init {text}" for text in texts[:-1]))
+    return Node(last.target, "statement", left, rights, recurs=last.recurs)
 
 
 def _body(step: Step, names: dict[str, str], inlined: dict[str, Step]) -> Expr:
@@ -209,9 +214,12 @@ def _waits(tensor: str, visits: list[Visit], passes: Passes) -> bool:
     """Whether a visit cannot begin before a traversal of its input has made the tensor."""
     for visit in visits:
         facts = passes.dependences.get(tensor, {}).get(visit.key, ())
+        before = passes.levels.get((visit.key, tensor))
+        if any(d.mode is Mode.POINT for d in facts) and visit.level == before:
+            continue  # both in one traversal
         if visit.after is not None and visit.through == tensor:
             return True
-        if any(d.mode is Mode.POINT for d in facts):  # the tensor itself has waited
+        if any(d.mode is Mode.POINT for d in facts):
             continue
         for d in facts:
             along = d.ranks[:1] == visit.ranks[:1]
@@ -222,22 +230,22 @@ def _waits(tensor: str, visits: list[Visit], passes: Passes) -> bool:
 
 def _names(passes: Passes, kinds: Kinds) -> tuple[dict[str, str], dict[str, Step]]:
     """The node of every step, and the nested reductions that are shown inside their only reader."""
+    readers: dict[str, list[tuple[str, str]]] = {}
+    for (source, target), kind in kinds.items():
+        readers.setdefault(source, []).append((target, kind))
     names: dict[str, str] = {}
     inlined: dict[str, Step] = {}
     parts: dict[str, int] = {}
-    for step in reversed(passes.steps):  # readers come first
-        found = [(t, kind) for (s, t), kind in kinds.items() if s == step.target]
+    for step in passes.steps:
         if step.named:
             names[step.target] = step.target
-        elif [kind for _, kind in found] == ["read"]:
-            names[step.target] = names[found[0][0]]
+        elif [kind for _, kind in readers.get(step.target, ())] == ["read"]:
             inlined[step.target] = step
         else:
-            names[step.target] = ""
-    for step in passes.steps:
-        if not names[step.target]:
             parts[step.einsum.tensor] = parts.get(step.einsum.tensor, 0) + 1
             names[step.target] = f"{step.einsum.tensor}.{parts[step.einsum.tensor]}"
+    for target in reversed(inlined):  # readers come later
+        names[target] = names[readers[target][0][0]]
     return names, inlined
 
 
@@ -288,7 +296,7 @@ def to_dot(cascade: Cascade, passes: Passes) -> str:
     lines.append('  node [shape=box, style=filled, fontname="monospace"];')
     for n in g.nodes:
         border, inside = n.colours()
-        label = _quoted("\n".join([n.left, *n.lines(), n.heading()]).rstrip())
+        label = _quoted("".join(f"{x}\n" for x in (n.left, *n.lines(), n.heading()) if x))
         style = f'color="{border}", fillcolor="{inside}", penwidth={3 if n.output else 1}'
         lines.append(f"  {_quoted(n.name)} [label={label}, {style}];")
     for e in g.edges:
@@ -300,7 +308,7 @@ def to_dot(cascade: Cascade, passes: Passes) -> str:
 
 
 def _quoted(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\l")
     return f'"{escaped}"'
 
 
@@ -418,17 +426,18 @@ def _links(made: Layout) -> Links:
 
 def _order(layers: list[list[Box]], links: Links) -> None:
     """Sort each layer by the mean place of its neighbours, and keep the best order seen."""
-    best, fewest = [list(layer) for layer in layers], _crossings(layers, links)
+    place = _places(layers)
+    best, fewest = [list(layer) for layer in layers], _crossings(layers, links, place)
     for sweep in range(24):
         side = 1 if sweep % 2 else -1
         for layer in layers[::-side]:
-            place = _places(layers)
             wanted = {
                 box.name: _mean([place[b.name] for b in links[box.name, side]], place[box.name])
                 for box in layer
             }
             layer.sort(key=lambda box, wanted=wanted: wanted[box.name])  # type: ignore[misc]
-        crossings = _crossings(layers, links)
+            place |= _places([layer])
+        crossings = _crossings(layers, links, place)
         if crossings < fewest:
             best, fewest = [list(layer) for layer in layers], crossings
     for layer, order in zip(layers, best, strict=True):
@@ -444,13 +453,17 @@ def _mean(values: list[float], otherwise: float) -> float:
     return sum(values) / len(values) if values else otherwise
 
 
-def _crossings(layers: list[list[Box]], links: Links) -> int:
-    place = _places(layers)
-    return sum(
-        (place[a.name] - place[c.name]) * (place[b.name] - place[d.name]) < 0
-        for layer in layers
-        for (a, b), (c, d) in combinations([(x, y) for x in layer for y in links[x.name, 1]], 2)
-    )
+def _crossings(layers: list[list[Box]], links: Links, place: dict[str, float]) -> int:
+    """Pairs of links between two layers whose ends stand in opposite orders."""
+    total = 0
+    for layer in layers:
+        seen: list[float] = []
+        for box in layer:
+            ends = sorted(place[b.name] for b in links[box.name, 1])
+            total += sum(len(seen) - bisect_right(seen, end) for end in ends)
+            for end in ends:
+                insort(seen, end)
+    return total
 
 
 def _place(layers: list[list[Box]], links: Links) -> None:
@@ -546,8 +559,8 @@ def _paint(g: Graph, target: Path, form: str) -> None:
         for key in keys:
             _key(axes, *key)
         dpi = min(150.0, 30_000 / max(made.width, made.height))
-        metadata = {"Date": None} if form == "svg" else {"Software": None}
-        figure.savefig(target, format=form, dpi=dpi, metadata=metadata)
+        unsaid = ("Date", "Creator") if form == "svg" else ("Software",)
+        figure.savefig(target, format=form, dpi=dpi, metadata=dict.fromkeys(unsaid))
 
 
 def _box(axes: Any, box: Box, node: Node) -> None:
@@ -558,7 +571,9 @@ def _box(axes: Any, box: Box, node: Node) -> None:
     colour = node.colours()[0]
     axes.text(right - PAD, y, node.heading(), size=SIZE, color=colour, va="center", ha="right")
     for n, line in enumerate(node.lines(), 1):
-        axes.text(left + PAD, y + n * LINE, line, size=SIZE, va="center")
+        text = line.lstrip()  # SVG drops leading spaces
+        indent = (len(line) - len(text)) * CHARACTER
+        axes.text(left + PAD + indent, y + n * LINE, text, size=SIZE, va="center")
 
 
 def _frame(axes: Any, place: tuple[float, float, float, float], node: Node) -> None:
@@ -567,7 +582,7 @@ def _frame(axes: Any, place: tuple[float, float, float, float], node: Node) -> N
     x, y, width, height = place
     border, inside = node.colours()
     style = (
-        f"round,pad=0,rounding_size={min(0.12, 0.4 * height) if node.kind == 'reduction' else 0.02}"
+        f"round,pad=0,rounding_size={min(0.12, 0.5 * height) if node.kind == 'reduction' else 0.02}"
     )
     thick = 2.8 if node.output else 1.0
     axes.add_patch(
@@ -578,27 +593,38 @@ def _frame(axes: Any, place: tuple[float, float, float, float], node: Node) -> N
 
 
 Point = tuple[float, float]
-Ports = dict[tuple[str, str], float]  # (box, neighbour) -> x where their edge meets the box
+Ports = dict[tuple[str, str, str], float]  # (box, neighbour, way) -> where the edge meets the box
 
 
 def _ports(made: Layout) -> Ports:
+    met: dict[tuple[str, bool], set[tuple[str, str]]] = {}  # the edges at a side of a box
+    for e, route in made.routes.items():
+        for a, b in (*pairwise(route), *pairwise(reversed(route))):
+            below = made.boxes[b].layer > made.boxes[a].layer
+            met.setdefault((a, below), set()).add((b, _way(e, made)))
     ports: Ports = {}
-    for (name, _), others in _links(made).items():
+    for (name, _), edges in met.items():
         box = made.boxes[name]
-        gap = min(0.3, 0.8 * box.width / max(1, len(others) - 1))
-        for n, other in enumerate(sorted(others, key=lambda b: b.x)):
-            ports[name, other.name] = box.x + (n - (len(others) - 1) / 2) * gap
+        gap = min(0.3, 0.8 * box.width / max(1, len(edges) - 1))
+        for n, (other, way) in enumerate(sorted(edges, key=lambda p: (made.boxes[p[0]].x, p))):
+            ports[name, other, way] = box.x + (n - (len(edges) - 1) / 2) * gap
     return ports
+
+
+def _way(e: Edge, made: Layout) -> str:
+    """Kind and direction: two boxes that read each other are joined twice."""
+    down = made.boxes[e.source].layer < made.boxes[e.target].layer
+    return f"{e.kind} {'down' if down else 'up'}"
 
 
 def _curve(e: Edge, made: Layout, ports: Ports) -> list[Point]:
     """Points of Bézier curves: straight through the layers, bent between them."""
     route = [made.boxes[name] for name in made.routes[e]]
-    down = route[0].layer < route[1].layer
+    down, way = route[0].layer < route[1].layer, _way(e, made)
     first = route[0]
     points: list[Point] = []
     for a, b in pairwise(route):
-        x, x_next = ports[a.name, b.name], ports[b.name, a.name]
+        x, x_next = ports[a.name, b.name, way], ports[b.name, a.name, way]
         leave, enter = made.rows[a.layer][down], made.rows[b.layer][not down]
         points = points or [(x, first.top + first.height * down)]
         points += [points[-1], (x, leave), (x, leave)]
@@ -637,7 +663,7 @@ def _legend(g: Graph, made: Layout) -> list[tuple[float, float, str, Node | str]
         samples["input"] = Node("", "input", "")
     for number in sorted({n.number for n in g.nodes if n.number}):
         samples[f"pass {number} over {g.rank}"] = Node("", "statement", "", number=number)
-    if any(n.number is None and n.kind != "input" for n in g.nodes):
+    if g.rank and any(n.number is None and n.kind != "input" for n in g.nodes):
         samples[f"no visit of {g.rank}"] = Node("", "statement", "")
     if any(n.kind == "reduction" for n in g.nodes):
         samples["part of a statement"] = Node("", "reduction", "")

@@ -143,7 +143,9 @@ class _Evaluation:
             self._without_steps(group)
 
     def _without_steps(self, group: Group) -> None:
-        """A recurrence of no steps has the types of its first step, and the conditions of no rank."""
+        """A recurrence of no steps has the types of its first step, and the conditions of no
+        rank.
+        """
         for einsum in group.einsums:
             value = self.expr(einsum.body, self._axes(einsum))
             if einsum.step is None:

@@ -89,7 +89,6 @@ def _requirement(r: Requirement) -> str:
 
 def print_cascade(c: Cascade) -> str:
     """Canonical text: header, declarations, statements in file order, outputs."""
-    parts = {p for partition in c.partitions for p in partition.parts}
     blocks = [[f"cascade {c.name}"]]
     blocks.append([f"input {_tensor(t)}" for t in c.inputs])
     declarations = [
@@ -97,9 +96,7 @@ def print_cascade(c: Cascade) -> str:
         for p in c.params
     ]
     declarations += [
-        f"rank {r.name} < {text.paren(spell(r.extent), COMPARE + 1)}"
-        for r in c.ranks
-        if r.declared and r.name not in parts
+        f"rank {r.name} < {text.paren(spell(r.extent), COMPARE + 1)}" for r in c.ranks if r.declared
     ]
     declarations += [
         f"rank {p.rank} = {text.tight_product(print_expr(p.expression))}" for p in c.partitions

@@ -1,8 +1,9 @@
 """From a cascade as written to the fewest passes: the driver, and the derivation that it records.
 
-The objective is passes, then work. For each rank that is traversed more than once, reductions are rewritten
-one by one in the order of their dependences; each is a step of the derivation, with the identity used, its
-side conditions and how each was discharged. A step never raises the number of passes.
+The objective is passes, then work. For each rank that is traversed more than once, reductions are
+rewritten one by one in the order of their dependences; each is a step of the derivation, with the
+identity used, its side conditions and how each was discharged. A step never raises the number of
+passes.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ class Step:
 
 @dataclass(frozen=True)
 class Obstacle:
-    """A barrier that remains: the reduction, the part that does not separate, and what would remove it."""
+    """A barrier that remains: the reduction, the part that does not separate, and what would
+    remove it.
+    """
 
     statement: str
     line: int | None
@@ -265,11 +268,16 @@ def _anchor_identities(found: Plan, anchor: Anchor, fused: Fused) -> list[str]:
     for _, degree, slope in dict.fromkeys(powers):
         decay = "exp(k - k')" if slope == 1 else f"exp({slope} (k - k'))"
         if slope and degree:
-            lines.append(f"k -> k':  A_{degree}' = {decay} * sum_i binom({degree},i) (k - k')^({degree}-i) A_i")
+            lines.append(
+                f"k -> k':  A_{degree}' = {decay} * sum_i binom({degree},i) (k - "
+                f"k')^({degree}-i) A_i"
+            )
         elif slope:
             lines.append(f"k -> k':  A' = {decay} * A")
         elif degree:
-            lines.append(f"k -> k':  A_{degree}' = sum_i binom({degree},i) (k - k')^({degree}-i) A_i")
+            lines.append(
+                f"k -> k':  A_{degree}' = sum_i binom({degree},i) (k - k')^({degree}-i) A_i"
+            )
     return lines
 
 
@@ -281,7 +289,9 @@ def _name(found: Plan, name: str) -> str:
 def _readable(found: Plan, text: str) -> str:
     """Symbols of the plan as a reader would write them."""
     for name in found.anchors:
-        text = text.replace(f"{name}#u", f"u_{_name(found, name)}").replace(f"{name}#k", f"k_{name}")
+        text = text.replace(f"{name}#u", f"u_{_name(found, name)}").replace(
+            f"{name}#k", f"k_{name}"
+        )
     for name, step in found.stream.by_name.items():
         if not step.named:
             text = text.replace(f"{name}[", f"({step.label()})[")
@@ -289,7 +299,6 @@ def _readable(found: Plan, text: str) -> str:
 
 
 def _conditions(found: Plan, fused: Fused) -> tuple[Condition, ...]:
-    step = fused.step
     rank = found.stream.rank
     result = [
         Condition(
@@ -320,7 +329,9 @@ def _conditions(found: Plan, fused: Fused) -> tuple[Condition, ...]:
             )
     if fused.guard:
         masks = " and ".join(print_expr(c) for c in fused.guard)
-        result.append(Condition("the same points count", f"each accumulator keeps the condition {masks}"))
+        result.append(
+            Condition("the same points count", f"each accumulator keeps the condition {masks}")
+        )
     result.append(
         Condition(
             "where no point is present the result is the reducer's identity",
@@ -344,18 +355,26 @@ def _work(c: Cascade) -> dict[str, str]:
 # -- barriers and remarks
 
 REMEDIES: tuple[tuple[Callable[[str], bool], str], ...] = (
-    (lambda r: "inside an exponential" in r, "a factor on the outside of the exponential, or a result known before this traversal"),
+    (
+        lambda r: "inside an exponential" in r,
+        "a factor on the outside of the exponential, or a result known before this traversal",
+    ),
     (lambda r: "addition theorem" in r, "an exponential or a polynomial in its place"),
     (lambda r: "power of a sum" in r, "a whole power, or the sum split before"),
     (lambda r: "condition" in r, "a condition that does not read a result of the same traversal"),
-    (lambda r: "indexed by" in r, "an index from a range whose extent does not grow with the stream"),
+    (
+        lambda r: "indexed by" in r,
+        "an index from a range whose extent does not grow with the stream",
+    ),
     (lambda r: "sign" in r or "position" in r, "a factor proved positive"),
 )
 
 
 def _obstacle(b: Barrier, rank: str, found: Plan) -> Obstacle:
     reason = b.refusal.reason
-    remedy = next((text for test, text in REMEDIES if test(reason)), "a value known before this traversal")
+    remedy = next(
+        (text for test, text in REMEDIES if test(reason)), "a value known before this traversal"
+    )
     return Obstacle(
         b.step.label(), b.step.line, rank, _readable(found, b.refusal.part), reason, remedy
     )

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cascade.analysis.conditions import upper_bounds
 from cascade.analysis.normalise import Step
 from cascade.ir.cascade import Cascade, Einsum, Param, Partition, Rank, extent_symbol
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Symbol, Where
 from cascade.ir.ops import MAPS, REDUCERS
 from cascade.ir.walk import (
-    conjunction,
-    conjuncts,
     free_ranks,
     reads,
     substitute,
@@ -23,13 +20,15 @@ from cascade.ir.walk import (
     transform,
     walk,
 )
-from cascade.transforms.fuse import MAX, Accumulator, Anchor, Fused, Plan
+from cascade.transforms.fuse import MAX, Accumulator, Anchor, Plan
 from cascade.transforms.inline import without_conditions
-from cascade.transforms.normal_form import Atom, Poly, atom, atoms, normal_form, replace_atoms
-from cascade.transforms.ranges import Ranges
+from cascade.transforms.naming import Names
+from cascade.transforms.normal_form import Atom, Poly, atoms, normal_form
+from cascade.transforms.results import Results
 from cascade.transforms.spell import to_expr
 from cascade.transforms.state import (
     Component,
+    Name,
     State,
     combine,
     decayed,
@@ -61,16 +60,13 @@ def state_of(plan: Plan, number: int, enabled: set[str] | None = None) -> State:
     accumulators = {n: plan.accumulators[n] for n in names if n in plan.accumulators}
     for known in plan.accumulators.values():  # lower degrees, which transports need
         family = [a for a in accumulators.values() if a.present == known.present]
-        if any({p[0] for p in known.powers} <= {p[0] for p in a.powers} and a.powers for a in family):
+        if any(
+            {p[0] for p in known.powers} <= {p[0] for p in a.powers} and a.powers for a in family
+        ):
             if known.powers or any(d for a in family for _, d, _ in a.powers):
                 accumulators.setdefault(known.name, known)
     used = {name for a in accumulators.values() for name, _, _ in a.powers}
-    used |= {
-        r.tensor[:-2]
-        for f in chosen
-        for a in atoms(f.value)
-        for r in _kappas(a, plan)
-    }
+    used |= {r.tensor[:-2] for f in chosen for a in atoms(f.value) for r in _kappas(a, plan)}
     anchors = tuple(a for a in plan.anchors.values() if a.name in used)
     return State(plan, number, anchors, tuple(accumulators.values()))
 
@@ -93,15 +89,11 @@ class _Emission:
         self.source = plan.stream.cascade
         self.enabled = set(plan.fused) if enabled is None else enabled
         self.rewritten = {n for n in self.enabled if plan.fused[n].laws}
-        self.ranges = Ranges(self.stream.by_name)
-        taken = {t for t in self.source.tensors} | {r.name for r in self.source.ranks}
-        self.names: dict[str, str] = {}
-        self.taken = taken | {p.name for p in self.source.params} | {r.upper() for r in taken}
+        self.names = Names(plan)
         self.einsums: list[Einsum] = []
         self.new_ranks: dict[str, Rank] = {}
         self.new_params: list[Param] = []
         self.new_partitions: list[Partition] = []
-        self.guards: dict[tuple[Expr, ...], str] = {}
         self.states = {
             n: state_of(plan, n, self.rewritten)
             for n in sorted({plan.passes[name] for name in self.rewritten})
@@ -111,25 +103,9 @@ class _Emission:
             a.result for s in self.states.values() for a in s.anchors if a.result is not None
         }
         self._name_tile()
+        self.results = Results(plan, self.names, self.rewritten, self._ending)
 
-    # -- names
-    def _legal(self, name: str) -> str:
-        """A name of the language for a tensor of the plan."""
-        if name not in self.names:
-            step = self.stream.by_name.get(name)
-            stem = name
-            if step is not None and not step.named:
-                stem = f"{step.einsum.tensor}_{step.op}"
-            self.names[name] = stem if step is not None and step.named else self._fresh(stem)
-        return self.names[name]
-
-    def _fresh(self, stem: str) -> str:
-        name, n = stem, 2
-        while name in self.taken or name.upper() in self.taken and name != name.upper():
-            name, n = f"{stem}_{n}", n + 1
-        self.taken.add(name)
-        return name
-
+    # -- the tile
     def _name_tile(self) -> None:
         """The rank that iterates, and where a tile's points are."""
         rank = self.stream.rank
@@ -143,7 +119,7 @@ class _Emission:
             return
         known = next((p for p in self.source.partitions if p.rank == rank), None)
         if known is None:
-            outer, inner = self._fresh(f"{rank}1"), self._fresh(f"{rank}0")
+            outer, inner = self.names.fresh(f"{rank}1"), self.names.fresh(f"{rank}0")
             stride = Symbol(inner.upper())
             expression = Map("+", (Map("*", (Coordinate(outer), stride)), Coordinate(inner)))
             known = Partition(rank, (outer, inner), expression)
@@ -173,7 +149,7 @@ class _Emission:
         return self._finished()
 
     def _finished(self) -> Cascade:
-        kept = _reachable(self.einsums, self.source.outputs)
+        kept = _reachable(self._shared(self.einsums), self.source.outputs)
         kept = _reinlined(kept, self.source)
         ranks = list(self.source.ranks)
         ranks += [Rank(r, e, True) for r, e in self.plan.classes.items() if _mentions(kept, r)]
@@ -197,6 +173,36 @@ class _Emission:
     def _add(self, name: str, ranks: tuple[str, ...], body: Expr) -> None:
         self.einsums.append(Einsum(name, ranks, body))
 
+    def _shared(self, einsums: list[Einsum]) -> list[Einsum]:
+        """An exponential of the tile that several statements read is a tensor, computed once."""
+        uses: dict[Expr, int] = {}
+        for e in einsums:
+            for node in {n for n in walk(e.body) if _is_tile_exponential(n, self.step_rank)}:
+                uses[node] = uses.get(node, 0) + 1
+        shared = {e: self.names.fresh("S") for e, n in uses.items() if n > 1}
+        if not shared:
+            return einsums
+        order = {r.name: n for n, r in enumerate(self.source.ranks)}
+
+        def ranks_of(e: Expr) -> tuple[str, ...]:
+            return tuple(sorted(free_ranks(e), key=lambda r: order.get(r, len(order))))
+
+        def rule(node: Expr) -> Expr | None:
+            if node in shared:
+                return Read(shared[node], tuple(Coordinate(r) for r in ranks_of(node)))
+            return None
+
+        result: list[Einsum] = []
+        done: set[str] = set()
+        for e in einsums:
+            body = transform(e.body, rule)
+            for node, name in shared.items():
+                if name not in done and body != e.body and name in {r.tensor for r in reads(body)}:
+                    result.append(Einsum(name, ranks_of(node), node))
+                    done.add(name)
+            result.append(replace(e, body=body))
+        return result
+
     # -- statements that stay
     def _keep(self, step: Step) -> None:
         e = step.einsum
@@ -210,11 +216,9 @@ class _Emission:
             body = self._substituted(step)
         body = self._resolved(body)
         if step.named:
-            self.einsums.append(
-                Einsum(e.tensor, e.ranks, body, e.step, e.init, e.span)
-            )
+            self.einsums.append(Einsum(e.tensor, e.ranks, body, e.step, e.init, e.span))
         else:
-            self.einsums.append(Einsum(self._legal(step.target), step.ranks, body, span=e.span))
+            self.einsums.append(Einsum(self.names.of(step.target), step.ranks, body, span=e.span))
 
     def _touched(self, step: Step) -> bool:
         """Whether a reduction nested in the statement is rewritten."""
@@ -238,17 +242,12 @@ class _Emission:
         return Reduce(step.op, step.bound, step.body)
 
     def _resolved(self, e: Expr) -> Expr:
-        """Reads of unnamed steps and of rewritten results under their new names."""
-
-        def rule(node: Expr) -> Expr | None:
-            if isinstance(node, Read) and node.tensor in self.stream.by_name:
-                return replace(node, tensor=self._legal(node.tensor))
-            return None
-
-        return transform(e, rule)
+        return self.results.resolved(e)
 
     def _overflows(self, step: Step) -> bool:
-        """Whether a pointwise statement reads a result with the exponential of a fresh anchor in it."""
+        """Whether a pointwise statement reads a result with the exponential of a fresh anchor in
+        it.
+        """
         return any(
             r.tensor in self.rewritten and self._has_kappa(self.plan.fused[r.tensor].value)
             for r in reads(step.body)
@@ -266,30 +265,24 @@ class _Emission:
         """The statement with such results written out, so that the exponentials cancel."""
         value = self.stream.inlined(step.body)
         conditions = self.stream.presence.of(value)
-        poly = normal_form(without_conditions(value), self.ranges.is_positive)
-        return guarded(self._spelled(self._with_results(poly, every=True)), conditions)
+        poly = normal_form(without_conditions(value), self.results.ranges.is_positive)
+        spelled = self.results.spelled(self.results.with_results(poly, every=True))
+        return guarded(spelled, conditions)
 
     # -- the state
     def _running(self, name: str) -> str:
-        key = f"run {name}"
-        if key not in self.names:
-            self.names[key] = self._fresh(f"R{self._stem(name)}")
-        return self.names[key]
+        return self.names.made(f"run {name}", f"R{self.names.stem(name)}")
 
     def _local(self, name: str) -> str:
-        key = f"tile {name}"
-        if key not in self.names:
-            self.names[key] = self._fresh(f"L{self._stem(name)}")
-        return self.names[key]
+        return self.names.made(f"tile {name}", f"L{self.names.stem(name)}")
 
-    def _stem(self, name: str) -> str:
-        """Anchors and accumulators are named after the result they serve."""
-        step = self.stream.by_name.get(name)
-        if step is not None:
-            return step.target if step.named else f"{step.einsum.tensor}_{step.op}"
-        return name
+    def _ending(self, name: str, index: tuple[Expr, ...]) -> Expr:
+        """A component after the last tile; a plain accumulator is the same throughout."""
+        if name in self.plan.accumulators and name not in self.transported:
+            return Read(name, index)
+        return Read(self._running(name), (*index, extent_symbol(self.step_rank)))
 
-    def _value(self, components: dict[str, Component], index: Expr) -> object:
+    def _value(self, components: dict[str, Component], index: Expr) -> Name:
         def value(name: str) -> Expr:
             ranks = components[name].ranks
             place = (*(Coordinate(r) for r in ranks), index)
@@ -322,7 +315,7 @@ class _Emission:
             body = shifted(accumulator, by_name, lambda n: shifts[n])
             value = self._over_tile("sum", body, accumulator.bound, accumulator.present)
             self._write_local(accumulator.name, accumulator.ranks, value)
-            carried = moved(accumulator, state, here, after, lambda n: decays[n])  # type: ignore[arg-type]
+            carried = moved(accumulator, state, here, after, lambda n: decays[n])
             self._write_running(components[accumulator.name], carried)
 
     def _anchor(self, anchor: Anchor, state: State, components: dict[str, Component]) -> None:
@@ -336,7 +329,7 @@ class _Emission:
             value = self._over_tile(lifted.op, body, bound, anchor.present)
             self._write_local(component.name, component.ranks, value)
             read = self._value(components, Coordinate(self.step_rank))
-            self._write_running(component, read(component.name))  # type: ignore[operator]
+            self._write_running(component, read(component.name))
 
     def _bound_of(self, anchor: Anchor, state: State) -> tuple[str, ...]:
         if anchor.result is not None:
@@ -346,17 +339,17 @@ class _Emission:
                 return a.bound
         return (self.stream.rank,)
 
-    def _shift(self, anchor: Anchor, after: object) -> Expr:
+    def _shift(self, anchor: Anchor, after: Name) -> Expr:
         """kappa after this tile, computed once for a row."""
-        name = self._fresh(f"K{self._stem(anchor.name)}")
+        name = self.names.fresh(f"K{self.names.stem(anchor.name)}")
         ranks = (*anchor.ranks, self.step_rank)
-        self._add(name, ranks, kappa(anchor, after))  # type: ignore[arg-type]
+        self._add(name, ranks, kappa(anchor, after))
         return Read(name, tuple(Coordinate(r) for r in ranks))
 
-    def _decay(self, anchor: Anchor, here: object, after: object) -> Expr:
-        name = self._fresh(f"P{self._stem(anchor.name)}")
+    def _decay(self, anchor: Anchor, here: Name, after: Name) -> Expr:
+        name = self.names.fresh(f"P{self.names.stem(anchor.name)}")
         ranks = (*anchor.ranks, self.step_rank)
-        self._add(name, ranks, decayed(anchor, here, after))  # type: ignore[arg-type]
+        self._add(name, ranks, decayed(anchor, here, after))
         return Read(name, tuple(Coordinate(r) for r in ranks))
 
     def _over_tile(
@@ -398,9 +391,7 @@ class _Emission:
         slot = len(component.ranks)
         local = Read(self._local(component.name), tuple(Coordinate(r) for r in ranks))
         self.einsums.append(Einsum(running, ranks, component.identity, slot, True))
-        self.einsums.append(
-            Einsum(running, ranks, combine(component.op, carried, local), slot)
-        )
+        self.einsums.append(Einsum(running, ranks, combine(component.op, carried, local), slot))
 
     def _plain(self, a: Accumulator) -> None:
         if a.name in self.stream.by_name:
@@ -411,106 +402,19 @@ class _Emission:
 
     # -- results
     def _result(self, step: Step) -> None:
-        name = self._legal(step.target)
+        name = self.names.of(step.target)
         if step.target in self.running and step.target not in self.rewritten:
             end = extent_symbol(self.step_rank)
-            place = (*(Coordinate(r) for r in step.ranks), end)
+            place: tuple[Expr, ...] = (*(Coordinate(r) for r in step.ranks), end)
             self._add(name, step.ranks, Read(self._running(step.target), place))
             return
-        fused = self.plan.fused[step.target]
-        value = self._spelled(self._with_results(fused.value))
-        if fused.summed:
-            value = Reduce("sum", fused.summed, value)
-        value = self._guarded_result(step, fused, value)
-        self._add(name, step.ranks, guarded(value, tuple(self._resolved(c) for c in fused.outer)))
+        statement = self.results.statement(step)
+        self.einsums += [e for e in self.results.extra if e not in self.einsums]
+        self.einsums.append(statement)
 
-    def _with_results(self, p: Poly, every: bool = False) -> Poly:
-        """Results that are a single term are written out: their exponentials cancel."""
 
-        def rule(a: Atom) -> Poly | None:
-            if not isinstance(a, Read) or a.tensor not in self.rewritten:
-                return None
-            fused = self.plan.fused[a.tensor]
-            if fused.summed or (fused.value.single() is None and not every):
-                return None
-            ranks = dict(zip(fused.step.ranks, a.index, strict=True))
-            inner = self._with_results(fused.value, every)
-            if all(isinstance(i, Coordinate) and i.rank == r for r, i in ranks.items()):
-                return inner
-            return replace_atoms(inner, lambda b: _placed(b, ranks), self._positive)
-
-        return replace_atoms(p, rule, self._positive)
-
-    def _positive(self, a: Atom) -> bool:
-        if isinstance(a, Read) and a.tensor in self.plan.accumulators:
-            acc = self.plan.accumulators[a.tensor]
-            return acc.op == "sum" and self.ranges.poly_positive(acc.chi)
-        return self.ranges.is_positive(a)
-
-    def _spelled(self, p: Poly) -> Expr:
-        """A poly over accumulators as an expression over the ends of the running values."""
-        return self._ended(to_expr(p))
-
-    def _ended(self, e: Expr) -> Expr:
-        end = extent_symbol(self.step_rank)
-
-        def value(name: str) -> Expr:
-            ranks = next(
-                c.ranks for s in self.states.values() for c in s.components if c.name == name
-            )
-            return Read(self._running(name), (*(Coordinate(r) for r in ranks), end))
-
-        def rule(node: Expr) -> Expr | None:
-            if not isinstance(node, Read):
-                return None
-            name = node.tensor
-            if name.endswith("#d"):
-                return self._ended(to_expr(self.plan.deltas[name]))
-            if name.endswith("#k"):
-                anchor = self.plan.anchors[name[:-2]]
-                return value(anchor.name) if anchor.kind == MAX else kappa(anchor, value)
-            if name in self.plan.accumulators and name not in self.stream.by_name:
-                if name in self.transported:
-                    return Read(self._running(name), (*node.index, end))
-                return node
-            if name in self.stream.by_name:
-                return replace(node, tensor=self._legal(name))
-            return None
-
-        return transform(e, rule)
-
-    def _guarded_result(self, step: Step, fused: Fused, value: Expr) -> Expr:
-        """The reducer's identity where no point is present; no guard where that cannot give NaN."""
-        assert step.op is not None
-        if step.op == "sum" and self._only_accumulators(fused):
-            return value
-        there = self._nonempty(step, fused)
-        return Map("select", (there, value, Const(REDUCERS[step.op].identity or 0)))
-
-    def _only_accumulators(self, fused: Fused) -> bool:
-        """Whether the value is a sum of accumulators with numbers: 0 where there is no point."""
-        return all(
-            isinstance(a, Read) and a.tensor in self.plan.accumulators for a in atoms(fused.value)
-        )
-
-    def _nonempty(self, step: Step, fused: Fused) -> Expr:
-        extents = [Map(">", (extent_symbol(r), Const(0))) for r in step.bound]
-        first = {r: Const(0) for r in step.bound}
-        if all(_surely(substitute(c, first)) for c in fused.guard):
-            return conjunction(tuple(extents))
-        key = tuple(fused.guard)
-        if key not in self.guards:
-            name = self._fresh(f"H{self._stem(step.target)}")
-            mentioned = {r for c in key for r in free_ranks(c)} - set(step.bound)
-            ranks = tuple(r for r in step.ranks if r in mentioned)
-            tails = {Map("<", (p.expression, extent_symbol(p.rank))) for p in self.source.partitions}
-            test = conjunction(tuple(self._resolved(c) for c in key if c not in tails))
-            inside = guarded(test, tuple(c for c in key if c in tails))
-            self._add(name, ranks, Reduce("any", step.bound, inside))
-            self.guards[key] = name
-        name = self.guards[key]
-        found = next(e for e in self.einsums if e.tensor == name)
-        return Read(name, tuple(Coordinate(r) for r in found.ranks))
+def _is_tile_exponential(e: Expr, step_rank: str) -> bool:
+    return isinstance(e, Map) and e.op == "exp" and step_rank in free_ranks(e)
 
 
 def _in_file_order(
@@ -531,19 +435,6 @@ def _in_file_order(
 
 def _names_of(anchor: Anchor) -> tuple[str, ...]:
     return (anchor.name,) if anchor.kind == MAX else (f"{anchor.name}n", f"{anchor.name}s")
-
-
-def _placed(a: Atom, ranks: dict[str, Expr]) -> Poly | None:
-    return atom(substitute(a, ranks)) if isinstance(a, Read) else None
-
-
-def _surely(condition: Expr) -> bool:
-    """Whether a condition holds at every coordinate (which are never negative)."""
-    forms = upper_bounds(condition)
-    return bool(forms) and all(
-        constant <= 0 and all(k <= 0 for k in coefficients.values())
-        for coefficients, constant in forms
-    )
 
 
 def _reads_inside(e: Expr, point: Expr) -> bool:
@@ -576,7 +467,9 @@ def _reachable(einsums: list[Einsum], outputs: tuple[str, ...]) -> list[Einsum]:
 
 
 def _reinlined(einsums: list[Einsum], source: Cascade) -> list[Einsum]:
-    """A reduction taken out of a statement goes back where a single statement reads it once, plainly."""
+    """A reduction taken out of a statement goes back where a single statement reads it once,
+    plainly.
+    """
     named = set(source.tensors)
     uses: dict[str, int] = {}
     for e in einsums:
@@ -585,14 +478,21 @@ def _reinlined(einsums: list[Einsum], source: Cascade) -> list[Einsum]:
     bodies = {
         e.tensor: e
         for e in einsums
-        if e.tensor not in named and "_" in e.tensor and uses.get(e.tensor) == 1 and e.step is None
-        and not symbols(e.body) and isinstance(e.body, Reduce)
+        if e.tensor not in named
+        and "_" in e.tensor
+        and uses.get(e.tensor) == 1
+        and e.step is None
+        and not symbols(e.body)
+        and isinstance(e.body, Reduce)
     }
 
     def rule(node: Expr) -> Expr | None:
         if isinstance(node, Read) and node.tensor in bodies:
             e = bodies[node.tensor]
-            if all(isinstance(i, Coordinate) and i.rank == r for i, r in zip(node.index, e.ranks, strict=True)):
+            if all(
+                isinstance(i, Coordinate) and i.rank == r
+                for i, r in zip(node.index, e.ranks, strict=True)
+            ):
                 return transform(e.body, rule)
         return None
 
@@ -618,4 +518,27 @@ def _mentions(einsums: list[Einsum], rank: str) -> bool:
     return False
 
 
-__all__ = ["conjuncts", "emit", "state_of"]
+def final_statements(plan: Plan, state: State, names: Names) -> list[Einsum]:
+    """Everything after the last merge: results from the components, then the rest of the
+    cascade.
+    """
+    chosen = {n for n, f in plan.fused.items() if f.laws and plan.passes[n] == state.number}
+    emission = _Emission(plan, None)
+    emission.names = names
+    results = Results(plan, names, chosen, lambda n, index: Read(names.of(n), index))
+    emission.results = results
+    running = {a.result for a in state.anchors}
+    plain = {n for n, f in plan.fused.items() if not f.laws and plan.passes[n] == state.number}
+    einsums: list[Einsum] = []
+    for step in plan.stream.steps:
+        if step.target in running or step.target in plain:
+            continue
+        if step.target in chosen:
+            statement = results.statement(step)
+            einsums += [e for e in results.extra if e not in einsums]
+            einsums.append(statement)
+        else:
+            emission.einsums = []
+            emission._keep(step)
+            einsums += emission.einsums
+    return _reachable(einsums, plan.stream.cascade.outputs)

@@ -1,13 +1,14 @@
 """Which reductions over a rank can share a traversal, and the accumulators that let them.
 
-Reductions are taken in the order of their dependences. One joins the pass of the results it reads if its
-body separates (`separate.py`); otherwise it goes to the next, where those results are final, and the
-refusal is the barrier. "Fewest" means: fewest with finitely many accumulators that are linear under the
-reducer.
+Reductions are taken in the order of their dependences. One joins the pass of the results it reads
+if its body separates (`separate.py`); otherwise it goes to the next, where those results are final,
+and the refusal is the barrier. "Fewest" means: fewest with finitely many accumulators that are
+linear under the reducer.
 
-Deferral alone is always right algebraically. An accumulator whose exponent is not proved bounded, or whose
-polynomial would cancel, is then *anchored*: it is kept for the shifted value u = x - kappa, where kappa is
-a running maximum or mean, and is transported when the anchor moves (`Anchor`, `Accumulator`).
+Deferral alone is always right algebraically. An accumulator whose exponent is not proved bounded,
+or whose polynomial would cancel, is then *anchored*: it is kept for the shifted value u = x -
+kappa, where kappa is a running maximum or mean, and is transported when the anchor moves (`Anchor`,
+`Accumulator`).
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from cascade.transforms.normal_form import (
     scale,
 )
 from cascade.transforms.ranges import Range, Ranges
-from cascade.transforms.separate import Classes, Refusal, Separated, is_trivial, separate
+from cascade.transforms.separate import Classes, Refusal, is_trivial, separate
 from cascade.transforms.spell import to_expr
 
 MAX = "max"
@@ -50,9 +51,10 @@ MEAN = "mean"
 
 @dataclass(frozen=True)
 class Anchor:
-    """A running value that accumulators are shifted by. `value` is x, over the result's ranks and the
-    streamed one; `present` the conjuncts under which its points count; `result` the reduction of the
-    cascade that it is, if it is one."""
+    """A running value that accumulators are shifted by. `value` is x, over the result's ranks and
+    the streamed one; `present` the conjuncts under which its points count; `result` the
+    reduction of the cascade that it is, if it is one.
+    """
 
     name: str
     kind: str
@@ -95,8 +97,9 @@ class Accumulator:
 
 @dataclass(frozen=True)
 class Fused:
-    """A reduction of the cascade as a function of accumulators. `summed`: ranks of a class split, over
-    which the value is summed at the end."""
+    """A reduction of the cascade as a function of accumulators. `summed`: ranks of a class split,
+    over which the value is summed at the end.
+    """
 
     step: Step
     value: Poly
@@ -183,8 +186,9 @@ class _Planner:
         return self.result
 
     def _opaque(self, step: Step) -> None:
-        """A reduction over another rank that carries the streamed one: a value of the tile, unless it
-        reads results."""
+        """A reduction over another rank that carries the streamed one: a value of the tile, unless
+        it reads results.
+        """
         needed = self._needs(self.stream.inlined(step.body))
         if needed:
             self.stream.available[step.target] = max(needed.values()) + 1
@@ -225,14 +229,18 @@ class _Planner:
         conditions = tuple(dict.fromkeys(present))
         if summed:
             conditions = tuple(
-                c for c in conditions if not any(self._is_index_bound(c, s) for s in summed.values())
+                c
+                for c in conditions
+                if not any(self._is_index_bound(c, s) for s in summed.values())
             )
         value = _with_indicators(value, summed)
         return _Body(step, value, conditions, tuple(summed), self._needs(value))
 
     def _is_index_bound(self, condition: Expr, index: Expr) -> bool:
         """0 <= f or f < C of a class index: the indicator of the class says it already."""
-        return isinstance(condition, Map) and condition.op in ("<=", "<") and index in condition.args
+        return (
+            isinstance(condition, Map) and condition.op in ("<=", "<") and index in condition.args
+        )
 
     def _split_classes(self, e: Expr, step: Step) -> tuple[Expr, dict[str, Expr]]:
         """A result read at a streamed index, `W[c(m)]`, is summed over its classes at the end."""
@@ -241,7 +249,7 @@ class _Planner:
         def visit(node: Expr) -> Expr:
             if isinstance(node, Read) and self.stream.depends(node.tensor):
                 ranks = self.stream.by_name[node.tensor].ranks
-                index = []
+                index: list[Expr] = []
                 for rank, i in zip(ranks, node.index, strict=True):
                     if self.rank in free_ranks(i) and not self._grows(rank):
                         fresh = next((r for r, known in found.items() if known == i), None)
@@ -257,7 +265,9 @@ class _Planner:
         return visit(e), found
 
     def _grows(self, rank: str) -> bool:
-        """Whether a state with an entry for each coordinate of `rank` would grow with the stream."""
+        """Whether a state with an entry for each coordinate of `rank` would grow with the
+        stream.
+        """
         streamed = symbols(self.cascade.rank[self.rank].extent)
         return bool(symbols(self.cascade.rank[rank].extent) & streamed)
 
@@ -306,7 +316,9 @@ class _Planner:
         outer = tuple(c for c in body.present if c not in streamed)
         for condition in streamed:
             if self._is_late(condition, base):
-                return Refusal(print_expr(condition), "the condition compares with a result of this pass")
+                return Refusal(
+                    print_expr(condition), "the condition compares with a result of this pass"
+                )
         if not any(self.stream.available.get(r.tensor, 0) >= base for r in reads(body.expr)):
             if step.op != "sum":
                 return self._plain(body, streamed, outer)
@@ -317,15 +329,14 @@ class _Planner:
         if step.op == "mean":
             return Refusal(step.label(), "a mean of values that read a result; write sum / count")
         return Refusal(
-            f"{step.op}", "its operand reads a result of this pass, and only sums, maxima and minima pass it"
+            f"{step.op}",
+            "its operand reads a result of this pass, and only sums, maxima and minima pass it",
         )
 
     def _is_late(self, condition: Expr, base: int) -> bool:
         return any(self.stream.available.get(r.tensor, 0) >= base for r in reads(condition))
 
-    def _plain(
-        self, body: _Body, streamed: tuple[Expr, ...], outer: tuple[Expr, ...]
-    ) -> Fused:
+    def _plain(self, body: _Body, streamed: tuple[Expr, ...], outer: tuple[Expr, ...]) -> Fused:
         """A reduction that reads no result of its pass is its own accumulator."""
         step = body.step
         accumulator = Accumulator(step.target, step.op or "", step.ranks, step.bound, ONE, streamed)
@@ -370,11 +381,15 @@ class _Planner:
     def _accumulate(
         self, body: _Body, chi: Poly, streamed: tuple[Expr, ...], used: list[Anchor]
     ) -> tuple[Poly, list[str]]:
-        """Accumulators of the monomials of chi; those with a common shift and degree are kept apart."""
+        """Accumulators of the monomials of chi; those with a common shift and degree are kept
+        apart.
+        """
         grouped: dict[tuple[tuple[str, int, Fraction], ...], Poly] = {}
         for monomial, coefficient in chi.terms:
             key = _degrees(monomial, used)
-            grouped[key] = add(grouped.get(key, Poly(frozenset())), of_monomial(monomial, coefficient))
+            grouped[key] = add(
+                grouped.get(key, Poly(frozenset())), of_monomial(monomial, coefficient)
+            )
         total = Poly(frozenset())
         names = []
         for key, part in grouped.items():
@@ -398,11 +413,18 @@ class _Planner:
         e = to_expr(chi)
         ranks = {r for r in free_ranks(e)} | {r for c in streamed for r in free_ranks(c)}
         ranks |= {r for a in anchors for r in a.ranks}
-        ranks |= {r for a in atoms(chi) if isinstance(a, Read) for i in a.index for r in free_ranks(i)}
+        ranks |= {
+            r for a in atoms(chi) if isinstance(a, Read) for i in a.index for r in free_ranks(i)
+        }
         order = [*step.ranks, *body.summed]
         kept = tuple(r for r in order if r in ranks and r not in step.bound)
         for known in self.result.accumulators.values():
-            if (known.chi, known.present, known.ranks, known.bound) == (chi, streamed, kept, step.bound):
+            if (known.chi, known.present, known.ranks, known.bound) == (
+                chi,
+                streamed,
+                kept,
+                step.bound,
+            ):
                 return known
         name = self._fresh(f"{step.target.split('.')[0]}s")
         accumulator = Accumulator(name, "sum", kept, step.bound, chi, streamed, key)
@@ -497,7 +519,9 @@ class _Planner:
     def _polynomial_shifts(
         self, body: _Body, classes: Classes, streamed: tuple[Expr, ...]
     ) -> tuple[Expr, list[Anchor]]:
-        """`x - r` in a polynomial becomes `u + delta`: the part that would cancel stays one symbol."""
+        """`x - r` in a polynomial becomes `u + delta`: the part that would cancel stays one
+        symbol.
+        """
         used: list[Anchor] = []
 
         def visit(e: Expr) -> Expr:
@@ -512,8 +536,14 @@ class _Planner:
                     anchor = self._anchor(body, unit, streamed, MEAN)
                     if anchor not in used:
                         used.append(anchor)
-                    delta = self._delta(anchor, factor, add(scale(atom(anchor.kappa), factor), rest))
-                    shifted = anchor.shift if factor == 1 else Map("*", (to_expr(scale(ONE, factor)), anchor.shift))
+                    delta = self._delta(
+                        anchor, factor, add(scale(atom(anchor.kappa), factor), rest)
+                    )
+                    shifted = (
+                        anchor.shift
+                        if factor == 1
+                        else Map("*", (to_expr(scale(ONE, factor)), anchor.shift))
+                    )
                     return Map("+", (shifted, delta))
                 return Map(e.op, (visit(e.args[0]), visit(e.args[1])), e.span)
             if isinstance(e, Map) and e.op in ("*", "/", "neg", "**", "select"):
@@ -561,7 +591,8 @@ class _Planner:
         if len(pairs) != 1:
             return Refusal(
                 print_expr(to_expr(x)),
-                f"terms with different factors of results: the position of the {step.op} can change",
+                f"terms with different factors of results: the position of the {step.op} can "
+                "change",
             )
         chi, rho = pairs[0]
         sign = self._sign(rho)
@@ -642,7 +673,9 @@ def _multiple(p: Poly, unit: Poly) -> Fraction | None:
 
 
 def _degrees(m: Monomial, used: list[Anchor]) -> tuple[tuple[str, int, Fraction], ...]:
-    """For each anchor in a monomial: the power of its u, and the coefficient of u in the exponent."""
+    """For each anchor in a monomial: the power of its u, and the coefficient of u in the
+    exponent.
+    """
     found = []
     powers = dict(m.powers)
     for anchor in used:

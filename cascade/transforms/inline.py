@@ -1,8 +1,8 @@
-"""A cascade seen along one rank: which values carry the rank, which are results of a traversal of it, and
-reductions with their pointwise producers inlined.
+"""A cascade seen along one rank: which values carry the rank, which are results of a traversal of
+it, and reductions with their pointwise producers inlined.
 
-Leaves of an inlined body are of four classes (algebra of docs/derivations.md): X carries the rank and
-depends on no result; R is a result of the present pass; P is final before it; numbers.
+Leaves of an inlined body are of four classes (algebra of docs/derivations.md): X carries the rank
+and depends on no result; R is a result of the present pass; P is final before it; numbers.
 """
 
 from __future__ import annotations
@@ -103,7 +103,9 @@ def has_exponential_factor(e: Expr) -> bool:
 
 
 def without_conditions(e: Expr) -> Expr:
-    """The value alone: every `where` removed (its conjuncts are kept as the presence of the body)."""
+    """The value alone: every `where` removed (its conjuncts are kept as the presence of the
+    body).
+    """
     if isinstance(e, Where):
         return without_conditions(e.body)
     if isinstance(e, Map):

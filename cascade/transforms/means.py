@@ -1,7 +1,7 @@
 """mean[r](x) = sum[r](x) / count[r](x), absent where there is nothing to count.
 
-The law lets a mean take part in the algebra of sums. Where no condition on x mentions r, the count is the
-extent.
+The law lets a mean take part in the algebra of sums. Where no condition on x mentions r, the count
+is the extent.
 """
 
 from __future__ import annotations

@@ -181,7 +181,9 @@ def _logarithm_of(monomial: Monomial) -> Atom | None:
 
 
 def power(p: Poly, n: Fraction, positive: Callable[[Atom], bool]) -> Poly:
-    """p^n. Sums expand for small natural n; else a common monomial leaves and the rest is one atom."""
+    """p^n. Sums expand for small natural n; else a common monomial leaves and the rest is one
+    atom.
+    """
     if n == 1:
         return p
     if n == 0:
@@ -217,7 +219,7 @@ def _monomial_power(
         if root is None:
             return None
     else:
-        root = c**n if c or n > 0 else None
+        root = Fraction(c ** int(n)) if c or n > 0 else None
         if root is None:
             return None
     exponent = None if m.exponent is None else scale(m.exponent, n)
@@ -380,13 +382,16 @@ class _Normal:
         there = atom(Indicator(negated(condition)))
         return add(multiply(here, chosen), multiply(there, other))
 
-
     def _decided(self, condition: Expr) -> bool | None:
         """Whether a comparison with 0 is decided by a proved sign."""
         match condition:
             case Map("==" | "!=" | ">" | "<=" as op, (x, Const(0))):
                 term = self.of(x).single()
-                if term is None or term[1] <= 0 or not all(self.positive(a) for a, _ in term[0].powers):
+                if (
+                    term is None
+                    or term[1] <= 0
+                    or not all(self.positive(a) for a, _ in term[0].powers)
+                ):
                     return None
                 return op in ("!=", ">")
             case _:

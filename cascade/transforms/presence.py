@@ -1,7 +1,8 @@
 """Exactly where an expression is present: the conjuncts over ranks, symbols and integer reads.
 
-Conditions that have no such form (a `??`, a `select` between maskable values, a selection past its points)
-are asked of the value itself: `x == x or x != x` is true where x is present, and unknown elsewhere.
+Conditions that have no such form (a `??`, a `select` between maskable values, a selection past its
+points) are asked of the value itself: `x == x or x != x` is true where x is present, and unknown
+elsewhere.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ class Presence:
     def __init__(self, cascade: Cascade, steps: tuple[Step, ...]):
         self.cascade = cascade
         self.steps = {s.target: s for s in steps}
-        self.recurring = {s.target for s in steps if s.recurs is not None or s.iterative is not None}
+        self.recurring = {
+            s.target for s in steps if s.recurs is not None or s.iterative is not None
+        }
         self.known: dict[str, tuple[Expr, ...] | None] = {}
 
     def of(self, e: Expr) -> tuple[Expr, ...]:
@@ -82,7 +85,11 @@ class Presence:
                 if index.rank != rank and self.cascade.rank[index.rank].extent != extent:
                     found.append(Map("<", (index, extent)))
                 continue
-            if isinstance(index, Const) and isinstance(extent, Const) and 0 <= index.value < extent.value:
+            if (
+                isinstance(index, Const)
+                and isinstance(extent, Const)
+                and 0 <= index.value < extent.value
+            ):
                 continue
             if not (isinstance(index, Const) and index.value == 0) and index not in partitions:
                 found.append(Map("<=", (Const(0), index)))

@@ -18,8 +18,9 @@ INF = math.inf
 
 @dataclass(frozen=True)
 class Range:
-    """low <= value <= high, with the argument that shows it. `finite` where both ends are known numbers
-    or fixed for a whole run (an extent, a param)."""
+    """low <= value <= high, with the argument that shows it. `finite` where both ends are known
+    numbers or fixed for a whole run (an extent, a param).
+    """
 
     low: float = -INF
     high: float = INF
@@ -66,7 +67,9 @@ class Ranges:
                 elif step.op in ("max", "min", "mean"):
                     self.known[tensor] = inner
                 elif step.op == "sum" and inner.low >= 0:
-                    self.known[tensor] = Range(0, INF, f"{tensor} sums values that are not negative")
+                    self.known[tensor] = Range(
+                        0, INF, f"{tensor} sums values that are not negative"
+                    )
         return self.known[tensor]
 
     def _map(self, e: Map, op: str, a: list[Range]) -> Range:
@@ -117,7 +120,9 @@ class Ranges:
                 return Range(0, INF, why, both)
             return Range(-INF, INF, why, both)
         nonnegative = x.low >= 0 and y.low >= 0
-        return Range(0 if nonnegative else -INF, INF, why, both and isinstance(e.args[1], Const | Symbol))
+        return Range(
+            0 if nonnegative else -INF, INF, why, both and isinstance(e.args[1], Const | Symbol)
+        )
 
     # -- atoms of the normal form
     def is_positive(self, a: Atom) -> bool:
@@ -149,7 +154,10 @@ class Ranges:
         for monomial, coefficient in p.terms:
             if coefficient <= 0:
                 return False
-            parts = [self._factor_sign(a, n.denominator == 1 and n.numerator % 2 == 0) for a, n in monomial.powers]
+            parts = [
+                self._factor_sign(a, n.denominator == 1 and n.numerator % 2 == 0)
+                for a, n in monomial.powers
+            ]
             if None in parts:
                 return False
             strict |= all(parts)

@@ -1,10 +1,11 @@
-"""The finite-rank test: is a body a finite sum of (function of results) x (function of streamed values)?
+"""The finite-rank test: is a body a finite sum of (function of results) x (function of streamed
+values)?
 
     g(r, c) = sum_k rho_k(r) * chi_k(c)      then      sum_m g = sum_k rho_k * (sum_m chi_k)
 
-Each accumulator `sum_m chi_k` needs no result, so the reduction joins the pass of the results it reads
-(deferral). A monomial with a factor, or a term of an exponent, in which a result meets a streamed value
-has no such form; that factor is the explanation.
+Each accumulator `sum_m chi_k` needs no result, so the reduction joins the pass of the results it
+reads (deferral). A monomial with a factor, or a term of an exponent, in which a result meets a
+streamed value has no such form; that factor is the explanation.
 """
 
 from __future__ import annotations
@@ -83,13 +84,15 @@ def separate(body: Poly, classes: Classes) -> Separated | Refusal:
 
 
 def _split(m: Monomial, classes: Classes) -> tuple[Monomial, Monomial] | Refusal:
-    chi, rho = [], []
+    chi: list[tuple[Atom, Fraction]] = []
+    rho: list[tuple[Atom, Fraction]] = []
     for a, n in m.powers:
         streamed, result = classes.of(a)
         if streamed and result:
             return _mixed_factor(a)
         (chi if streamed else rho).append((a, n))
-    above, below = [], []
+    above: list[tuple[Monomial, Fraction]] = []
+    below: list[tuple[Monomial, Fraction]] = []
     for term, coefficient in m.exponent.terms if m.exponent is not None else ():
         streamed, result = classes.of_monomial(term)
         if streamed and result:

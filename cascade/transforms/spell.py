@@ -1,4 +1,6 @@
-"""Normal form back to an expression that reads well: signs, quotients and square roots as people write."""
+"""Normal form back to an expression that reads well: signs, quotients and square roots as people
+write.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ def _term(m: Monomial, coefficient: Fraction) -> Expr:
         below.append(_number(Fraction(coefficient.denominator)))
     if m.exponent is not None:
         above.append(Map("exp", (to_expr(m.exponent),)))
-    ordered = sorted(m.powers, key=lambda item: (str(type(item[0])), print_expr(atom_expr(item[0]))))
+    ordered = sorted(
+        m.powers, key=lambda item: (str(type(item[0])), print_expr(atom_expr(item[0])))
+    )
     for a, n in ordered:
         (above if n > 0 else below).append(_powered(atom_expr(a), abs(n)))
     numerator = _product(above) if above else Const(1)

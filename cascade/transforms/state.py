@@ -1,10 +1,10 @@
 """The state of a streamed pass: accumulators with their anchors, and what is done with them.
 
 A state has an identity, is made from any set of points (`lift`), is merged with another (`merge`,
-associative and commutative), and gives the results at the end (`finalise`). A loop, a tree, a prefix scan
-and a combine across devices are all uses of `merge`. Here each part is written as Einsum statements over
-names that the caller chooses, so that the loop of a kernel and the cascades `lift`, `merge` and `finalise`
-(`parts.py`) come from the same rules.
+associative and commutative), and gives the results at the end (`finalise`). A loop, a tree, a
+prefix scan and a combine across devices are all uses of `merge`. Here each part is written as
+Einsum statements over names that the caller chooses, so that the loop of a kernel and the cascades
+`lift`, `merge` and `finalise` (`parts.py`) come from the same rules.
 """
 
 from __future__ import annotations
@@ -54,7 +54,11 @@ class State:
         """Accumulators that move with an anchor, or that the transport of another reads."""
         found = {a.name for a in self.accumulators if a.powers}
         for a in self.accumulators:
-            found |= {_component_of(self, a, low).name for _, low, _ in _expansion(a)} if a.powers else set()
+            found |= (
+                {_component_of(self, a, low).name for _, low, _ in _expansion(a)}
+                if a.powers
+                else set()
+            )
         return found
 
     @property
@@ -131,8 +135,8 @@ def moved(
 ) -> Expr:
     """An accumulator of anchor values `old`, expressed at anchor values `new` (the transport).
 
-    A_j' = exp(beta d) * sum_i binom(j, i) d^(j-i) A_i with d = kappa - kappa', for each anchor. `factor`
-    may name exp(d) of an anchor, computed once.
+    A_j' = exp(beta d) * sum_i binom(j, i) d^(j-i) A_i with d = kappa - kappa', for each anchor.
+    `factor` may name exp(d) of an anchor, computed once.
     """
     anchors = {a.name: a for a in state.anchors}
     result: Expr | None = None
@@ -154,7 +158,9 @@ def moved(
 
 
 def decayed(anchor: Anchor, old: Name, new: Name) -> Expr:
-    """exp(d) of a running maximum; 0 while there was nothing, so that the identity stays the identity."""
+    """exp(d) of a running maximum; 0 while there was nothing, so that the identity stays the
+    identity.
+    """
     before, after = old(anchor.name), new(anchor.name)
     there = Map("<", (Const(float("-inf")), before))
     return Map("select", (there, Map("exp", (Map("-", (before, after)),)), Const(0)))

@@ -15,7 +15,7 @@ from cascade.frontends.dsl.names import FUNCTIONS, WORDS, Names, is_extent_name,
 from cascade.ir import ops
 from cascade.ir.cascade import Partition, extent_symbol
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Select, Symbol, Where
-from cascade.ir.walk import children, free_ranks, size, substitute
+from cascade.ir.walk import children, conjunction, conjuncts, free_ranks, size, substitute
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ class Lowering:
             case s.Compare(first, rest):
                 return self._compare(first, rest, inner, span)
             case s.Filter(body, condition):
-                return Where(self.expr(body, inner), self.expr(condition, inner), span)
+                parts = conjuncts(self.expr(condition, inner))
+                return Where(self.expr(body, inner), conjunction(parts), span)
 
     def _compare(
         self, first: s.Expr, rest: tuple[tuple[str, s.Expr], ...], scope: Scope, span: Span | None

@@ -8,8 +8,8 @@
 ```sh       has its `cascade …` lines run, in a folder with `examples/`, `spec.cascade` (the first
             cascade of the page) and `data.npz`; other lines are left alone.
 ```toml     is the file `machine.toml` for the commands after it.
-```text     right after one of these is its output: all of it, or, after a cascade, one or more
-            sections of its analysis.
+```text     right after one of these is its output; after a cascade its analysis. A page may show
+            some sections (parted by empty lines) of a report only, each from its first line on.
 
 A fence without a language is a picture and is not run. `pytest tests/docs --update-golden` (or
 CASCADE_UPDATE_GOLDEN=1) rewrites outputs and values in the pages.
@@ -168,8 +168,8 @@ def number(value: float | int | bool) -> str:
 
 
 def sections(report: str, shown: str) -> str:
-    """The sections of a report whose first lines are shown; the whole report if there are none."""
-    found = report.split("\n\n")
+    """The sections of a report whose first lines are shown; the whole report if one is missing."""
+    found = report.rstrip("\n").split("\n\n")
     heads = [section.splitlines()[0] for section in shown.strip().split("\n\n")]
     wanted = [s for s in found if s.splitlines()[0] in heads]
     return "\n\n".join(wanted if len(wanted) == len(heads) else found) + "\n"
@@ -242,6 +242,7 @@ class Page:
             Path("machine.toml").write_text(block.text)
         elif block.language == "sh":
             output = run_commands(block.text)
+            output = sections(output, shown.text) if shown else output
         else:
             output = run_python(block.text, self.namespace, f"{self.path.name}:{block.first}")
             assert shown or not output, f"prints {output!r}, and the page does not show it"

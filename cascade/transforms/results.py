@@ -1,0 +1,163 @@
+"""The results of a pass from its state: values of accumulators, guarded where no point is
+present.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from cascade.analysis.conditions import upper_bounds
+from cascade.analysis.normalise import Step
+from cascade.ir.cascade import Einsum, extent_symbol
+from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce
+from cascade.ir.ops import REDUCERS
+from cascade.ir.walk import conjunction, free_ranks, substitute, transform
+from cascade.transforms.fuse import MAX, Fused, Plan
+from cascade.transforms.naming import Names
+from cascade.transforms.normal_form import Atom, Poly, atom, atoms, replace_atoms
+from cascade.transforms.ranges import Ranges
+from cascade.transforms.spell import to_expr
+from cascade.transforms.state import guarded, kappa
+
+Component = Callable[[str, tuple[Expr, ...]], Expr]  # the final value of a component at an index
+
+
+class Results:
+    """Writes the value of each rewritten reduction in terms of the final state.
+
+    `component` reads a component of the state at an index of its own ranks. Statements made for
+    guards are collected in `extra`.
+    """
+
+    def __init__(self, plan: Plan, names: Names, rewritten: set[str], component: Component):
+        self.plan = plan
+        self.names = names
+        self.rewritten = rewritten
+        self.component = component
+        self.stream = plan.stream
+        self.ranges = Ranges(plan.stream.by_name)
+        self.guards: dict[tuple[Expr, ...], str] = {}
+        self.extra: list[Einsum] = []
+
+    def statement(self, step: Step) -> Einsum:
+        """The statement of a rewritten reduction."""
+        fused = self.plan.fused[step.target]
+        value = self.spelled(self.with_results(fused.value))
+        if fused.summed:
+            value = Reduce("sum", fused.summed, value)
+        value = self._guarded_result(step, fused, value)
+        body = guarded(value, tuple(self.resolved(c) for c in fused.outer))
+        return Einsum(self.names.of(step.target), step.ranks, body)
+
+    def resolved(self, e: Expr) -> Expr:
+        """Reads of reductions taken out of statements, under their new names."""
+
+        def rule(node: Expr) -> Expr | None:
+            if isinstance(node, Read) and node.tensor in self.stream.by_name:
+                return replace(node, tensor=self.names.of(node.tensor))
+            return None
+
+        return transform(e, rule)
+
+    def with_results(self, p: Poly, every: bool = False) -> Poly:
+        """Results that are a single term are written out: their exponentials cancel."""
+
+        def rule(a: Atom) -> Poly | None:
+            if not isinstance(a, Read) or a.tensor not in self.rewritten:
+                return None
+            fused = self.plan.fused[a.tensor]
+            if fused.summed or (fused.value.single() is None and not every):
+                return None
+            ranks = dict(zip(fused.step.ranks, a.index, strict=True))
+            inner = self.with_results(fused.value, every)
+            if all(isinstance(i, Coordinate) and i.rank == r for r, i in ranks.items()):
+                return inner
+            return replace_atoms(inner, lambda b: _placed(b, ranks), self._positive)
+
+        return replace_atoms(p, rule, self._positive)
+
+    def _positive(self, a: Atom) -> bool:
+        if isinstance(a, Read) and a.tensor in self.plan.accumulators:
+            acc = self.plan.accumulators[a.tensor]
+            return acc.op == "sum" and self.ranges.poly_positive(acc.chi)
+        return self.ranges.is_positive(a)
+
+    def spelled(self, p: Poly) -> Expr:
+        """A poly over accumulators as an expression over the final state."""
+        return self._ended(to_expr(p))
+
+    def _ended(self, e: Expr) -> Expr:
+        ranks = {a.name: a.ranks for a in self.plan.anchors.values()}
+
+        def anchor_value(name: str) -> Expr:
+            base = name if name in ranks else name[:-1]
+            return self.component(name, tuple(Coordinate(r) for r in ranks[base]))
+
+        def rule(node: Expr) -> Expr | None:
+            if not isinstance(node, Read):
+                return None
+            name = node.tensor
+            if name.endswith("#d"):
+                return self._ended(to_expr(self.plan.deltas[name]))
+            if name.endswith("#k"):
+                anchor = self.plan.anchors[name[:-2]]
+                return (
+                    anchor_value(anchor.name) if anchor.kind == MAX else kappa(anchor, anchor_value)
+                )
+            if name in self.plan.accumulators and name not in self.stream.by_name:
+                return self.component(name, node.index)
+            if name in self.stream.by_name:
+                return replace(node, tensor=self.names.of(name))
+            return None
+
+        return transform(e, rule)
+
+    def _guarded_result(self, step: Step, fused: Fused, value: Expr) -> Expr:
+        """The reducer's identity where no point is present; no guard where that cannot give NaN."""
+        assert step.op is not None
+        if step.op == "sum" and self._only_accumulators(fused):
+            return value
+        there = self._nonempty(step, fused)
+        return Map("select", (there, value, Const(REDUCERS[step.op].identity or 0)))
+
+    def _only_accumulators(self, fused: Fused) -> bool:
+        """Whether the value is a sum of accumulators with numbers: 0 where there is no point."""
+        return all(
+            isinstance(a, Read) and a.tensor in self.plan.accumulators for a in atoms(fused.value)
+        )
+
+    def _nonempty(self, step: Step, fused: Fused) -> Expr:
+        extents = [Map(">", (extent_symbol(r), Const(0))) for r in step.bound]
+        first: dict[str, Expr] = {r: Const(0) for r in step.bound}
+        if all(_surely(substitute(c, first)) for c in fused.guard):
+            return conjunction(tuple(extents))
+        key = tuple(fused.guard)
+        if key not in self.guards:
+            name = self.names.fresh(f"H{self.names.stem(step.target)}")
+            mentioned = {r for c in key for r in free_ranks(c)} - set(step.bound)
+            ranks = tuple(r for r in step.ranks if r in mentioned)
+            tails = {
+                Map("<", (p.expression, extent_symbol(p.rank)))
+                for p in self.stream.cascade.partitions
+            }
+            test = conjunction(tuple(self.resolved(c) for c in key if c not in tails))
+            inside = guarded(test, tuple(c for c in key if c in tails))
+            self.extra.append(Einsum(name, ranks, Reduce("any", step.bound, inside)))
+            self.guards[key] = name
+        name = self.guards[key]
+        found = next(e for e in self.extra if e.tensor == name)
+        return Read(name, tuple(Coordinate(r) for r in found.ranks))
+
+
+def _placed(a: Atom, ranks: dict[str, Expr]) -> Poly | None:
+    return atom(substitute(a, ranks)) if isinstance(a, Read) else None
+
+
+def _surely(condition: Expr) -> bool:
+    """Whether a condition holds at every coordinate (which are never negative)."""
+    forms = upper_bounds(condition)
+    return bool(forms) and all(
+        constant <= 0 and all(k <= 0 for k in coefficients.values())
+        for coefficients, constant in forms
+    )
