@@ -134,13 +134,29 @@ class _Evaluation:
         for einsum in group.einsums:
             if einsum.tensor not in self.tensors:
                 self._write(einsum, None, None)
+        while self._conditions_to_come(group):
+            pass
         for step in range(steps):
             for einsum in group.einsums:
-                axes = self._axes(einsum, {group.rank: step})
+                axes = self._axes(einsum, {group.rank: range(step, step + 1)})
                 self._write(einsum, step, self.expr(einsum.body, axes), group.rank)
             yield step + 1
         if not steps:
             self._without_steps(group)
+
+    def _conditions_to_come(self, group: Group) -> bool:
+        """Conditions of a recurrence mention the same ranks at each step: make room for them."""
+        new = False
+        for einsum in group.einsums:
+            assert group.rank is not None
+            stored = self.tensors[einsum.tensor]
+            value = self.expr(einsum.body, self._axes(einsum, {group.rank: range(0)}))
+            for mentioned in value.conditions:
+                key = _slots(einsum, mentioned)
+                if key not in stored.conditions:
+                    new = True
+                    stored.conditions[key] = np.ones([stored.array.shape[n] for n in key], bool)
+        return new
 
     def _without_steps(self, group: Group) -> None:
         """A recurrence of no steps has the types of its first step, and the conditions of no
@@ -155,10 +171,9 @@ class _Evaluation:
             kind = np.result_type(stored.array.dtype, value.data.array.dtype)
             stored.array = stored.array.astype(kind)
 
-    def _axes(self, einsum: Einsum, fixed: Mapping[str, int] | None = None) -> Axes:
+    def _axes(self, einsum: Einsum, fixed: Mapping[str, range] | None = None) -> Axes:
         coordinates = {r: np.arange(self.bindings.extents[r]) for r in einsum.scope}
-        for rank, step in (fixed or {}).items():
-            coordinates[rank] = np.arange(step, step + 1)
+        coordinates |= {rank: np.array(steps, np.int64) for rank, steps in (fixed or {}).items()}
         return Axes({r: r for r in coordinates}, coordinates)
 
     def _store(self, einsum: Einsum, value: Value) -> Stored:
@@ -201,27 +216,12 @@ class _Evaluation:
         at = tuple(where if n == slot else slice(None) for n in range(len(shape)))
         stored.array[at] = spread(_drop(value.data, einsum.ranks[slot]), others)
         for mentioned, truth in value.conditions.items():
-            self._write_condition(einsum, stored, shape, slot, where, mentioned, truth)
-
-    def _write_condition(
-        self,
-        einsum: Einsum,
-        stored: Stored,
-        shape: list[int],
-        slot: int,
-        where: int,
-        mentioned: frozenset[str],
-        truth: Labelled,
-    ) -> None:
-        slots = {n for n, r in enumerate(einsum.ranks) if r in mentioned}
-        if einsum.step is not None:
-            slots.add(slot)
-        key = tuple(sorted(slots))
-        if key not in stored.conditions:
-            stored.conditions[key] = np.ones([shape[n] for n in key], bool)
-        at = tuple(where if n == slot else slice(None) for n in key)
-        others = tuple(einsum.ranks[n] for n in key if n != slot)
-        stored.conditions[key][at] &= spread(_drop(truth, einsum.ranks[slot]), others)
+            key = _slots(einsum, mentioned)
+            if key not in stored.conditions:
+                stored.conditions[key] = np.ones([shape[n] for n in key], bool)
+            at = tuple(where if n == slot else slice(None) for n in key)
+            others = tuple(einsum.ranks[n] for n in key if n != slot)
+            stored.conditions[key][at] &= spread(_drop(truth, einsum.ranks[slot]), others)
 
     # -- expressions
     def expr(self, e: Expr, axes: Axes) -> Value:
@@ -357,6 +357,11 @@ class _Evaluation:
         enough = combine(np.less, [Labelled(axes.coordinates[target], (target,)), number])
         passing = _join(passing, {mentioned | {target}: enough})
         return Value(_take_steps(Labelled(picked, (*kept, target)), target, axes), passing)
+
+
+def _slots(einsum: Einsum, mentioned: frozenset[str]) -> tuple[int, ...]:
+    """The slots that a condition mentions; that of an iterative rank always among them."""
+    return tuple(n for n, r in enumerate(einsum.ranks) if r in mentioned or n == einsum.step)
 
 
 def _join(a: Conditions, b: Conditions) -> Conditions:

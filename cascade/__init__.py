@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from cascade.api import analyse, load, parse, run
+    from cascade.api import analyse, derive, load, parse, run
 
 
 def __getattr__(name: str) -> Any:

@@ -10,6 +10,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from cascade.analysis.report import Report
+    from cascade.transforms.derive import Derivation
 
 Number = int | float | bool
 Progress = Callable[[int, int], None]
@@ -30,6 +32,7 @@ AGREEMENT = 1e-9  # largest difference of two evaluations, relative to 1 or the 
 __all__ = [
     "analyse",
     "check_output",
+    "derive",
     "draw",
     "load",
     "parse",
@@ -93,7 +96,15 @@ def analyse(
     from cascade.analysis.report import analyse
 
     shapes = {name: tuple(getattr(a, "shape", ())) for name, a in (inputs or {}).items()}
-    return analyse(spec, dict(settings or {}), shapes, target)
+    report = analyse(spec, dict(settings or {}), shapes, target)
+    return replace(report, derived_passes=derive(spec).passes_after)
+
+
+def derive(spec: Cascade, steps: int | None = None) -> Derivation:
+    """The form with the fewest passes and the steps that lead to it, at most `steps` of them."""
+    from cascade.transforms.derive import derive
+
+    return derive(spec, steps)
 
 
 def run(
@@ -194,6 +205,17 @@ def replace_text(path: str, text: str) -> None:
         new.write(text)
     os.chmod(new.name, mode)
     os.replace(new.name, target)
+
+
+def new_text(path: str, text: str) -> None:
+    """Write a new file, or replace one as a whole. Raises `InputError`."""
+    try:
+        if Path(path).exists():
+            replace_text(path, text)
+        else:
+            Path(path).write_text(text, encoding="utf-8")
+    except OSError as e:
+        raise input_error("file-write", f"{path} cannot be written: {e.strerror}") from None
 
 
 def describe_outputs(outputs: Mapping[str, Any]) -> list[dict[str, Any]]:

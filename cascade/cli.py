@@ -206,6 +206,29 @@ def analyse(
 
 @cli.command()
 @spec_argument
+@click.option("--steps", type=click.IntRange(0), metavar="N", help="Stop after N steps")
+@click.option("--emit", metavar="FILE", help="Write the derived spec to a .cascade file")
+@click.option("--explain", is_flag=True, help="Only what stands in the way of fewer passes")
+@json_option
+def derive(spec: str, steps: int | None, emit: str | None, explain: bool, as_json: bool) -> None:
+    """The form with the fewest passes, step by step, with what allows each step."""
+    from cascade import api
+
+    c = api.load(spec)
+    derivation = api.derive(c, steps)
+    if emit is not None:
+        api.new_text(emit, str(derivation.result))
+    if as_json:
+        _print_json(derivation.to_dict())
+        return
+    _warn(c)
+    click.echo(derivation.explanation() if explain else str(derivation))
+    if emit is not None:
+        click.echo(f"written to {emit}")
+
+
+@cli.command()
+@spec_argument
 @set_option
 @inputs_option
 @click.option("--output", "-o", metavar="FILE", help="Where outputs go: .npz, .safetensors, .npy")

@@ -36,6 +36,7 @@ class Report:
     roofline: Roofline | None
     relations: tuple[Relation, ...]
     missing: tuple[str, ...] = ()
+    derived_passes: dict[str, int] | None = None
 
     @property
     def extents(self) -> Mapping[str, int] | None:
@@ -60,6 +61,7 @@ class Report:
             "name": self.cascade.name,
             "extents": dict(extents) if extents is not None else None,
             "passes": self.passes.of_rank(),
+            "derived": {"passes": self.derived_passes},
             "proofs": [_proof(c) for c in self.passes.counts],
             "revisits": [
                 {"tensor": k.tensor, "rank": k.rank, "statement": s.label(), "line": s.line}
@@ -117,8 +119,11 @@ class Report:
             steps = sorted({s for c in counts for s in c.per_step})
             if steps:
                 note = f"per step of {', '.join(steps)}"
-            rows.append([rank, str(most), over, note])
-        return "Passes (as written)\n" + table(["rank", "passes", "over", ""], rows)
+            rows.append([rank, str(most), self._derived(rank), over, note])
+        return "Passes\n" + table(["rank", "as written", "derived", "over", ""], rows)
+
+    def _derived(self, rank: str) -> str:
+        return "" if self.derived_passes is None else str(self.derived_passes.get(rank, ""))
 
     def _chains(self) -> str:
         lines: list[str] = []

@@ -6,8 +6,8 @@ from cascade.analysis.counts import Count
 
 
 def table(header: list[str], rows: list[list[str]], indent: str = "  ") -> str:
-    """Left-aligned columns; empty columns vanish."""
-    keep = [n for n in range(len(header)) if header[n] or any(row[n] for row in rows)]
+    """Left-aligned columns; columns without a value vanish."""
+    keep = [n for n in range(len(header)) if any(row[n] for row in rows)]
     lines = [header, *rows]
     widths = {n: max(len(line[n]) for line in lines) for n in keep}
     return "\n".join(

@@ -9,6 +9,7 @@ no meaning; `Cascade.einsums` keeps the order of the file.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -149,3 +150,21 @@ class Cascade:
 def extent_symbol(rank: str) -> Symbol:
     """The extent of rank `m` is written `M`."""
     return Symbol(rank.upper())
+
+
+def in_file_order(
+    ranks: Iterable[Rank], inputs: tuple[Tensor, ...], partitions: tuple[Partition, ...]
+) -> tuple[Rank, ...]:
+    """Ranks in the order in which a reader of the text meets them: inputs, partitions, the rest."""
+    known = (
+        [r for t in inputs for r in t.ranks],
+        [r for p in partitions for r in (p.rank, *p.parts)],
+    )
+
+    def key(rank: Rank) -> tuple[int, int]:
+        for n, names in enumerate(known):
+            if rank.name in names:
+                return n, names.index(rank.name)
+        return (2 if rank.declared else 3), 0
+
+    return tuple(sorted(ranks, key=key))

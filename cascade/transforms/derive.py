@@ -101,6 +101,13 @@ class Derivation:
             "fewest": HONEST,
         }
 
+    def explanation(self) -> str:
+        """What stands in the way of fewer passes: each barrier, its reason, what would remove it."""
+        parts = [_heading(self)]
+        parts.append(_obstacles_text(self.obstacles) if self.obstacles else "No barrier remains.")
+        parts += [_remarks_text(self.remarks)] if self.remarks else []
+        return "\n\n".join([*parts, f"({HONEST})"])
+
     def __str__(self) -> str:
         return "\n\n".join(
             [_heading(self)]

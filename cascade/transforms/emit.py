@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cascade.analysis.normalise import Step
-from cascade.ir.cascade import Cascade, Einsum, Param, Partition, Rank, extent_symbol
+from cascade.ir.cascade import Cascade, Einsum, Param, Partition, Rank, extent_symbol, in_file_order
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Symbol, Where
 from cascade.ir.ops import MAPS, REDUCERS
 from cascade.ir.walk import (
@@ -163,7 +163,7 @@ class _Emission:
         ranks = [r for r in ranks if r.name not in gone or _mentions(kept, r.name)]
         return replace(
             self.source,
-            ranks=_in_file_order(ranks, self.source, partitions),
+            ranks=in_file_order(ranks, self.source.inputs, partitions),
             einsums=tuple(kept),
             params=self.source.params + tuple(self.new_params),
             partitions=partitions,
@@ -417,22 +417,6 @@ def _is_tile_exponential(e: Expr, step_rank: str) -> bool:
     return isinstance(e, Map) and e.op == "exp" and step_rank in free_ranks(e)
 
 
-def _in_file_order(
-    ranks: list[Rank], source: Cascade, partitions: tuple[Partition, ...]
-) -> tuple[Rank, ...]:
-    """Ranks in the order in which a reader of the text meets them."""
-    inputs = [r for t in source.inputs for r in t.ranks]
-    parts = [r for p in partitions for r in (p.rank, *p.parts)]
-
-    def key(rank: Rank) -> tuple[int, int]:
-        for n, known in enumerate((inputs, parts)):
-            if rank.name in known:
-                return n, known.index(rank.name)
-        return (2 if rank.declared else 3), 0
-
-    return tuple(sorted(ranks, key=key))
-
-
 def _names_of(anchor: Anchor) -> tuple[str, ...]:
     return (anchor.name,) if anchor.kind == MAX else (f"{anchor.name}n", f"{anchor.name}s")
 
@@ -518,9 +502,10 @@ def _mentions(einsums: list[Einsum], rank: str) -> bool:
     return False
 
 
-def final_statements(plan: Plan, state: State, names: Names) -> list[Einsum]:
-    """Everything after the last merge: results from the components, then the rest of the
-    cascade.
+def final_statements(plan: Plan, state: State, names: Names) -> tuple[list[Einsum], list[Einsum]]:
+    """Everything after the last merge: results from the components, then the rest of the cascade.
+
+    The second list holds the reductions that say whether a point was present, for guards.
     """
     chosen = {n for n, f in plan.fused.items() if f.laws and plan.passes[n] == state.number}
     emission = _Emission(plan, None)
@@ -534,11 +519,11 @@ def final_statements(plan: Plan, state: State, names: Names) -> list[Einsum]:
         if step.target in running or step.target in plain:
             continue
         if step.target in chosen:
-            statement = results.statement(step)
-            einsums += [e for e in results.extra if e not in einsums]
-            einsums.append(statement)
+            einsums.append(results.statement(step))
         else:
             emission.einsums = []
             emission._keep(step)
             einsums += emission.einsums
-    return _reachable(einsums, plan.stream.cascade.outputs)
+    kept = _reachable(einsums, plan.stream.cascade.outputs)
+    used = {r.tensor for e in kept for r in reads(e.body)}
+    return kept, [e for e in results.extra if e.tensor in used]

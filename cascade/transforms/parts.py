@@ -18,10 +18,10 @@ from dataclasses import dataclass, replace
 
 from cascade.analysis.normalise import Step
 from cascade.diagnostics import fail
-from cascade.ir.cascade import Cascade, Einsum, Param, Rank, Tensor, extent_symbol
+from cascade.ir.cascade import Cascade, Einsum, Param, Rank, Tensor, extent_symbol, in_file_order
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Symbol
 from cascade.ir.ops import REDUCERS
-from cascade.ir.walk import reads, substitute, transform, walk
+from cascade.ir.walk import reads, substitute, symbols, transform, walk
 from cascade.transforms.derive import Derivation
 from cascade.transforms.emit import final_statements
 from cascade.transforms.fuse import MAX, Accumulator, Anchor, Fused, Plan
@@ -29,6 +29,7 @@ from cascade.transforms.naming import Names
 from cascade.transforms.state import (
     Component,
     State,
+    combine,
     guarded,
     kappa,
     lift_anchor,
@@ -75,6 +76,7 @@ class _Parts:
         self.source = plan.stream.cascade
         self.rank = plan.stream.rank
         self.names = Names(plan)
+        self.final, self.presence = final_statements(plan, state, self.names)
         running = {a.result for a in state.anchors}
         self.plain = tuple(
             f
@@ -99,6 +101,7 @@ class _Parts:
 
     def _components(self) -> tuple[Component, ...]:
         found = [replace(c, name=self.names.of(c.name)) for c in self.state.components]
+        found += [Component(e.tensor, e.ranks, "any") for e in self.presence]
         found += [
             Component(self.names.of(f.step.target), f.step.ranks, f.step.op or "")
             for f in self.plain
@@ -124,21 +127,31 @@ class _Parts:
                     used |= set(node.ranks)
                 elif isinstance(node, Symbol):
                     used.add(node.name.lower())
+        needed = {START, STOP} | {s for e in einsums for s in symbols(e.body)}
+        for p in reversed(params):  # a default may use a param before it
+            if p.name in needed and p.value is not None:
+                needed |= symbols(p.value)
+        kept = tuple(p for p in self.source.partitions if set(p.parts) <= used)
+        loose = {r for p in self.source.partitions if p not in kept for r in p.parts}
+        for r in self.source.ranks:
+            if r.name in used:
+                needed |= symbols(r.extent)
+        used |= {name.lower() for name in needed}
         carried = {r for t in inputs for r in t.ranks}
         ranks = []
         for r in self.source.ranks:
             if r.name in used:
                 free = r.extent == extent_symbol(r.name) and r.name not in carried
-                ranks.append(replace(r, declared=r.declared or free))
+                ranks.append(replace(r, declared=r.declared or free or r.name in loose))
         ranks += [Rank(r, e, True) for r, e in self.plan.classes.items() if r in used]
         return Cascade(
             f"{self.source.name}_{suffix}",
-            tuple([*ranks, *extra]),
+            in_file_order([*ranks, *extra], tuple(inputs), kept),
             tuple(inputs),
             tuple(einsums),
             tuple(outputs),
-            params,
-            self.source.partitions,
+            tuple(p for p in params if p.name in needed),
+            kept,
         )
 
     def _init(self) -> Cascade:
@@ -178,6 +191,9 @@ class _Parts:
             einsums.append(
                 Einsum(self.names.of(f.step.target), f.step.ranks, self._resolved(lifted))
             )
+        for e in self.presence:
+            assert isinstance(e.body, Reduce)
+            einsums.append(Einsum(e.tensor, e.ranks, over("any", e.body.body, e.body.ranks, ())))
         statements, inputs = self._producers(einsums)
         params = (*self.source.params, Param(START, Const(0)), Param(STOP))
         extra = (Rank(tile, extent_symbol(tile), True),)
@@ -249,9 +265,11 @@ class _Parts:
         for c in self.state.components:
             body = merged(c, self.state, a, b, ab)
             einsums.append(Einsum(self.names.of(c.name), c.ranks, body))
+        for e in self.presence:
+            place = tuple(Coordinate(r) for r in e.ranks)
+            sides = [Read(e.tensor + suffix, place) for suffix in ("_a", "_b")]
+            einsums.append(Einsum(e.tensor, e.ranks, combine("any", sides[0], sides[1])))
         for f in self.plain:
-            from cascade.transforms.state import combine
-
             name = f.step.target
             body = combine(f.step.op or "", a(name), b(name))
             einsums.append(Einsum(self.names.of(name), f.step.ranks, body))
@@ -276,14 +294,12 @@ class _Parts:
 
     # -- finalise
     def _finalise(self) -> Cascade:
-        einsums = final_statements(self.plan, self.state, self.names)
+        einsums = self.final
         defined = {e.tensor for e in einsums}
         components = [Tensor(c.name, c.ranks) for c in self._components() if c.name not in defined]
-        held = {t.name for t in components}
         read = {r.tensor for e in einsums for r in reads(e.body)}
         inputs = [t for t in self.source.inputs if t.name in read]
         inputs += [t for t in components if t.name in read or t.name in self.source.outputs]
-        del held
         return self._cascade(
             "finalise", inputs, einsums, list(self.source.outputs), self.source.params
         )

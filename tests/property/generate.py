@@ -125,7 +125,7 @@ class Generator:
         a, first = self.real(scope, depth, exact)
         b, second = self.real(scope, depth, exact)
         form = self.chance.choice(
-            ("min({0}, {1})", "max({0}, {1})", "relu({0})", "abs({0})", "(-{0})", "sign({0})")
+            ("min({0}, {1})", "max({0}, {1})", "relu({0})", "abs({0})", "(0.5 - {0})", "sign({0})")
         )
         return form.format(a, b), first and (second or "{1}" not in form)
 
@@ -216,7 +216,13 @@ class Generator:
         ranks = self.binders(scope)
         inner = tuple(dict.fromkeys(scope + ranks))
         forms = [f"({a} {op} {b})" for op in ("+", "-", "*", "//", "%")]
-        forms += [f"clamp({a}, 0, 2)", f"min({a}, {b})", f"max({a}, {b})", f"(({a}) ?? ({b}))"]
+        forms += [
+            f"(-{a})",
+            f"clamp({a}, 0, 2)",
+            f"min({a}, {b})",
+            f"max({a}, {b})",
+            f"(({a}) ?? ({b}))",
+        ]
         forms += [f"({a} where {self.condition(scope, depth - 1)})"]
         forms += [f"select({self.boolean(scope, depth - 1)}, {a}, {b})"]
         rows = f"{self.integer(inner, depth - 1)} where {self.condition(inner, depth - 1)}"
