@@ -28,7 +28,7 @@ def remember(step: Step, holding: tuple[Expr, ...], known: Conditions) -> None:
     """Record what a step's tensor inherits. Iterative tensors inherit nothing: slot 0 is
     `init`'s.
     """
-    if step.iterative is not None or step.recurs is not None:
+    if step.recurs is not None or (step.named and step.einsum.step is not None):
         return
     kept = tuple(c for c in holding if not set(free_ranks(c)) & set(step.bound))
     if kept:

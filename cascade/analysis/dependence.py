@@ -35,10 +35,14 @@ def relations(cascade: Cascade, passes: Passes) -> tuple[Relation, ...]:
     found: list[Relation] = []
     for output in cascade.outputs:
         for key, dependences in passes.dependences.get(output, {}).items():
+            if key.indexed:  # the slot's own coordinate is not known
+                slot = cascade.tensors[key.tensor].ranks[key.slot]
+                found.append(Relation(output, "", key.tensor, slot, "all"))
+                continue
             relation = _relation(output, key, dependences)
             if relation is not None:
                 found.append(relation)
-    return tuple(found)
+    return tuple(dict.fromkeys(found))
 
 
 def _relation(output: str, key: Key, dependences: tuple[Dependence, ...]) -> Relation | None:
@@ -65,5 +69,7 @@ def is_causal(cascade: Cascade, passes: Passes, rank: str) -> bool:
     Only slots related to `rank` count: those that some output reads at, before or after its own
     coordinate.
     """
-    found = [r for r in relations(cascade, passes) if r.rank == rank]
-    return bool(found) and all(r.sign in ("<=", "==") for r in found)
+    found = relations(cascade, passes)
+    related = {(r.tensor, r.slot_rank) for r in found if r.rank == rank or r.slot_rank == rank}
+    told = [r for r in found if (r.tensor, r.slot_rank) in related]
+    return bool(told) and all(r.sign in ("<=", "==") for r in told)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cascade.analysis.counts import Count
+from cascade.analysis.counts import Count, total
 from cascade.analysis.passes import Key, Mode, Passes
 from cascade.analysis.work import StepWork
 from cascade.ir.cascade import Cascade
@@ -79,7 +79,7 @@ def footprints(cascade: Cascade, passes: Passes, works: list[StepWork]) -> tuple
     """A row for each tensor that crosses a barrier or recurs, and one for each tile-sized
     intermediate.
     """
-    work_of = {w.step.target: w for w in works}
+    work_of = _work_of_statements(works)
     readers: dict[str, list[str]] = {}
     for step in passes.steps:
         for name in dict.fromkeys(r.tensor for r in reads(step.body)):
@@ -99,6 +99,21 @@ def footprints(cascade: Cascade, passes: Passes, works: list[StepWork]) -> tuple
         if row is not None:
             found.append(row)
     return tuple(found)
+
+
+def _work_of_statements(works: list[StepWork]) -> dict[str, dict[str, Count]]:
+    """The work of each step, with that of the reductions taken out of its statement."""
+    by_target = {w.step.target: w for w in works}
+    found: dict[str, dict[str, Count]] = {}
+    for w in works:
+        kinds = dict(w.by_kind)
+        for r in reads(w.step.body):
+            inner = by_target.get(r.tensor)
+            if inner is not None and not inner.step.named and inner.step.einsum is w.step.einsum:
+                for kind, count in found[r.tensor].items():
+                    kinds[kind] = total((kinds.get(kind, Count()), count))
+        found[w.step.target] = kinds
+    return found
 
 
 def _levels(passes: Passes, key: Key, name: str, readers: dict[str, list[str]]) -> tuple[int, ...]:
@@ -143,7 +158,7 @@ def _crossing(
     ranks: tuple[str, ...],
     passes: Passes,
     readers: dict[str, list[str]],
-    work_of: dict[str, StepWork],
+    work_of: dict[str, dict[str, Count]],
 ) -> Footprint | None:
     best: Footprint | None = None
     for key, dependences in passes.dependences.get(name, {}).items():
@@ -151,13 +166,16 @@ def _crossing(
         if made is None:
             continue
         for d in dependences:
-            if d.mode is not Mode.POINT or not d.whole or not d.ranks:
+            if d.mode is not Mode.POINT or not d.ranks:
                 continue
-            later = tuple(n for n in _levels(passes, key, name, readers) if n > made + 1)
+            levels = set(_levels(passes, key, name, readers))
+            if not d.whole:  # a value for each block: its readers need not visit the input
+                levels |= {passes.ready.get((key, r), 0) + 1 for r in readers.get(name, ())}
+            later = tuple(sorted(n for n in levels if n > made + 1))
             if later and (best is None or len(later) > len(best.read_in)):
                 per = tuple(r for r in ranks if r not in d.ranks)
                 spill = Count.of(ranks, 1 + len(later))
-                again = {k: c.times(len(later)) for k, c in work_of[name].by_kind.items()}
+                again = {k: c.times(len(later)) for k, c in work_of[name].items()}
                 rank = key.rank if len(d.ranks) == 1 else ",".join(d.ranks)
                 best = Footprint(
                     name, rank, "whole", Count.of(d.ranks), per, made + 1, later, spill, again, 4

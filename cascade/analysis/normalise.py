@@ -114,8 +114,7 @@ class _Normalise:
         if key not in self.known:
             name = f"{einsum.tensor}.{len(self.known) + 1}"
             self.known[key] = name
-            keep = tuple(r for r in bound if op != "order")
             self.found.append(
-                Step(name, ranks, op, keep, body, einsum, None, self.recurs, named=False)
+                Step(name, ranks, op, bound, body, einsum, None, self.recurs, named=False)
             )
         return Read(self.known[key], tuple(Coordinate(r) for r in ranks), e.span)

@@ -15,7 +15,7 @@ barriers behind them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from cascade.analysis.conditions import Conditions, is_at_most, linear, remember, step_conditions
@@ -45,6 +45,7 @@ class Key:
     tensor: str
     slot: int
     rank: str
+    indexed: bool = False  # `rank` is a variable of an index expression, not the slot's coordinate
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,7 @@ class Passes:
     revisits: tuple[tuple[Key, Step], ...]
     dependences: dict[str, dict[Key, tuple[Dependence, ...]]]
     levels: dict[tuple[Key, str], int]  # level at which a step (by target) visits a key
+    ready: dict[tuple[Key, str], int]  # traversals of a key that must be over before a step
     steps: tuple[Step, ...]
 
     def of_rank(self) -> dict[str, int]:
@@ -133,7 +135,7 @@ def count_passes(cascade: Cascade) -> Passes:
         name: {key: tuple(d for d, _ in facts.items()) for key, facts in by_key.items()}
         for name, by_key in forward.facts.items()
     }
-    return Passes(tuple(counts), tuple(forward.revisits), dependences, levels, steps)
+    return Passes(tuple(counts), tuple(forward.revisits), dependences, levels, forward.ready, steps)
 
 
 def _better(forward: _Flow, backward: _Flow, key: Key) -> PassCount:
@@ -181,6 +183,7 @@ class _Flow:
         self.visits: dict[Key, list[Visit]] = {}
         self.revisits: list[tuple[Key, Step]] = []
         self.conditions: Conditions = {}
+        self.ready: dict[tuple[Key, str], int] = {}  # barriers that a step has to wait for
         for step in steps:
             self._step(step)
 
@@ -201,10 +204,15 @@ class _Flow:
         holding = step_conditions(step, self.conditions)
         arriving: dict[Key, Facts] = {}
         own: dict[Key, dict[Dependence, None]] = {}
+        ahead: dict[Key, dict[Dependence, Mode]] = {}
         for read in reads(step.body):
             if read.tensor in self.inputs:
                 for key, dependence in self._visit(read, step):
                     own.setdefault(key, {})[dependence] = None
+                    index = read.index[key.slot]
+                    side = _shifted(Mode.POINT, index, False, _direction(index))
+                    if side is not Mode.POINT and not key.indexed:
+                        ahead.setdefault(key, {})[dependence] = side
             elif read.tensor in self.facts:
                 self._arrive(read, arriving)
         for key, facts in arriving.items():
@@ -215,7 +223,13 @@ class _Flow:
             for group in groups:
                 visit = self._level(step, key, group, arriving.get(key, {}))
                 self.visits.setdefault(key, []).append(visit)
-                arriving.setdefault(key, {})[group] = (visit.level, visit, step.target)
+                shift = ahead.get(key, {}).get(group)
+                held = group if shift is None else replace(group, mode=shift, whole=False)
+                arriving.setdefault(key, {})[held] = (visit.level, visit, step.target)
+        for key, facts in arriving.items():
+            waits = [level + 1 for d, (level, _, _) in facts.items() if d.mode is Mode.ALL]
+            if waits:
+                self.ready[key, step.target] = max(waits)
         leaving = {key: self._leave(step, facts, holding) for key, facts in arriving.items()}
         leaving = {key: facts for key, facts in leaving.items() if facts}
         if step.target in self.facts:  # the update of a tensor whose `init` came before
@@ -276,7 +290,8 @@ class _Flow:
                 found.append((Key(read.tensor, slot, rank), d))
             else:
                 found += [
-                    (Key(read.tensor, slot, v), Dependence(Mode.POINT, (v,))) for v in variables
+                    (Key(read.tensor, slot, v, True), Dependence(Mode.POINT, (v,)))
+                    for v in variables
                 ]
         return found
 
@@ -357,8 +372,6 @@ class _Flow:
         return result
 
     def _reduced(self, step: Step, d: Dependence, holding: tuple[Expr, ...]) -> Dependence:
-        if step.op == "order" and d.ranks:
-            return Dependence(Mode.ALL, (), context=d.context)
         kept = [r in step.ranks and r not in step.bound for r in d.ranks]
         if all(kept):
             return d
@@ -433,9 +446,14 @@ def _plain(index: Expr, stepping: bool) -> str | None:
 def _shifted(mode: Mode, index: Expr, stepping: bool, direction: int) -> Mode:
     """`T[r-1]` needs what lies before r; an iterative slot r+1 is step r."""
     form = linear(index)
-    if mode is not Mode.POINT or stepping or direction < 0 or form is None or form[1] == 0:
+    if direction < 0 or form is None:
         return mode
-    return Mode.SUFFIX if form[1] > 0 else Mode.PREFIX
+    shift = form[1] - (1 if stepping else 0)
+    if mode is Mode.POINT:
+        return mode if not shift or stepping else Mode.SUFFIX if shift > 0 else Mode.PREFIX
+    if (mode is Mode.PREFIX and shift > 0) or (mode is Mode.SUFFIX and shift < 0 and not stepping):
+        return Mode.ALL
+    return mode
 
 
 def _side(index: Expr, rank: str) -> Mode | None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from cascade.analysis.normalise import Step
 from cascade.analysis.passes import Mode, PassCount, Passes, Visit
-from cascade.ir.expr import Expr, Map, Read
-from cascade.ir.walk import reads, walk
+from cascade.ir.expr import Expr, Map, Read, Where
+from cascade.ir.walk import children, reads, rebuild, substitute, walk
 
 NEEDS = {
     Mode.ALL: "all of {rank}",
@@ -69,17 +69,17 @@ def _barrier(count: PassCount, earlier: Visit, later: Visit, by_target: dict[str
         later.step.line,
         name,
         reason,
-        _remedy(carrier, later, rank),
+        _remedy(carrier, later, rank, by_target),
     )
 
 
-def _remedy(carrier: Step | None, later: Visit, rank: str) -> str:
+def _remedy(carrier: Step | None, later: Visit, rank: str, by_target: dict[str, Step]) -> str:
     """What the consumer does with the carried value decides which rewrite could apply."""
     if carrier is None:
         return ""
     if carrier.op in ("order", "top", "argtop", "argmax"):
         return "none: a position in the order of all points is not known before the last"
-    use = _use(later.step.body, carrier.target)
+    use = _use(_seen_through(later.step.body, by_target), carrier.target)
     if use == "factor" and (later.step.op == "sum" or later.step.op is None):
         return (
             f"{carrier.label()} is a factor without {rank}: it can leave a sum over {rank} "
@@ -100,12 +100,25 @@ def _remedy(carrier: Step | None, later: Visit, rank: str) -> str:
     return "none that is general: the value stands inside a function of both"
 
 
+def _seen_through(e: Expr, by_target: dict[str, Step], depth: int = 0) -> Expr:
+    """An expression with its pointwise producers written out, a few levels deep."""
+    if isinstance(e, Read):
+        step = by_target.get(e.tensor)
+        if step is None or step.op is not None or step.recurs is not None or depth > 8:
+            return e
+        body = substitute(step.body, dict(zip(step.ranks, e.index, strict=True)))
+        return _seen_through(body, by_target, depth + 1)
+    return rebuild(e, tuple(_seen_through(c, by_target, depth) for c in children(e)))
+
+
 def _use(e: Expr, target: str) -> str:
     """How an expression uses a tensor: as a factor, inside an exponent, as a term, or otherwise."""
     if isinstance(e, Read):
         return "factor" if e.tensor == target else ""
     if not any(r.tensor == target for r in reads(e)):
         return ""
+    if isinstance(e, Where):
+        return _use(e.body, target)
     if isinstance(e, Map) and e.op in ("*", "/"):
         inner = {_use(a, target) for a in e.args} - {""}
         return inner.pop() if len(inner) == 1 else "other"

@@ -102,7 +102,9 @@ class Derivation:
         }
 
     def explanation(self) -> str:
-        """What stands in the way of fewer passes: each barrier, its reason, what would remove it."""
+        """What stands in the way of fewer passes: each barrier, its reason, what would remove
+        it.
+        """
         parts = [_heading(self)]
         parts.append(_obstacles_text(self.obstacles) if self.obstacles else "No barrier remains.")
         parts += [_remarks_text(self.remarks)] if self.remarks else []

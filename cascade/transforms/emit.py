@@ -365,14 +365,21 @@ class _Emission:
             tail = Map("<", (self.point, extent_symbol(self.partition.rank)))
             conditions = (*conditions, tail)
         inner = tuple(r for r in bound if r != self.stream.rank) + self.tile
-        if inner:
-            return Reduce(op, inner, guarded(body, conditions))
         identity = REDUCERS[op].identity
+        if inner:
+            value = Reduce(op, inner, guarded(body, conditions))
+            whole = self._whole_tile(body, conditions, inner)
+            return Map("??", (value, Const(identity or 0))) if whole else value
         if op == "count":
             body = Map("select", (self._true(body), Const(1), Const(0)))
         value = guarded(body, conditions)
         present_always = not self.stream.presence.of(body) and not conditions
         return value if present_always else Map("??", (value, Const(identity or 0)))
+
+    def _whole_tile(self, body: Expr, conditions: tuple[Expr, ...], inner: tuple[str, ...]) -> bool:
+        """Whether a condition may leave out a whole tile, which then counts as the identity."""
+        found = [free_ranks(c) for c in (*self.stream.presence.of(body), *conditions)]
+        return any(self.step_rank in ranks and not set(ranks) & set(inner) for ranks in found)
 
     def _true(self, e: Expr) -> Expr:
         return Map("or", (Map("==", (e, e)), Map("!=", (e, e))))

@@ -175,7 +175,10 @@ class _Planner:
                 if self.rank in step.ranks:
                     available.setdefault(step.target, 0)
                 continue
-            if self.stream.reduces(step):
+            if step.op == "order" and self.stream.reduces(step):
+                needed = self._needs(self.stream.inlined(step.body))
+                available[step.target] = max(needed.values(), default=0) + 1
+            elif self.stream.reduces(step):
                 self._reduction(step)
             elif self.rank not in step.ranks:
                 needed = self.stream.results(step.body)

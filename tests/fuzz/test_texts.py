@@ -1,4 +1,4 @@
-"""Every text parses or fails with a message, fast and in little memory (measured in a subprocess)."""
+"""Every text parses or fails with a message, fast and in little memory (in a subprocess)."""
 
 import json
 import subprocess

@@ -272,6 +272,26 @@ def test_a_selection_lies_along_the_rank_of_a_substitution():
     holds(text, [3, 5])
 
 
+def test_the_conditions_of_a_substitution_mention_the_same_ranks_at_each_step():
+    # at h = 0 the mean has no point; whether it has depends on p too, so the sum over p is 0
+    text = (
+        "input x[p,m]\nrank h < 2\nrank u < 2\n"
+        "Y[h,p] = (x[p,h] where p == h) + mean[u](Y[u,p] where u < h)\nZ[h] = sum[p](Y[h,p])"
+    )
+    holds(text, [0, 0])
+
+
+def test_a_substitution_without_points_keeps_the_conditions_of_other_ranks():
+    text = "input v[m]\nrank p < 0\nrank u < 0\nY[p] = v[9] - sum[u](Y[u] where u < p)\n"
+    holds(text + "Z = sum[p](Y[p])", None, v=np.ones(3))
+    holds(text.replace("v[9]", "v[0]") + "Z = sum[p](Y[p])", 0, v=np.ones(3))
+
+
+def test_a_masked_sum_of_integers_stays_an_integer():
+    text = "input n[p]: int\nrank h < 2\nZ[p] = sum[h](n[p] * n[p] where h == 1)"
+    assert holds(text, [9, 4], n=np.array([3, -2])).dtype.kind == "i"
+
+
 def test_inlining_a_statement_never_changes_a_meaning():
     body = "(x[p,m] where m <= p)"
     named = f"input x[p,m]\nA[p,m] = {body}\nZ[p] = mean[m](A[p,m]) - max[m](A[p,m] where m > 0)"
