@@ -103,7 +103,7 @@ def filled(tensor: Stored) -> np.ndarray[Any, Any]:
     """The array with absent points written as 0, false or -1."""
     array = tensor.array
     if not tensor.conditions:
-        return array
+        return array.copy()
     present = np.ones(array.shape, bool)
     for slots, truth in tensor.conditions.items():
         shape = [n if slot in slots else 1 for slot, n in enumerate(array.shape)]

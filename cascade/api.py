@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Number = int | float | bool
 Progress = Callable[[int, int], None]
 
+MOST_DERIVED = 200  # statements up to which a report shows the derived passes, too
 AGREEMENT = 1e-9  # largest difference of two evaluations, relative to 1 or the value
 
 __all__ = [
@@ -97,7 +98,11 @@ def analyse(
 
     shapes = {name: tuple(getattr(a, "shape", ())) for name, a in (inputs or {}).items()}
     report = analyse(spec, dict(settings or {}), shapes, target)
-    return replace(report, derived_passes=derive(spec).passes_after)
+    if len(spec.einsums) > MOST_DERIVED:
+        return report
+    from cascade.transforms.derive import derived_passes
+
+    return replace(report, derived_passes=derived_passes(spec))
 
 
 def derive(spec: Cascade, steps: int | None = None) -> Derivation:

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from cascade import api
@@ -68,6 +68,7 @@ def measure(repeat: int, progress: Progress | None = None) -> list[Measurement]:
             "parse and check, 1,000 statements", lambda: api.parse(chain_text(1000)), 2.0, repeat
         ),
     ]
+    jobs += [lambda: _derivation("attention", 0.5, repeat), lambda: _slowest_derivation(repeat)]
     jobs += [lambda size=size: _analysis(size, repeat) for size in SIZES]  # type: ignore[misc]
     rows: list[Measurement] = []
     try:
@@ -78,6 +79,19 @@ def measure(repeat: int, progress: Progress | None = None) -> list[Measurement]:
     finally:
         Path(spec.name).unlink()
     return rows
+
+
+def _derivation(name: str, limit: float, repeat: int) -> Measurement:
+    spec = api.parse(api.example_text(name), f"{name}.cascade")
+    api.derive(spec)
+    return _warm(f"derive {name}, after import", lambda: api.derive(spec), limit, repeat)
+
+
+def _slowest_derivation(repeat: int) -> Measurement:
+    """The example that takes longest."""
+    rows = [_derivation(name, 5.0, min(repeat, 3)) for name in api.list_examples()]
+    worst = max(rows, key=lambda r: r.median_s)
+    return replace(worst, name=f"{worst.name} (the slowest example)")
 
 
 def _cold(name: str, arguments: list[str], limit: float, repeat: int) -> Measurement:

@@ -8,6 +8,8 @@ caret.
 from __future__ import annotations
 
 import difflib
+import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -44,6 +46,13 @@ class Span:
         """The span from the start of this one to the end of `other`."""
         return self if other is None else Span(self.source, self.start, max(self.end, other.end))
 
+    def word(self, text: str) -> Span:
+        """The first occurrence of a whole word inside this span, or the span itself."""
+        found = re.search(rf"(?<!\w){re.escape(text)}(?!\w)", self.text)
+        if found is None:
+            return self
+        return Span(self.source, self.start + found.start(), self.start + found.end())
+
     @property
     def text(self) -> str:
         return self.source.text[self.start : self.end]
@@ -59,21 +68,27 @@ class Span:
     def excerpt(self, label: str = "") -> str:
         """The source line with carets under the span."""
         number, column = self.source.position(self.start)
-        text = self.source.line(number)
-        width = max(1, min(self.end - self.start, len(text) - (column - 1)))
+        text = self.source.line(number).rstrip()
         first = max(0, column - 1 - EXCERPT_WIDTH // 2) if len(text) > EXCERPT_WIDTH else 0
-        shown = text[first : first + EXCERPT_WIDTH]
-        shown = "".join(" " if ord(c) < 32 or ord(c) == 127 else c for c in shown)
-        before, after = "…" if first else "", "…" if first + EXCERPT_WIDTH < len(text) else ""
-        start = column - 1 - first + len(before)
-        carets = "^" * max(1, min(width, len(before) + len(shown) - start))
+        last = first + EXCERPT_WIDTH
+        shown = "".join(c if c.isprintable() else " " for c in text[first:last])
+        start = column - 1 - first
+        marked = shown[start : max(start, start + self.end - self.start)]
+        before, after = "…" if first else "", "…" if last < len(text) else ""
+        indent = " " * _columns(before + shown[:start])
         gutter = " " * len(str(number))
         lines = [
             f"{gutter} |",
-            f"{number} | {before}{shown}{after}",
-            f"{gutter} | {' ' * start}{carets}{' ' + label if label else ''}",
+            f"{number} | {before}{shown}{after}".rstrip(),
+            f"{gutter} | {indent}{'^' * max(1, _columns(marked))}{' ' + label if label else ''}",
         ]
         return "\n".join(lines)
+
+
+def _columns(text: str) -> int:
+    """The width of a text on a terminal: East Asian characters are wide, accents take no room."""
+    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
+    return len(text) + wide - sum(unicodedata.combining(c) > 0 for c in text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +106,7 @@ class Diagnostic:
     def render(self) -> str:
         where = f"{self.span.location()}: " if self.span else ""
         lines = [f"{where}{self.severity}[{self.code}]: {self.message}"]
-        if self.span:
+        if self.span and self.span.source.text.strip():
             lines.append(self.span.excerpt(self.label))
         for span, text in self.related:
             lines.append(f"  note: {text} ({span.location()})")
@@ -142,12 +157,14 @@ def fail(
     return CascadeError(Diagnostic(code, message, span, label, tuple(hints), tuple(related)))
 
 
-def input_error(code: str, message: str, *hints: str) -> InputError:
-    """An `InputError` with a single diagnostic, to be raised by the caller."""
-    return InputError(Diagnostic(code, message, hints=hints))
+def input_error(code: str, message: str, *hints: str, span: Span | None = None) -> InputError:
+    """An `InputError` with a single diagnostic; `span` is the place in the spec it is about."""
+    return InputError(Diagnostic(code, message, span, hints=hints))
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> tuple[str, ...]:
     """A one-hint tuple naming the closest known name, or nothing."""
-    close = difflib.get_close_matches(name[:80], sorted(set(known)), n=1, cutoff=0.6)
+    others = sorted(set(known) - {name})
+    close = [k for k in others if k.lower() == name.lower()]
+    close += difflib.get_close_matches(name[:80], others, n=1, cutoff=0.6)
     return (f"did you mean `{close[0]}`?",) if close else ()

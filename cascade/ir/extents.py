@@ -7,16 +7,21 @@ both extents.
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from cascade.diagnostics import CascadeError, did_you_mean, fail, input_error
-from cascade.ir.cascade import Cascade, Tensor
+from cascade.ir.cascade import Cascade, Rank, Tensor
 from cascade.ir.expr import Const, Expr, Map, Symbol
+from cascade.ir.kinds import check_settings_kinds
 from cascade.ir.printer import print_expr
 from cascade.ir.walk import symbols
 
 Number = int | float | bool
+
+LARGEST = 2**62  # coordinates of a rank
+LONGEST_CHAIN = 100  # params and extents, each defined by the next
 
 SCALAR: dict[str, Callable[..., Number]] = {
     "+": lambda a, b: a + b,
@@ -75,7 +80,9 @@ def _quotient(a: Number, b: Number) -> Number:
 def _power(a: Number, b: Number) -> Number:
     if abs(a) > 1 and abs(b) > 1024 and isinstance(a, int) and isinstance(b, int):
         raise OverflowError
-    result: Number = a**b
+    result = a**b
+    if isinstance(result, complex):
+        raise ArithmeticError
     return result
 
 
@@ -115,7 +122,7 @@ class _Binding:
     def __init__(self, cascade: Cascade, settings: Mapping[str, Number]):
         self.cascade = cascade
         self.known: dict[str, Number] = dict(settings)
-        self.source: dict[str, str] = {name: f"set to {settings[name]}" for name in settings}
+        self.source: dict[str, str] = {name: "by the settings" for name in settings}
         self.params = {p.name: p for p in cascade.params}
         self.extent_of = {r.name.upper(): r for r in cascade.ranks}
         self.pending: list[str] = []
@@ -125,7 +132,9 @@ class _Binding:
             return self.known[name]
         if name in self.pending:
             chain = " -> ".join([*self.pending, name])
-            raise fail("extent", f"`{name}` is defined by itself: {chain}")
+            raise input_error("extent", f"`{name}` is defined by itself: {chain}")
+        if len(self.pending) > LONGEST_CHAIN:
+            raise input_error("extent", f"`{name}` follows from more than {LONGEST_CHAIN} others")
         self.pending.append(name)
         self.known[name] = self._define(name)
         self.pending.pop()
@@ -141,29 +150,44 @@ class _Binding:
             raise input_error(
                 "unknown-extent",
                 f"the extent `{name}` of rank `{rank.name}` is not known",
-                f"set it: `--set {name}=…`, or give an input that has rank `{rank.name}`",
+                _how_to_know(self.cascade, rank.name),
+                span=rank.span,
             )
         raise input_error(
-            "unknown-param", f"the param `{name}` has no value", f"set it: `--set {name}=…`"
+            "unknown-param",
+            f"the param `{name}` has no value",
+            f"set it: `--set {name}=…`, or write its default: `param {name} = …`",
+            span=param.span if param else None,
         )
 
     def of(self, e: Expr) -> Number:
         try:
             return evaluate(e, self.value)
         except (ArithmeticError, ValueError):
-            raise input_error(
-                "extent", f"`{print_expr(e)}` has no value for these extents"
-            ) from None
+            given = ", ".join(f"{s} = {self.value(s)}" for s in sorted(symbols(e)))
+            message = f"`{print_expr(e)}` has no value" + f" for {given}" * bool(given)
+            raise input_error("extent", message, span=e.span) from None
 
     def extent(self, rank: str) -> int:
         e = self.cascade.rank[rank].extent
         value = self.of(e)
-        if isinstance(value, bool) or not math.isfinite(value) or value != int(value) or value < 0:
-            raise input_error(
-                "extent",
-                f"the extent of rank `{rank}` is {value}; it must be a whole number, 0 or more",
-            )
+        whole = not isinstance(value, bool) and math.isfinite(value) and value == int(value)
+        if not whole or not 0 <= value <= LARGEST:
+            what = "too large" if whole and value > 0 else "not a whole number, 0 or more"
+            message = f"the extent of rank `{rank}` is {value}, {what}"
+            if e != Symbol(rank.upper()):
+                message += f" (it is {print_expr(e)})"
+            raise input_error("extent", message, span=self.cascade.rank[rank].span)
         return int(value)
+
+
+def _how_to_know(cascade: Cascade, rank: str) -> str:
+    """The hint for an extent that nothing gives."""
+    name = rank.upper()
+    carriers = [t.name for t in cascade.inputs if rank in t.ranks]
+    if carriers:
+        return f"set it: `--set {name}=…`, or give the input `{carriers[0]}`"
+    return f"set it: `--set {name}=…`, or write it in the spec: `param {name} = 8`"
 
 
 def bind(
@@ -175,8 +199,7 @@ def bind(
 
     Raises `InputError` where a shape is wrong, something is missing, or a requirement fails.
     """
-    settings = settings or {}
-    check_settings(cascade, settings)
+    settings = check_settings(cascade, settings or {})
     binding = _Binding(cascade, settings)
     checks: list[tuple[Tensor, int, int]] = []
     for tensor in cascade.inputs:
@@ -186,50 +209,96 @@ def bind(
         if len(shape) != len(tensor.ranks):
             raise input_error(
                 "shape",
-                f"`{tensor.name}` has {len(shape)} dimensions {tuple(shape)}, and the spec "
-                "gives it "
-                f"{len(tensor.ranks)}: [{','.join(tensor.ranks)}]",
+                f"`{tensor.name}` has {_dimensions(shape)}, "
+                f"and the spec gives it {len(tensor.ranks)}",
+                f"it is declared as `{_form(tensor)}`",
+                span=tensor.span,
             )
         for slot, extent in enumerate(shape):
             _learn(binding, tensor, slot, int(extent), checks)
+    _check_strides(binding)
     for tensor, slot, extent in checks:
         _compare(binding, tensor, slot, extent)
     extents = {r.name: binding.extent(r.name) for r in cascade.ranks}
     values: dict[str, Number] = {p.name: binding.value(p.name) for p in cascade.params}
     values |= {name.upper(): extent for name, extent in extents.items()}
-    for p in cascade.partitions:
-        for stride in symbols(p.expression):
-            if binding.value(stride) <= 0:
-                raise input_error(
-                    "extent",
-                    f"the stride `{stride}` of the partition of `{p.rank}` must be positive",
-                )
     _check_requirements(cascade, binding)
     return Bindings(extents, values)
 
 
-def check_settings(cascade: Cascade, settings: Mapping[str, Number]) -> None:
-    known = {p.name for p in cascade.params} | {r.name.upper() for r in cascade.ranks}
-    free = {s for r in cascade.ranks for s in symbols(r.extent)}
-    free |= {s for p in cascade.partitions for s in symbols(p.expression)}
+def _dimensions(shape: tuple[int, ...]) -> str:
+    if not shape:
+        return "no dimension"
+    return f"{len(shape)} dimension{'s' * (len(shape) > 1)} {shape}"
+
+
+def _form(tensor: Tensor) -> str:
+    return f"{tensor.name}[{','.join(tensor.ranks)}]" if tensor.ranks else tensor.name
+
+
+def _check_strides(binding: _Binding) -> None:
+    for p in binding.cascade.partitions:
+        for stride in sorted(symbols(p.expression)):
+            if binding.value(stride) <= 0:
+                message = f"the stride `{stride}` of the partition of `{p.rank}` must be positive"
+                raise input_error("extent", f"{message}, not {binding.value(stride)}", span=p.span)
+
+
+def check_settings(cascade: Cascade, settings: Mapping[str, Number]) -> dict[str, Number]:
+    """The settings as numbers of Python. Raises `InputError` for one that cannot be."""
+    names = [p.name for p in cascade.params] + [r.name.upper() for r in cascade.ranks]
+    known = {*names} | {s for r in cascade.ranks for s in symbols(r.extent)}
+    known |= {s for p in cascade.partitions for s in symbols(p.expression)}
+    checked: dict[str, Number] = {}
     for name, value in settings.items():
-        if name not in known | free:
-            raise input_error(
-                "setting", f"there is no extent or param `{name}`", *did_you_mean(name, known)
-            )
-        if isinstance(value, float) and math.isnan(value):
-            raise input_error("setting", f"`{name}` is set to NaN")
+        if name not in known:
+            hints = did_you_mean(name, known) or (f"it has {', '.join(sorted(known))}",)
+            raise input_error("setting", f"there is no extent or param `{name}`", *hints)
+        checked[name] = _number(name, value)
         rank = next((r for r in cascade.ranks if r.name.upper() == name), None)
-        if rank is None:
-            continue
-        if rank.extent != Symbol(name):
-            raise input_error(
-                "setting",
-                f"`{name}` follows from other extents ({print_expr(rank.extent)}) and cannot be "
-                "set",
+        if rank is not None:
+            _check_extent(rank, name, checked[name])
+    _check_kinds(cascade, checked)
+    return checked
+
+
+def _number(name: str, value: object) -> Number:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real) and not math.isnan(value):
+        return float(value)
+    raise input_error("setting", f"`{name}` is set to {value!r:.40}, which is no number")
+
+
+def _check_extent(rank: Rank, name: str, value: Number) -> None:
+    if rank.extent != Symbol(name):
+        message = (
+            f"`{name}` follows from other extents ({print_expr(rank.extent)}) and cannot be set"
+        )
+        hints = [f"set {' or '.join(f'`{s}`' for s in sorted(symbols(rank.extent)))}"]
+        raise input_error("setting", message, *hints, span=rank.span)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST:
+        message = f"`{name}` is set to {value}, and an extent is a whole number from 0 to 2**62"
+        raise input_error("setting", message, span=rank.span)
+
+
+def _check_kinds(cascade: Cascade, settings: dict[str, Number]) -> None:
+    """A param that is used as an integer or truth value is set to one."""
+    kinds = {}
+    for p in cascade.params:
+        if p.name in settings:
+            value = settings[p.name]
+            if isinstance(p.value, Const) and isinstance(p.value.value, bool) and value in (0, 1):
+                settings[p.name] = value = bool(value)
+            kind = (
+                "bool" if isinstance(value, bool) else "int" if isinstance(value, int) else "real"
             )
-        if not isinstance(value, int) or value < 0:
-            raise input_error("setting", f"`{name}` is an extent: a whole number, 0 or more")
+            kinds[p.name] = kind
+    for finding in check_settings_kinds(cascade, kinds) if kinds else ():
+        at_fault = ", ".join(f"`{name}` is set to {settings[name]}" for name in kinds)
+        raise input_error("setting", f"{at_fault}: {finding.message}", span=finding.span)
 
 
 def _learn(
@@ -248,18 +317,21 @@ def _learn(
 def _compare(binding: _Binding, tensor: Tensor, slot: int, extent: int) -> None:
     rank = tensor.ranks[slot]
     expected = binding.extent(rank)
-    if expected != extent:
-        e = binding.cascade.rank[rank].extent
-        where = (
-            binding.source.get(e.name, "by its param")
-            if isinstance(e, Symbol)
-            else f"as {print_expr(e)}"
-        )
-        raise input_error(
-            "shape",
-            f"rank `{rank}` of `{tensor.name}` has extent {extent}, and {expected} {where}",
-            f"`{tensor.name}` is declared as {tensor.name}[{','.join(tensor.ranks)}]",
-        )
+    if expected == extent:
+        return
+    e = binding.cascade.rank[rank].extent
+    if isinstance(e, Symbol):
+        where = f"and {expected} {binding.source.get(e.name, f'by the param `{e.name}`')}"
+    elif symbols(e):
+        where = f"and {print_expr(e)} is {expected}"
+    else:
+        where = f"and the spec fixes it at {expected}"
+    raise input_error(
+        "shape",
+        f"rank `{rank}` of `{tensor.name}` has extent {extent}, {where}",
+        f"`{tensor.name}` is declared as `{_form(tensor)}`",
+        span=tensor.span,
+    )
 
 
 def _check_requirements(cascade: Cascade, binding: _Binding) -> None:
@@ -273,6 +345,7 @@ def _check_requirements(cascade: Cascade, binding: _Binding) -> None:
         if not holds:
             reason = f": {r.message}" if r.message else ""
             given = ", ".join(f"{s} = {binding.value(s)}" for s in sorted(symbols(r.condition)))
-            raise input_error(
-                "requirement", f"`{print_expr(r.condition)}` does not hold{reason} ({given})"
+            message = f"`{print_expr(r.condition)}` does not hold{reason}" + f" ({given})" * bool(
+                given
             )
+            raise input_error("requirement", message, span=r.span)

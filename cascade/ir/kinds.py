@@ -6,14 +6,18 @@ arguments are checked when they arrive (`required_kinds`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from itertools import chain
+from typing import TypeGuard
 
 from cascade.diagnostics import Diagnostic, Span
 from cascade.ir.cascade import Cascade
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Select, Symbol, Where
 from cascade.ir.ops import MAPS, REDUCERS, SELECTIONS
+from cascade.ir.order import evaluation_order, strongly_connected
 from cascade.ir.printer import print_expr
+from cascade.ir.walk import symbols, transform
 
 INTEGER_TYPES = ("int", "i64", "i32", "i16", "i8", "u8")
 WORDS = {"real": "a real number", "int": "an integer", "bool": "a truth value", "any": "any value"}
@@ -36,6 +40,11 @@ def required_kinds(c: Cascade) -> dict[str, str]:
     return dict(_Kinds(c).needed)
 
 
+def check_settings_kinds(c: Cascade, settings: Mapping[str, str]) -> list[Diagnostic]:
+    """What is wrong with a cascade when some params have other kinds than their defaults."""
+    return _Kinds(c, settings).findings
+
+
 @lru_cache(maxsize=64)
 def tensor_kinds(c: Cascade) -> dict[str, str]:
     """The kind of every tensor, as far as it is known without the arguments."""
@@ -45,17 +54,18 @@ def tensor_kinds(c: Cascade) -> dict[str, str]:
 class _Kinds:
     """One pass over the statements in an order that meets definitions before reads where it can."""
 
-    def __init__(self, c: Cascade):
+    def __init__(self, c: Cascade, settings: Mapping[str, str] | None = None):
         self.findings: list[Diagnostic] = []
         self.needed: dict[str, str] = {}
         self.kind = {t.name: declared_kind(t.dtype) for t in c.inputs}
-        self.params = {p.name: "int" for p in c.params}
-        for p in c.params:
-            self.params[p.name] = "int" if p.value is None else self.of(p.value)
-            if p.value is None:
-                self.params[p.name] = "any"
-        from cascade.ir.order import evaluation_order
-
+        self.inputs = {t.name: t for t in c.inputs}
+        self.params = dict(settings or {})
+        values = {p.name: p.value for p in c.params}
+        edges = {n: sorted(symbols(v) & set(values)) if v else [] for n, v in values.items()}
+        for name in chain(*strongly_connected([*edges], edges)):
+            value = values[name]
+            if name not in self.params:
+                self.params[name] = "any" if value is None else self.of(value)
         for requirement in c.requirements:
             self._want(requirement.condition, "bool", "a requirement")
         for rank in c.ranks:
@@ -93,7 +103,8 @@ class _Kinds:
             case Select(op, _, _, body):
                 found = self.of(body)
                 if found == "bool":
-                    self._report("kind", f"`{op}` orders numbers, not truth values", e.span)
+                    hint = f"write `select({print_expr(body)}, 1, 0)`"
+                    self._report("kind", f"`{op}` orders numbers, not truth values", e.span, hint)
                 return found if SELECTIONS[op] == "same" else "int"
             case Where(body, condition):
                 self._want(condition, "bool", "a condition")
@@ -104,19 +115,38 @@ class _Kinds:
         if found in ("int", "any"):
             self._need(e, "int")
             return
-        hint = "a quotient of integers is written `//`" if "/" in _operators(e) else ""
-        if found == "real" and not hint:
-            hint = (
-                "an index is made of ranks, extents and integer tensors; "
-                "`floor(x)` makes an integer"
-            )
+        hint = f"`floor({print_expr(e)})` makes an integer"
+        whole = transform(e, lambda n: Map("//", n.args, n.span) if _divides(n) else None)
+        if found == "bool":
+            hint = f"write `select({print_expr(e)}, 1, 0)`"
+        elif whole != e:
+            hint = f"a quotient of integers is written `//`: `{print_expr(whole)}`"
+        elif isinstance(e, Read) and e.tensor in self.inputs:
+            hint = f"declare it as integers: `{self._declared(e.tensor, 'int')}`"
         message = f"the index `{print_expr(e)}` of `{tensor}` is {WORDS[found]}, not an integer"
-        self._report("index-kind", message, e.span, *([hint] if hint else []))
+        self._report("index-kind", message, e.span, hint)
+
+    def _declared(self, name: str, dtype: str) -> str:
+        ranks = self.inputs[name].ranks
+        return f"input {name}[{','.join(ranks)}]: {dtype}" if ranks else f"input {name}: {dtype}"
+
+    def _as_condition(self, e: Expr) -> tuple[str, ...]:
+        """Hints for a number that stands where a truth value is needed."""
+        compare = f"compare it: `{print_expr(e)} != 0`"
+        if isinstance(e, Read) and e.tensor in self.inputs:
+            return compare, f"or declare `{self._declared(e.tensor, 'bool')}`"
+        return (compare,)
 
     def _need(self, e: Expr, kind: str) -> None:
         """Remember that an untyped input must have a kind."""
         if isinstance(e, Read) and self.kind.get(e.tensor) == "any":
-            self.needed.setdefault(e.tensor, kind)
+            if self.needed.setdefault(e.tensor, kind) != kind:
+                message = (
+                    f"`{e.tensor}` is {WORDS[kind]} here, and {WORDS[self.needed[e.tensor]]} before"
+                )
+                self._report(
+                    "kind", message, e.span, "make two inputs of it, or compare one of them"
+                )
         elif isinstance(e, Map) and MAPS[e.op].gives == "same" and kind == "int":
             for arg in e.args:
                 self._need(arg, kind)
@@ -126,7 +156,10 @@ class _Kinds:
         if found == "any":
             self._need(e, kind)
         elif found != kind and not (kind == "real" and found == "int"):
-            hints = ["compare it: `x > 0`, `x != 0`"] if kind == "bool" else []
+            hints = self._as_condition(e) if kind == "bool" else ()
+            if kind == "int":
+                whole = transform(e, lambda n: Map("//", n.args, n.span) if _divides(n) else None)
+                hints = (f"write `{print_expr(whole if whole != e else Map('floor', (e,)))}`",)
             message = f"{what} is {WORDS[kind]}, and `{print_expr(e)}` is {WORDS[found]}"
             self._report("kind", message, e.span, *hints)
 
@@ -158,21 +191,26 @@ class _Kinds:
             return
         if takes == "bool" and found != "bool":
             message = f"{name} joins truth values, and `{print_expr(arg)}` is {WORDS[found]}"
-            self._report("kind", message, arg.span or e.span, "compare it: `x > 0`, `x != 0`")
+            self._report("kind", message, arg.span or e.span, *self._as_condition(arg))
         elif takes == "int" and found != "int":
             message = f"{name} takes integers, and `{print_expr(arg)}` is {WORDS[found]}"
-            hint = "for real numbers write `floor(a / b)`" if e.op == "//" else ""
-            self._report("kind", message, arg.span or e.span, *([hint] if hint else []))
+            a, b = map(print_expr, e.args)
+            hint = f"for real numbers write `floor({a} / {b})`"
+            if e.op == "%":
+                hint = f"for real numbers write `{a} - {b} * floor({a} / {b})`"
+            self._report("kind", message, arg.span or e.span, hint)
         elif takes == "number" and found == "bool":
             message = f"{name} takes numbers, and `{print_expr(arg)}` is a truth value"
-            self._report("kind", message, arg.span or e.span, "write `select(condition, 1, 0)`")
+            hint = f"write `select({print_expr(arg)}, 1, 0)`"
+            self._report("kind", message, arg.span or e.span, hint)
 
     def _same(self, e: Map, args: tuple[Expr, ...]) -> str:
         kinds = [self.of(a) for a in args]
         known = [k for k in kinds if k != "any"]
         if "bool" in known and any(k != "bool" for k in known):
             name = MAPS[e.op].symbol or e.op
-            self._report("kind", f"`{name}` is given a truth value and a number", e.span)
+            hint = "both must be numbers, or both truth values"
+            self._report("kind", f"`{name}` is given a truth value and a number", e.span, hint)
         if not known:
             return "any"
         if len(known) < len(kinds):
@@ -189,7 +227,7 @@ class _Kinds:
             )
         elif reducer.takes == "bool" and found not in ("bool", "any"):
             message = f"`{op}` reduces truth values, and its operand is {WORDS[found]}"
-            self._report("kind", message, span, "compare it: `x > 0`")
+            self._report("kind", message, span, *self._as_condition(body))
         return found if reducer.gives == "same" else reducer.gives
 
 
@@ -203,7 +241,5 @@ def _nonnegative_constant(e: Expr) -> bool:
     return isinstance(e, Const) and not isinstance(e.value, float) and e.value >= 0
 
 
-def _operators(e: Expr) -> set[str]:
-    from cascade.ir.walk import walk
-
-    return {n.op for n in walk(e) if isinstance(n, Map)}
+def _divides(e: Expr) -> TypeGuard[Map]:
+    return isinstance(e, Map) and e.op == "/"

@@ -7,10 +7,12 @@ statement reads itself inside a reduction filtered by `u < t`). Everything else 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
-from cascade.diagnostics import CascadeError, Diagnostic, fail
+from cascade.diagnostics import CascadeError, Span, fail
 from cascade.ir.cascade import Cascade, Einsum
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Where
 from cascade.ir.printer import print_expr
@@ -70,24 +72,37 @@ def _group(cascade: Cascade, members: set[str], einsums: list[Einsum]) -> Group:
             if read.tensor in members:
                 raise fail(
                     "cycle",
-                    f"the `init` of `{init.tensor}` reads `{read.tensor}`, which depends on it",
+                    f"the start of `{init.tensor}` reads `{read.tensor}`, which depends on it",
                     read.span or init.span,
+                    hints=("a start is made of inputs and of tensors outside the recurrence",),
                 )
     steps = {e.ranks[e.step] for e in updates if e.step is not None}
     if not steps:
         if len(members) == 1:
             return Group((updates[0],), _substitution_rank(updates[0]))
-        raise _cycle(updates)
+        raise _cycle(updates, {t: _dependencies(cascade, t) for t in members})
     if len(steps) > 1:
+        first, second = _of_two_ranks(updates)
         raise fail(
             "recurrence",
             f"`{'`, `'.join(sorted(members))}` recur together along different ranks: "
             f"`{'`, `'.join(sorted(steps))}`",
-            updates[0].span,
+            first.span,
             hints=("coupled recurrences step along one rank",),
+            related=[(second.span, "the other rank")] if second.span else (),
         )
     (rank,) = steps
     return Group(_order_within_step(cascade, members, updates, rank), rank, inits)
+
+
+def _of_two_ranks(updates: list[Einsum]) -> tuple[Einsum, Einsum]:
+    """The first two statements that step along different ranks."""
+    first: dict[str, Einsum] = {}
+    for e in updates:
+        if e.step is not None:
+            first.setdefault(e.ranks[e.step], e)
+    a, b = list(first.values())[:2]
+    return a, b
 
 
 def _order_within_step(
@@ -99,11 +114,12 @@ def _order_within_step(
         if rank not in e.ranks:
             raise fail(
                 "cycle",
-                f"`{e.tensor}` takes part in the recurrence along `{rank}` and has no rank "
-                f"`{rank}`",
+                f"`{e.tensor}` takes part in the recurrence along `{rank}`, "
+                f"and has no rank `{rank}`",
                 e.span,
-                hints=(f"read the end of a recurrence outside it, as `S[{rank.upper()}]`",),
+                hints=(_end_of(updates, rank),),
             )
+    for e in updates:
         now[e.tensor] = [
             read.tensor
             for read in reads(e.body)
@@ -113,7 +129,7 @@ def _order_within_step(
     order: list[Einsum] = []
     for component in strongly_connected(list(by_name), now):
         if len(component) > 1 or component[0] in now[component[0]]:
-            raise _cycle([by_name[t] for t in component])
+            raise _cycle([by_name[t] for t in component], now, rank)
         order.append(by_name[component[0]])
     return tuple(order)
 
@@ -174,7 +190,7 @@ def _substitution_rank(e: Einsum) -> str:
                 found.add(t)
         candidates = found if candidates is None else candidates & found
     if not candidates:
-        raise _cycle([e])
+        raise _not_before(e)
     return next(r for r in e.ranks if r in candidates)
 
 
@@ -200,27 +216,68 @@ def _before(condition: Expr, index: Expr, t: str) -> bool:
             return False
 
 
-def _cycle(einsums: list[Einsum]) -> CascadeError:
-    names = " -> ".join(f"`{e.tensor}`" for e in [*einsums[:6], einsums[0]])
-    related = tuple((e.span, "and here") for e in einsums[1:3] if e.span)
-    message = (
-        f"`{einsums[0].tensor}` depends on itself"
-        if len(einsums) == 1
-        else f"these statements depend on each other: {names}"
-    )
-    return CascadeError(
-        Diagnostic(
-            "cycle",
-            message,
-            einsums[0].span,
-            related=related,
-            hints=(
-                "a recurrence is written along an iterative rank, `S[i+1] = f(S[i])` with "
-                "`init S[0] = …`, "
-                "or as a substitution, `sum[u](… where u < t)` with t on the left",
-            ),
-        )
-    )
+RECURRENCE = "a recurrence is written `S[i+1] = f(S[i])` with a start `init S[0] = …`"
+
+
+def _not_before(e: Einsum) -> CascadeError:
+    """A statement that reads its own tensor, and nothing says that it reads what is known."""
+    (read, _filters), *_ = _own_reads(e.body, e.tensor, ())
+    hints = [RECURRENCE]
+    for index, t in zip(read.index, e.ranks, strict=True):
+        if isinstance(index, Coordinate) and index.rank not in e.ranks:
+            hints = [f"a substitution reads only what stands before: `where {index.rank} < {t}`"]
+    return fail("cycle", f"`{e.tensor}` depends on itself", read.span or e.span, hints=hints)
+
+
+def _cycle(
+    einsums: list[Einsum], edges: dict[str, list[str]], rank: str | None = None
+) -> CascadeError:
+    """Statements none of which can be the first; `rank` is that of a recurrence round them."""
+    by_name = {e.tensor: e for e in einsums}
+    chain = _shortest_cycle(einsums[0].tensor, edges, set(by_name))
+    places = [_place(by_name[a], b) for a, b in pairwise(chain)]
+    names = ", ".join(f"`{a}` reads `{b}`" for a, b in pairwise(chain[:6]))
+    message = f"these statements depend on each other: {names}" + ", …" * (len(chain) > 6)
+    hint = RECURRENCE
+    if len(chain) == 2:
+        message = f"`{chain[0]}` depends on itself"
+    if rank is not None:
+        message += f" in one step of `{rank}`"
+        what = "it" if len(chain) == 2 else "one of them"
+        hint = f"read {what} a step earlier, at `{rank}`"
+    related = [(p, "and here") for p in places[1:3] if p]
+    return fail("cycle", message, places[0], hints=(hint,), related=related)
+
+
+def _shortest_cycle(start: str, edges: dict[str, list[str]], members: set[str]) -> list[str]:
+    """Names from `start` back to it, each reading the next."""
+    came_from: dict[str, str] = {}
+    queue = deque([start])
+    while queue:
+        node = queue.popleft()
+        for successor in edges[node]:
+            if successor == start:
+                chain = [start]
+                while node != start:
+                    chain.append(node)
+                    node = came_from[node]
+                return [start, *reversed(chain[1:]), start]
+            if successor in members and successor not in came_from:
+                came_from[successor] = node
+                queue.append(successor)
+    return [start, start]
+
+
+def _place(e: Einsum, tensor: str) -> Span | None:
+    """Where a statement reads a tensor."""
+    return next((r.span for r in reads(e.body) if r.tensor == tensor and r.span), e.span)
+
+
+def _end_of(updates: list[Einsum], rank: str) -> str:
+    """The hint to read a recurrence after its last step."""
+    e = next(e for e in updates if e.step is not None)
+    index = ",".join(rank.upper() if n == e.step else r for n, r in enumerate(e.ranks))
+    return f"what needs all steps reads the end, `{e.tensor}[{index}]`, outside the recurrence"
 
 
 def strongly_connected(nodes: list[str], edges: dict[str, list[str]]) -> list[list[str]]:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from cascade.diagnostics import CascadeError, Diagnostic
-from cascade.ir.cascade import Cascade
-from cascade.ir.expr import Const
+from cascade.diagnostics import CascadeError, Diagnostic, Span
+from cascade.ir.cascade import Cascade, Einsum, Tensor
+from cascade.ir.expr import Const, Coordinate, Select, Symbol
 from cascade.ir.kinds import check_kinds
-from cascade.ir.order import evaluation_order
+from cascade.ir.order import evaluation_order, strongly_connected
 from cascade.ir.printer import print_expr
-from cascade.ir.walk import conjuncts, free_ranks, reads, walk
+from cascade.ir.walk import bound_ranks, conjuncts, free_ranks, reads, symbols, walk
 
 Rule = Callable[[Cascade], Iterator[Diagnostic]]
 
@@ -41,12 +41,11 @@ def tensors_are_defined_once(c: Cascade) -> Iterator[Diagnostic]:
             )
         elif updates and updates[0].step is not None and not inits:
             e = updates[0]
-            left = ",".join("0" if n == e.step else r for n, r in enumerate(e.ranks))
             yield Diagnostic(
                 "no-init",
                 f"`{name}` is iterative and has no start",
                 e.span,
-                hints=(f"write `init {name}[{left}] = …`",),
+                hints=(f"write `init {name}[{_start(e)}] = …`",),
             )
         elif inits and updates and inits[0].ranks != updates[0].ranks:
             yield Diagnostic(
@@ -54,7 +53,32 @@ def tensors_are_defined_once(c: Cascade) -> Iterator[Diagnostic]:
                 f"the `init` of `{name}` has other ranks than its recurrence",
                 inits[0].span,
                 related=((updates[0].span, "the recurrence"),) if updates[0].span else (),
+                hints=(f"write `init {name}[{_start(updates[0])}] = …`",),
             )
+
+
+def _start(e: Einsum) -> str:
+    """The index of the `init` of a recurrence."""
+    return ",".join("0" if n == e.step else r for n, r in enumerate(e.ranks))
+
+
+def definitions_end(c: Cascade) -> Iterator[Diagnostic]:
+    """No param and no extent is defined by itself."""
+    uses: dict[str, list[str]] = {
+        p.name: sorted(symbols(p.value)) if p.value else [] for p in c.params
+    }
+    for r in c.ranks:
+        name = r.name.upper()
+        if name not in uses:
+            uses[name] = sorted(symbols(r.extent)) if r.extent != Symbol(name) else []
+    spans = {r.name.upper(): r.span for r in c.ranks} | {p.name: p.span for p in c.params}
+    edges = {name: [u for u in used if u in uses] for name, used in uses.items()}
+    for group in strongly_connected([*edges], edges):
+        if len(group) > 1 or group[0] in edges[group[0]]:
+            chain = " -> ".join([*group, group[0]])
+            hints = ("give one of them a value, or set it when the cascade runs",)
+            message = f"`{group[0]}` is defined by itself: {chain}"
+            yield Diagnostic("extent", message, spans.get(group[0]), hints=hints)
 
 
 def reads_have_ranks(c: Cascade) -> Iterator[Diagnostic]:
@@ -96,7 +120,7 @@ def everything_is_used(c: Cascade) -> Iterator[Diagnostic]:
                 "unused-input",
                 f"the input `{t.name}` is never read",
                 t.span,
-                hints=("remove it; a rank that only needs an extent is declared with `rank`",),
+                hints=(_how_to_read(t, named),),
             )
     for name, einsums in c.definitions.items():
         if name not in read:
@@ -110,9 +134,40 @@ def everything_is_used(c: Cascade) -> Iterator[Diagnostic]:
     extents = {r.name.upper() for r in c.ranks}
     for p in c.params:
         if p.name not in named and p.name not in extents:
-            yield Diagnostic(
-                "unused", f"the param `{p.name}` is never used", p.span, severity="warning"
-            )
+            yield _unused(f"the param `{p.name}` is never used", p.span)
+    used = _used_ranks(c)
+    for rank in c.ranks:
+        if rank.declared and rank.name not in used and rank.name.upper() not in named:
+            yield _unused(f"the rank `{rank.name}` is never used", rank.span)
+    for partition in c.partitions:
+        if not used & {partition.rank, *partition.parts}:
+            yield _unused(f"the partition of `{partition.rank}` is never used", partition.span)
+        elif partition.rank not in used:
+            message = f"nothing has rank `{partition.rank}`, which this partition divides"
+            yield _unused(message, partition.span)
+
+
+def _unused(message: str, span: Span | None) -> Diagnostic:
+    return Diagnostic("unused", message, span, severity="warning")
+
+
+def _used_ranks(c: Cascade) -> set[str]:
+    """Ranks of a tensor, of a reduction, or with a coordinate somewhere."""
+    used = {r for t in c.inputs for r in t.ranks}
+    for e in c.einsums:
+        used.update(e.ranks)
+        for node in walk(e.body):
+            used.update(bound_ranks(node))
+            used.update(free_ranks(node) if isinstance(node, Coordinate | Select) else ())
+    return used
+
+
+def _how_to_read(t: Tensor, named: set[str]) -> str:
+    """A hint for an input that nothing reads."""
+    if t.name in named and t.ranks:
+        index = f"{t.name}[{','.join(t.ranks)}]"
+        return f"read it as `{index}`: without an index `{t.name}` is the extent of a rank"
+    return "remove it; a rank that only needs an extent is declared with `rank`"
 
 
 def conditions_can_hold(c: Cascade) -> Iterator[Diagnostic]:
@@ -138,5 +193,7 @@ def recurrences_step(c: Cascade) -> Iterator[Diagnostic]:
         yield from error.diagnostics
 
 
-FIRST: tuple[Rule, ...] = (tensors_are_defined_once, reads_have_ranks, points_are_bound)
+FIRST: tuple[Rule, ...] = (
+    *(tensors_are_defined_once, definitions_end, reads_have_ranks, points_are_bound),
+)
 THEN: tuple[Rule, ...] = (recurrences_step, check_kinds, everything_is_used, conditions_can_hold)

@@ -157,6 +157,23 @@ def derive(cascade: Cascade, most: int | None = None) -> Derivation:
     )
 
 
+def derived_passes(cascade: Cascade) -> dict[str, int]:
+    """The passes of the derived form, without the steps that lead to it."""
+    current = cascade
+    for rank in _ranks_to_stream(cascade, count_passes(cascade).of_rank()):
+        found = plan(expand_means(current), rank)
+        if any(f.laws for f in found.fused.values()):
+            after = emit(found)
+            counted = _counted(rank, current)
+            if _passes(after, counted) < _passes(current, counted):
+                current = after
+    return count_passes(current).of_rank()
+
+
+def _passes(cascade: Cascade, rank: str) -> int:
+    return count_passes(cascade).of_rank().get(rank, 1)
+
+
 def _ranks_to_stream(cascade: Cascade, passes: dict[str, int]) -> list[str]:
     """Ranks traversed more than once, the worst first; a partition by its outer part."""
     inner = {p for partition in cascade.partitions for p in partition.parts[1:]}

@@ -18,14 +18,15 @@ from fractions import Fraction
 
 from cascade.analysis.normalise import Step
 from cascade.ir.cascade import Cascade
-from cascade.ir.expr import Const, Coordinate, Expr, Map, Read
-from cascade.ir.ops import REDUCERS
+from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Where
+from cascade.ir.ops import MAPS, REDUCERS
 from cascade.ir.printer import print_expr
 from cascade.ir.walk import children, conjuncts, free_ranks, reads, rebuild, symbols, walk
 from cascade.transforms.inline import Stream, without_conditions
 from cascade.transforms.normal_form import (
     ONE,
     Atom,
+    Indicator,
     Monomial,
     Opaque,
     Poly,
@@ -47,6 +48,7 @@ from cascade.transforms.spell import to_expr
 
 MAX = "max"
 MEAN = "mean"
+ONE_EXPR = Const(1)
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,9 @@ class Accumulator:
 @dataclass(frozen=True)
 class Fused:
     """A reduction of the cascade as a function of accumulators. `summed`: ranks of a class split,
-    over which the value is summed at the end.
+    over which the value is summed at the end. `terms`: where points fall into classes, the parts of
+    the value, each with the accumulators that must not be 0 for it to count: a class without a
+    point contributes nothing, whatever its factor is.
     """
 
     step: Step
@@ -108,6 +112,7 @@ class Fused:
     guard: tuple[Expr, ...]  # conjuncts of the presence of the body that mention the streamed rank
     outer: tuple[Expr, ...]  # those that pass through
     laws: tuple[str, ...] = ()
+    terms: tuple[tuple[Poly, Poly | None], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -157,6 +162,7 @@ class _Body:
     present: tuple[Expr, ...]
     summed: tuple[str, ...]
     needs: dict[str, int]
+    classes: tuple[Expr, ...] = ()  # `c(m) == i` for each rank i of a class split
 
 
 class _Planner:
@@ -201,12 +207,13 @@ class _Planner:
         return normal_form(e, self.ranges.is_positive, self._stays_whole)
 
     def _stays_whole(self, e: Expr) -> bool:
-        """Choices between results are made at the end, never turned into sums of products."""
-        return (
-            isinstance(e, Map)
-            and e.op in ("select", "??", "min", "max", "clamp")
-            and self.rank not in free_ranks(e)
-        )
+        """Choices between results are made at the end, and choices between streamed values in the
+        tile; they are never turned into sums of products.
+        """
+        if not isinstance(e, Map) or e.op not in ("select", "??", "min", "max", "clamp"):
+            return False
+        depends = any(self.stream.depends_deeply(r.tensor) for r in reads(e))
+        return self.rank not in free_ranks(e) or not depends
 
     def _needs(self, e: Expr) -> dict[str, int]:
         return self.stream.results(e)
@@ -227,17 +234,26 @@ class _Planner:
 
     def _body(self, step: Step) -> _Body:
         inlined = self.stream.inlined(step.body)
-        present = self.stream.presence.of(inlined)
-        value, summed = self._split_classes(without_conditions(inlined), step)
-        conditions = tuple(dict.fromkeys(present))
-        if summed:
-            conditions = tuple(
-                c
-                for c in conditions
-                if not any(self._is_index_bound(c, s) for s in summed.values())
-            )
-        value = _with_indicators(value, summed)
-        return _Body(step, value, conditions, tuple(summed), self._needs(value))
+        present = tuple(dict.fromkeys(self.stream.presence.of(inlined)))
+        chosen = self.stream.presence.chosen(inlined)
+        value, summed = self._split_classes(without_conditions(chosen), step, present)
+        conditions = tuple(
+            c for c in present if not any(self._is_index_bound(c, s) for s in summed.values())
+        )
+        classes = tuple(Map("==", (index, Coordinate(r))) for r, index in summed.items())
+        needs = self._needs(value)
+        if step.op == "count" and self._counts_points(step.body):
+            value = ONE_EXPR
+        return _Body(step, value, conditions, tuple(summed), needs, classes)
+
+    def _counts_points(self, e: Expr) -> bool:
+        """Whether a count of `e` is of present points, and not of true ones."""
+        if isinstance(e, Where):
+            return self._counts_points(e.body)
+        if isinstance(e, Map):
+            op = MAPS[e.op]
+            return op.gives in ("real", "int") or (op.gives, op.takes) == ("same", "number")
+        return isinstance(e, Const) and not isinstance(e.value, bool)
 
     def _is_index_bound(self, condition: Expr, index: Expr) -> bool:
         """0 <= f or f < C of a class index: the indicator of the class says it already."""
@@ -245,8 +261,13 @@ class _Planner:
             isinstance(condition, Map) and condition.op in ("<=", "<") and index in condition.args
         )
 
-    def _split_classes(self, e: Expr, step: Step) -> tuple[Expr, dict[str, Expr]]:
-        """A result read at a streamed index, `W[c(m)]`, is summed over its classes at the end."""
+    def _split_classes(
+        self, e: Expr, step: Step, present: tuple[Expr, ...]
+    ) -> tuple[Expr, dict[str, Expr]]:
+        """A result read at a streamed index, `W[c(m)]`, is summed over its classes at the end.
+
+        Where only the points with `c(m) == i` count, it is `W[i]`.
+        """
         found: dict[str, Expr] = {}
 
         def visit(node: Expr) -> Expr:
@@ -254,7 +275,10 @@ class _Planner:
                 ranks = self.stream.by_name[node.tensor].ranks
                 index: list[Expr] = []
                 for rank, i in zip(ranks, node.index, strict=True):
-                    if self.rank in free_ranks(i) and not self._grows(rank):
+                    only = self._only_class(i, rank, present)
+                    if only is not None:
+                        index.append(only)
+                    elif self.rank in free_ranks(i) and not self._grows(rank):
                         fresh = next((r for r, known in found.items() if known == i), None)
                         if fresh is None:
                             fresh = self._class_rank(rank, step)
@@ -266,6 +290,21 @@ class _Planner:
             return rebuild(node, tuple(visit(c) for c in children(node)))
 
         return visit(e), found
+
+    def _only_class(
+        self, index: Expr, slot: str, present: tuple[Expr, ...]
+    ) -> Coordinate | None:
+        """`i` where every point that counts has `index == i`, for a rank i of the slot's extent."""
+        if self.rank not in free_ranks(index):
+            return None
+        for condition in present:
+            if isinstance(condition, Map) and condition.op == "==" and index in condition.args:
+                other = condition.args[1 if condition.args[0] == index else 0]
+                if isinstance(other, Coordinate) and other.rank != self.rank:
+                    extents = {self.cascade.rank[r].extent for r in (other.rank, slot)}
+                    if len(extents) == 1:
+                        return other
+        return None
 
     def _grows(self, rank: str) -> bool:
         """Whether a state with an entry for each coordinate of `rank` would grow with the
@@ -322,10 +361,9 @@ class _Planner:
                 return Refusal(
                     print_expr(condition), "the condition compares with a result of this pass"
                 )
-        if not any(self.stream.available.get(r.tensor, 0) >= base for r in reads(body.expr)):
-            if step.op != "sum":
-                return self._plain(body, streamed, outer)
-        if step.op == "sum":
+        if not body.needs and step.op != "sum":
+            return self._plain(body, streamed, outer)
+        if step.op == "sum" or (step.op == "count" and body.expr == ONE_EXPR):
             return self._sum(body, classes, streamed, outer)
         if step.op in ("max", "min"):
             return self._extreme(body, classes, streamed, outer)
@@ -357,29 +395,62 @@ class _Planner:
         first = separate(poly, classes)
         if isinstance(first, Refusal):
             return first
-        laws = ["defer"] if not is_trivial(first) else []
+        laws = ["defer"] if not is_trivial(first) or body.step.op == "count" else []
         if body.summed:
             laws.append("split classes")
-        shifted, used = self._polynomial_shifts(body, classes, streamed)
-        poly = self._normal(shifted)
-        poly, exponential = self._exponential_shifts(body, poly, classes, streamed)
-        used += exponential
-        pairs = separate(poly, classes)
-        if isinstance(pairs, Refusal):  # a shift made it worse: keep the plain form
-            pairs, used = first, []
-        if not used and is_trivial(first):
+        here = (*streamed, *body.classes)
+        shifted, used = self._polynomial_shifts(body, classes, here)
+        parts = self._parts(body, self._normal(shifted), classes, here, used)
+        if isinstance(parts, Refusal):  # a shift made it worse: keep the plain form
+            parts = self._parts(body, poly, classes, here, None)
+        if isinstance(parts, Refusal):
+            return parts
+        terms, names, anchored = parts
+        if not anchored and not laws:
             return self._plain(body, streamed, outer)
-        if used:
+        if anchored:
             laws.append("anchor")
-        value = Poly(frozenset())
-        names: list[str] = []
-        for chi, rho in pairs:
-            total, found = self._accumulate(body, chi, streamed, used)
-            names += found
-            value = add(value, multiply(rho, total))
         return Fused(
-            body.step, value, tuple(dict.fromkeys(names)), body.summed, streamed, outer, tuple(laws)
+            body.step,
+            add(*(value for value, _ in terms)),
+            tuple(dict.fromkeys(names)),
+            body.summed,
+            streamed,
+            outer,
+            tuple(laws),
+            tuple(terms) if any(test is not None for _, test in terms) else (),
         )
+
+    def _parts(
+        self,
+        body: _Body,
+        poly: Poly,
+        classes: Classes,
+        streamed: tuple[Expr, ...],
+        used: list[Anchor] | None,
+    ) -> tuple[list[tuple[Poly, Poly | None]], list[str], bool] | Refusal:
+        """The terms of a sum, those of each class of points by themselves. No shifts if `used` is
+        None.
+        """
+        terms: list[tuple[Poly, Poly | None]] = []
+        names: list[str] = []
+        anchored = bool(used)
+        for conditions, part in _by_condition(poly, classes):
+            present = (*streamed, *(c for c in conditions if c not in streamed))
+            anchors = list(used or ())
+            if used is not None:
+                part, exponential = self._exponential_shifts(body, part, classes, present)
+                anchors += exponential
+                anchored |= bool(exponential)
+            pairs = separate(part, classes)
+            if isinstance(pairs, Refusal):
+                return pairs
+            for chi, rho in pairs:
+                total, found = self._accumulate(body, chi, present, anchors)
+                names += found
+                partial = bool(conditions or body.classes) and any(True for _ in atoms(rho))
+                terms.append((multiply(rho, total), total if partial else None))
+        return terms, names, anchored
 
     def _accumulate(
         self, body: _Body, chi: Poly, streamed: tuple[Expr, ...], used: list[Anchor]
@@ -467,7 +538,7 @@ class _Planner:
             if streamed.is_zero or streamed in done:
                 continue
             extent = self._bounded(streamed)
-            if extent.bounded:
+            if extent.fits_exponent:
                 self.result.bounded.append(
                     Bounded(body.step, print_expr(to_expr(streamed)), extent.why)
                 )
@@ -641,11 +712,22 @@ class _Planner:
         return Fused(step, value, (name,), body.summed, streamed, outer, ("defer",))
 
 
-def _with_indicators(e: Expr, classes: dict[str, Expr]) -> Expr:
-    for rank, index in classes.items():
-        here = Map("select", (Map("==", (index, Coordinate(rank))), Const(1), Const(0)))
-        e = Map("*", (here, e))
-    return e
+def _by_condition(poly: Poly, classes: Classes) -> list[tuple[tuple[Expr, ...], Poly]]:
+    """The terms of a poly, grouped by the streamed conditions under which they count."""
+    groups: dict[tuple[Expr, ...], list[tuple[Monomial, Fraction]]] = {}
+    for monomial, coefficient in poly.terms:
+        conditions: list[Expr] = []
+        rest: list[tuple[Atom, Fraction]] = []
+        for a, n in monomial.powers:
+            if isinstance(a, Indicator) and classes.of(a) == (True, False):
+                conditions += conjuncts(a.condition)
+            else:
+                rest.append((a, n))
+        key = tuple(sorted(set(conditions), key=print_expr))
+        term = Monomial(frozenset(rest), monomial.exponent)
+        groups.setdefault(key, []).append((term, coefficient))
+    ordered = sorted(groups.items(), key=lambda item: [print_expr(c) for c in item[0]])
+    return [(key, from_terms(terms)) for key, terms in ordered]
 
 
 def _is_plain(x: Poly) -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from cascade.analysis.normalise import Step, normalise
 from cascade.ir.cascade import Cascade
 from cascade.ir.expr import Coordinate, Expr, Map, Read, Where
-from cascade.ir.ops import MAPS
 from cascade.ir.walk import (
     bound_ranks,
     children,
@@ -42,9 +41,13 @@ class Stream:
 
     def results(self, e: Expr) -> dict[str, int]:
         """The results that an inlined expression reads, with their passes."""
-        return {
-            r.tensor: self.available[r.tensor] for r in reads(e) if self.available.get(r.tensor, 0)
-        }
+        found: dict[str, int] = {}
+        for r in reads(e):
+            if self.depends(r.tensor):
+                found[r.tensor] = self.available[r.tensor]
+            elif self.depends_deeply(r.tensor):
+                found |= self.results(self.by_name[r.tensor].body)
+        return found
 
     def depends(self, name: str) -> bool:
         return self.available.get(name, 0) > 0
@@ -66,7 +69,7 @@ class Stream:
             return False
         if self.rank not in step.ranks:  # a function of results alone is a result
             return False
-        if self._hides_absence(step.body):
+        if self.presence.hides(step.body):
             return False
         if any(self.depends_deeply(r.tensor) for r in reads(step.body)):
             return True
@@ -80,13 +83,6 @@ class Stream:
         if step is None or step.op is not None or step.recurs is not None:
             return False
         return any(self.depends_deeply(r.tensor) for r in reads(step.body) if r.tensor != name)
-
-    def _hides_absence(self, e: Expr) -> bool:
-        """Whether a map inside turns an absent operand into a present value."""
-        if isinstance(e, Map) and MAPS[e.op].absence != "strict":
-            if any(self.presence.of(a) for a in e.args):
-                return True
-        return any(self._hides_absence(c) for c in children(e))
 
 
 def has_exponential_factor(e: Expr) -> bool:
@@ -108,7 +104,7 @@ def without_conditions(e: Expr) -> Expr:
     """
     if isinstance(e, Where):
         return without_conditions(e.body)
-    if isinstance(e, Map):
+    if isinstance(e, Map) and e.op != "??":
         return rebuild(e, tuple(without_conditions(a) for a in e.args))
     return e
 

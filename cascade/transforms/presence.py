@@ -11,7 +11,15 @@ from cascade.analysis.normalise import Step
 from cascade.ir.cascade import Cascade
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Where
 from cascade.ir.ops import MAPS, REDUCERS
-from cascade.ir.walk import children, conjuncts, free_ranks, substitute
+from cascade.ir.walk import (
+    children,
+    conjunction,
+    conjuncts,
+    free_ranks,
+    reads,
+    rebuild,
+    substitute,
+)
 
 
 class Presence:
@@ -39,14 +47,52 @@ class Presence:
             case Read():
                 return self._read(e)
             case Map(op, args) if MAPS[op].absence != "strict":
-                if any(self._of(a) for a in args):
-                    return {is_present(e): None}
-                return {}
+                return self._joined(e, op, args)
             case _:
                 found = {}
                 for child in children(e):
                     found.update(self._of(child))
                 return found
+
+    def _joined(self, e: Map, op: str, args: tuple[Expr, ...]) -> dict[Expr, None]:
+        """Operands with absence of their own join it into one condition, which has the form of
+        conjuncts where every way to be present asks for the same and mentions the same ranks.
+        """
+        ways = [self._of(a) for a in args]
+        if not any(ways) or (op == "??" and not all(ways)):
+            return {}
+        if op == "select":
+            choice, yes, no = ways
+            found = {**choice, **yes}
+            if set(found) == {*choice, *no}:
+                ranks = {r for c in found for r in free_ranks(c)} | set(free_ranks(args[0]))
+                if all(set(free_ranks(c)) == ranks for c in found):
+                    return found
+        return {is_present(e): None}
+
+    def hides(self, e: Expr) -> bool:
+        """Whether a map inside has absence that only its value tells of."""
+        if isinstance(e, Map) and MAPS[e.op].absence != "strict":
+            if is_present(e) in self._of(e):
+                return True
+            if e.op == "??" and any(self._of(a) for a in e.args) and not self._chosen_by(e):
+                return True
+        return any(self.hides(c) for c in children(e))
+
+    def _chosen_by(self, e: Map) -> tuple[Expr, ...]:
+        """Conjuncts that say which side of a `??` counts, where they are never unknown."""
+        found = tuple(self._of(e.args[0]))
+        unknown = any(self._of(r) for c in found for r in reads(c))
+        return () if unknown or self._of(e.args[1]) else found
+
+    def chosen(self, e: Expr) -> Expr:
+        """`x ?? y` as a choice by the conditions on x, where they are plain."""
+        e = rebuild(e, tuple(self.chosen(c) for c in children(e)))
+        if isinstance(e, Map) and e.op == "??":
+            conditions = self._chosen_by(e)
+            if conditions:
+                return Map("select", (conjunction(conditions), *e.args), e.span)
+        return e
 
     def _read(self, e: Read) -> dict[Expr, None]:
         found: dict[Expr, None] = {}

@@ -1,7 +1,7 @@
 """Expressions read in three ways, to compare them: sympy, mpmath (40 or 120 digits), IEEE numbers.
 
 `zero` proves that two expressions are equal by sympy's `expand`, in every case of the conditions in
-them; where a function stands in the way, it compares them at random points. `rank` is the
+them; where that leaves something, it compares them at random points. `rank` is the
 dimension of the space that a body spans as a function of results and streamed values. Nothing here
 knows the normal form of the rewriter.
 """
@@ -21,14 +21,16 @@ import sympy as sp
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol, Where
 from cascade.ir.ops import COMPARISONS
 from cascade.ir.walk import walk
+from cascade.transforms.elimination import matrix_rank
 
 Leaf = Callable[[Expr], Any]
 DIGITS, POINTS = 40, 16
-RANK_DIGITS, THRESHOLD = 120, mpmath.mpf("1e-90")
+RANK_DIGITS = 120
 MAX_CASES = 10  # conditions, of which every case is proved
 
-OPAQUE = ("min", "max", "clamp", "relu", "abs", "sign", "floor", "ceil", "erf", "gelu", "softplus")
-OPAQUE += ("sin", "cos", "//", "%")
+OPAQUE = {"//": "quotient", "%": "remainder"}  # for sympy: names of functions without laws
+OPAQUE |= {op: f"{op}_" for op in ("min", "max", "clamp", "relu", "abs", "sign", "floor", "ceil")}
+OPAQUE |= {op: f"{op}_" for op in ("erf", "gelu", "softplus", "sin", "cos")}
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class _Symbolic(Algebra):
 
     def __init__(self) -> None:
         super().__init__(sp)
-        self.maps |= {op: sp.Function(op) for op in OPAQUE}
+        self.maps |= {op: sp.Function(name) for op, name in OPAQUE.items()}
         self.flags: dict[tuple[Any, ...], Any] = {}
 
     def number(self, value: float | int | bool) -> Any:
@@ -122,14 +124,11 @@ class _Symbolic(Algebra):
     def compare(self, op: str, a: Any, b: Any) -> Any:
         if op in (">", "<="):
             a, b = b, a
-        difference = a - b
+        less, equal = _signs(a, b)
         if op in ("==", "!="):
-            known = difference.is_zero
-            found = self._flag("==", a, b) if known is None else sp.Integer(known)
-        elif difference.is_negative or difference.is_nonnegative:
-            found = sp.Integer(bool(difference.is_negative))
+            found = self._flag("==", a, b) if equal is None else sp.Integer(equal)
         else:
-            found = self._flag("<", a, b)
+            found = self._flag("<", a, b) if less is None else sp.Integer(less)
         return 1 - found if op in ("!=", ">=", "<=") else found
 
     def _flag(self, *key: Any) -> Any:
@@ -144,7 +143,7 @@ class _Symbolic(Algebra):
         if c in (0, 1):
             return a if c == 1 else b
         if any(x.is_infinite for x in (a, b)):
-            return sp.Function("select")(c, a, b)
+            return sp.Function("select_")(c, a, b)
         return c * a + (1 - c) * b
 
     def cases(self, used: set[Any]) -> list[dict[Any, int]] | None:
@@ -161,12 +160,22 @@ class _Symbolic(Algebra):
         return found
 
 
+def _signs(a: Any, b: Any) -> tuple[bool | None, bool | None]:
+    """Whether a < b and a == b, where that is known; what is real is finite."""
+    if (a.is_infinite or b.is_infinite) and (a.is_infinite or a.is_finite):
+        if b.is_infinite or b.is_finite:
+            return bool(a != b and (a == -sp.oo or b == sp.oo)), bool(a == b)
+    difference = a - b
+    below = True if difference.is_negative else None
+    return False if difference.is_nonnegative else below, difference.is_zero
+
+
 class _Numeric(Algebra):
     """mpmath, or numbers that follow IEEE."""
 
     def __init__(self, library: Any, number: Callable[[Any], Any]):
         super().__init__(library)
-        self.number = number  # type: ignore[method-assign]
+        self.made = number
         self.maps |= {
             "min": lambda *a: min(a),
             "max": lambda *a: max(a),
@@ -185,6 +194,9 @@ class _Numeric(Algebra):
             "cos": mpmath.cos,
         }
 
+    def number(self, value: float | int | bool) -> Any:
+        return self.made(value)
+
     def compare(self, op: str, a: Any, b: Any) -> Any:
         holds = {"<": a < b, "<=": a <= b, ">": a > b, ">=": a >= b, "==": a == b, "!=": a != b}
         return self.number(int(bool(holds[op])))
@@ -201,8 +213,12 @@ IEEE = _Numeric(np, np.float64)
 
 def ieee(e: Expr, values: Mapping[str, float]) -> float:
     """A float64 value; infinities and NaN follow IEEE."""
+
+    def leaf(r: Expr) -> Any:
+        return np.float64(values[r.tensor]) if isinstance(r, Read) else np.nan
+
     with np.errstate(all="ignore"):
-        return float(IEEE.value(e, lambda r: np.float64(values[r.tensor])))
+        return float(IEEE.value(e, leaf))
 
 
 class Prover:
@@ -230,23 +246,41 @@ class Prover:
                          lambda p: p.base)  # fmt: skip
 
     def zero(self, left: Expr, right: Expr) -> Verdict:
-        """Whether two expressions are equal wherever both have a value."""
-        rest = self.symbolic(left) - self.symbolic(right)
-        cases = self.algebra.cases(rest.free_symbols)
-        if cases is not None and all(self.expanded(rest.subs(case)) == 0 for case in cases):
-            count = f"{len(cases)} cases of the conditions" if len(cases) > 1 else ""
-            return Verdict(True, "symbolic", count)
-        return self._at_points(left, right)
+        """Whether two expressions are equal wherever both have a value, whatever holds."""
+        a, b = self.symbolic(left), self.symbolic(right)
+        compared = conditions_of(left, right)
+        cases = self.algebra.cases((a - b).free_symbols)
+        if cases is None:
 
-    def _at_points(self, left: Expr, right: Expr) -> Verdict:
+            def both(leaf: Leaf) -> Any:
+                return PRECISE.value(left, leaf), PRECISE.value(right, leaf)
+
+            return self._at_points(both, compared)
+        found = Verdict(True, "symbolic", f"{len(cases)} cases" if len(cases) > 1 else "")
+        for case in cases:
+            if self.expanded((a - b).subs(case)) != 0:
+                found = self._at_points(self._function(a.subs(case), b.subs(case)), compared)
+                if not found.ok:
+                    break
+        return found
+
+    def _function(self, *values: Any) -> Callable[[Leaf], Any]:
+        """sympy expressions as a function of the values of leaves."""
+        leaves = {s: e for e, s in self.symbols.items()}
+        used = sorted({s for v in values for s in v.free_symbols}, key=str)
+        opaque = {name: PRECISE.maps[op] for op, name in OPAQUE.items()}
+        opaque["select_"] = PRECISE.choose
+        made = sp.lambdify(used, values, modules=[opaque, "mpmath"])
+        return lambda leaf: made(*(leaf(leaves[s]) for s in used))
+
+    def _at_points(self, both: Callable[[Leaf], Any], compared: set[Expr]) -> Verdict:
         worst = mpmath.mpf(0)
         seen = 0
         with mpmath.workdps(DIGITS):
             for seed in range(4 * POINTS):
-                leaf = self.sample(random.Random(seed), conditions_of(left, right))
                 try:
-                    a, b = PRECISE.value(left, leaf), PRECISE.value(right, leaf)
-                except (ZeroDivisionError, TypeError, ValueError, OverflowError):
+                    a, b = both(self.sample(random.Random(seed), compared))
+                except (ArithmeticError, TypeError, ValueError):
                     continue  # outside the domain of a function
                 worst = max(worst, abs(a - b) / max(1, abs(a), abs(b)))
                 seen += 1
@@ -256,7 +290,7 @@ class Prover:
         return Verdict(seen > 0 and worst < mpmath.mpf(10) ** (10 - DIGITS), "numeric", text)
 
     def sample(self, chance: random.Random, compared: set[Expr], positive: bool = False) -> Leaf:
-        """Random values of the leaves; small whole numbers where a condition compares them."""
+        """Random values of the leaves; small whole numbers where they are tested for equality."""
         known: dict[Expr, Any] = {}
 
         def leaf(e: Expr) -> Any:
@@ -292,36 +326,16 @@ class Prover:
             return leaf
 
         with mpmath.workdps(RANK_DIGITS):
-            return _rank([[PRECISE.value(body, at(i, j)) for j in range(n)] for i in range(n)])
+            return matrix_rank(
+                [[PRECISE.value(body, at(i, j)) for j in range(n)] for i in range(n)]
+            )
 
 
 def conditions_of(*expressions: Expr) -> set[Expr]:
-    """Leaves inside conditions."""
+    """Leaves that are tested for equality, which random reals would never show."""
     found: set[Expr] = set()
     for e in expressions:
         for node in walk(e):
-            if isinstance(node, Map) and node.op in COMPARISONS:
+            if isinstance(node, Map) and node.op in ("==", "!="):
                 found |= {x for x in walk(node) if isinstance(x, Read | Symbol | Coordinate)}
-    return found
-
-
-def _rank(rows: list[list[Any]]) -> int:
-    """Elimination with full pivoting, after rows and columns are scaled to 1, twice."""
-    for _ in range(2):
-        for _ in range(2):
-            tops = [max(map(abs, row)) for row in rows]
-            rows = [[x / t for x in row] if t else row for row, t in zip(rows, tops, strict=True)]
-            rows = [list(column) for column in zip(*rows, strict=True)]
-    found = 0
-    while rows and rows[0]:
-        size, i, j = max((abs(x), i, j) for i, r in enumerate(rows) for j, x in enumerate(r))
-        if size < THRESHOLD:
-            break
-        found += 1
-        pivot = rows.pop(i)
-        rows = [
-            [x - row[j] / pivot[j] * y for n, (x, y) in enumerate(zip(row, pivot, strict=True))
-             if n != j]  # fmt: skip
-            for row in rows
-        ]
     return found

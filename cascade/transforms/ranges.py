@@ -7,13 +7,28 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 
 from cascade.analysis.normalise import Step
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol, Where
 from cascade.ir.printer import print_expr
-from cascade.transforms.normal_form import Atom, Indicator, Opaque, Poly, Total
+from cascade.ir.walk import free_ranks, substitute, walk
+from cascade.transforms.normal_form import (
+    UNIT,
+    Atom,
+    Indicator,
+    Monomial,
+    Opaque,
+    Poly,
+    Total,
+    atom,
+    multiply,
+    normal_form,
+    of_monomial,
+)
 
 INF = math.inf
+LARGEST_EXPONENT = 64  # float32 overflows at 88; the rest is room for a sum of many
 
 
 @dataclass(frozen=True)
@@ -31,6 +46,12 @@ class Range:
     def bounded(self) -> bool:
         return self.symbolic or (self.low > -INF and self.high < INF)
 
+    @property
+    def fits_exponent(self) -> bool:
+        """Whether exp of it, and sums of many of them, are far from both ends of a float."""
+        known = self.low > -INF and self.high < INF
+        return max(-self.low, self.high) <= LARGEST_EXPONENT if known else self.bounded
+
 
 class Ranges:
     """Intervals of expressions, through the definitions of the tensors they read."""
@@ -46,7 +67,7 @@ class Ranges:
             case Symbol(name):
                 return Range(-INF, INF, f"{name} is fixed", symbolic=True)
             case Coordinate(rank):
-                return Range(0, INF, f"{rank} is a coordinate", symbolic=True)
+                return Range(0, INF, f"{rank} is a coordinate")
             case Where(body, _):
                 return self.of(body)
             case Read(tensor, _):
@@ -66,11 +87,71 @@ class Ranges:
                     self.known[tensor] = inner
                 elif step.op in ("max", "min", "mean"):
                     self.known[tensor] = inner
+                elif step.op == "sum" and (bound := self._product_of_units(step)) is not None:
+                    self.known[tensor] = bound
                 elif step.op == "sum" and inner.low >= 0:
                     self.known[tensor] = Range(
                         0, INF, f"{tensor} sums values that are not negative"
                     )
         return self.known[tensor]
+
+    def _product_of_units(self, step: Step) -> Range | None:
+        """The inequality of Cauchy and Schwarz: a dot product of vectors of at most unit length."""
+        term = normal_form(step.body).single()
+        if term is None or term[0].exponent is not None or len(step.bound) != 1:
+            return None
+        units, fixed = [], False
+        for a, n in term[0].powers:
+            if isinstance(a, Read) and n in (1, 2) and self._is_unit(a, step.bound[0]):
+                units += [a] * int(n)
+            elif isinstance(a, Symbol):
+                fixed = True
+            else:
+                return None
+        if len(units) != 2:
+            return None
+        names = " and ".join(dict.fromkeys(u.tensor for u in units))
+        size = abs(float(term[1]))
+        why = f"a dot product of unit vectors ({names}) lies in [-1, 1]"
+        return Range(why=why, symbolic=True) if fixed else Range(-size, size, why)
+
+    def _is_unit(self, read: Read, rank: str) -> bool:
+        """Whether the squares of `read` sum to at most 1 over a rank: x / sqrt(sum(x**2) + c)."""
+        step = self.steps.get(read.tensor)
+        if step is None or step.op is not None or step.recurs is not None:
+            return False
+        if [free_ranks(i) for i in read.index].count((rank,)) != 1:
+            return False
+        slot = next((n for n, i in enumerate(read.index) if i == Coordinate(rank)), None)
+        term = normal_form(step.body).single()
+        if slot is None or term is None or term[0].exponent is not None or abs(term[1]) > 1:
+            return False
+        own = step.ranks[slot]
+        for a, n in term[0].powers:
+            if n != Fraction(-1, 2):
+                continue
+            parts = list(a.poly.terms if isinstance(a, Total) else atom(a).terms)
+            sums = [m for m, c in parts if c == 1 and m != UNIT]
+            if len(sums) != 1 or any(c < 0 for m, c in parts if m == UNIT) or len(parts) > 2:
+                return False
+            rest = of_monomial(Monomial(term[0].powers - {(a, n)}))
+            return self._sums_square(sums[0], multiply(rest, rest), own)
+        return False
+
+    def _sums_square(self, total: Monomial, square: Poly, rank: str) -> bool:
+        """Whether `total` is a sum of `square` over a rank."""
+        if len(total.powers) != 1 or total.exponent is not None:
+            return False
+        ((a, n),) = total.powers
+        step = self.steps.get(a.tensor) if isinstance(a, Read) else None
+        if step is None or step.op != "sum" or len(step.bound) != 1 or n != 1:
+            return False
+        assert isinstance(a, Read)
+        if any(isinstance(node, Where) for node in walk(step.body)):
+            return False
+        places = dict(zip(step.ranks, a.index, strict=True))
+        body = substitute(step.body, {**places, step.bound[0]: Coordinate(rank)})
+        return normal_form(body) == square
 
     def _map(self, e: Map, op: str, a: list[Range]) -> Range:
         text = print_expr(e)
@@ -143,8 +224,6 @@ class Ranges:
                 return False
 
     def _body_positive(self, step: Step) -> bool:
-        from cascade.transforms.normal_form import normal_form
-
         body = step.body.body if isinstance(step.body, Where) else step.body
         return self.poly_positive(normal_form(body, self.is_positive), reading=True)
 
@@ -170,8 +249,6 @@ class Ranges:
         if isinstance(a, Read):
             step = self.steps.get(a.tensor)
             if step is not None and step.op is None and step.recurs is None:
-                from cascade.transforms.normal_form import normal_form
-
                 body = step.body.body if isinstance(step.body, Where) else step.body
                 if self.poly_positive(normal_form(body, self.is_positive)):
                     return True

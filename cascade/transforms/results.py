@@ -43,12 +43,26 @@ class Results:
     def statement(self, step: Step) -> Einsum:
         """The statement of a rewritten reduction."""
         fused = self.plan.fused[step.target]
-        value = self.spelled(self.with_results(fused.value))
+        if fused.terms:
+            value = self._by_class(fused)
+        else:
+            value = self.spelled(self.with_results(fused.value))
         if fused.summed:
             value = Reduce("sum", fused.summed, value)
         value = self._guarded_result(step, fused, value)
         body = guarded(value, tuple(self.resolved(c) for c in fused.outer))
         return Einsum(self.names.of(step.target), step.ranks, body)
+
+    def _by_class(self, fused: Fused) -> Expr:
+        """The terms of a value; one whose accumulators are 0 counts as 0, even times infinity."""
+        result: Expr | None = None
+        for value, test in fused.terms:
+            term = self.spelled(self.with_results(value))
+            if test is not None:
+                empty = Map("==", (self.spelled(test), Const(0)))
+                term = Map("select", (empty, Const(0), term))
+            result = term if result is None else Map("+", (result, term))
+        return result if result is not None else Const(0)
 
     def resolved(self, e: Expr) -> Expr:
         """Reads of reductions taken out of statements, under their new names."""

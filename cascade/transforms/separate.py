@@ -114,7 +114,7 @@ def _mixed_factor(a: Atom) -> Refusal:
         case Indicator():
             reason = "the condition compares a streamed value with a result"
         case _:
-            reason = "the value is indexed by a streamed coordinate"
+            reason = "it is indexed by a streamed coordinate and depends on a result of this pass"
     return Refusal(text, reason)
 
 

@@ -7,7 +7,6 @@ Written a second time, apart from what the rewriter uses (`inline.py`, `presence
 from __future__ import annotations
 
 from cascade.analysis.normalise import Step, normalise
-from cascade.ir.cascade import Cascade
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol, Where
 from cascade.ir.ops import MAPS, REDUCERS
 from cascade.ir.walk import children, conjuncts, free_ranks, reads, rebuild, substitute, transform
@@ -80,6 +79,16 @@ class Unfolded:
 
         return transform(e, rule)
 
+    def unshifted(self, e: Expr) -> Expr:
+        """`e` with x in the place of u = x - kappa."""
+
+        def rule(node: Expr) -> Expr | None:
+            if isinstance(node, Read) and node.tensor.endswith("#u"):
+                return self.plan.anchors[node.tensor[:-2]].value
+            return None
+
+        return transform(e, rule)
+
     def expression(self, p: Poly) -> Expr:
         """A poly as the sum of products that it is."""
         total: Expr = Const(0)
@@ -140,7 +149,14 @@ class Unfolded:
                 latest = max(latest, self.readiness(step.body))
         return latest
 
+    def waits(self, step: Step, e: Expr) -> bool:
+        """Whether `e` needs a result of the pass of `step`, or a later one."""
+        return self.readiness(self.value(self.unshifted(e))) >= self.plan.passes[step.target]
+
     # -- presence
+    def points(self, conditions: tuple[Expr, ...]) -> frozenset[Expr]:
+        return frozenset(map(self.inlined, conditions))
+
     def presence(self, e: Expr) -> frozenset[Expr]:
         """The conjuncts that hold exactly where `e` is present, pointwise statements inlined."""
         return frozenset(self.inlined(c) for c in self._present(e))
@@ -166,9 +182,7 @@ class Unfolded:
         step = self.steps.get(e.tensor)
         if step is None:
             return set()
-        if step.op is not None and (
-            step.op not in REDUCERS or REDUCERS[step.op].identity is None
-        ):
+        if step.op is not None and (step.op not in REDUCERS or REDUCERS[step.op].identity is None):
             return {_there(e)}
         place = dict(zip(step.ranks, e.index, strict=True))
         own = self._present(step.body)

@@ -8,10 +8,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from cascade.diagnostics import CascadeError, Diagnostic, Span, did_you_mean, fail
+from cascade.diagnostics import CascadeError, Span, did_you_mean, fail
 from cascade.frontends.dsl import syntax as s
 from cascade.frontends.dsl.limits import MAX_DEPTH, MAX_NODES
-from cascade.frontends.dsl.names import FUNCTIONS, WORDS, Names, is_extent_name, library
+from cascade.frontends.dsl.macros import form as macro_form
+from cascade.frontends.dsl.macros import unknown_function
+from cascade.frontends.dsl.names import (
+    FUNCTIONS,
+    WORDS,
+    Names,
+    index_text,
+    is_extent_name,
+    ranks_in_words,
+)
 from cascade.ir import ops
 from cascade.ir.cascade import Partition, extent_symbol
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Select, Symbol, Where
@@ -26,7 +35,6 @@ class Scope:
     values: dict[str, Expr] | None = None  # macro arguments
     binders: dict[str, tuple[str, ...]] = field(default_factory=dict)  # macro binders -> ranks
     call: Span | None = None  # the macro call that errors point at
-    active: tuple[str, ...] = ()  # macros being expanded
     depth: int = 0
     extents_only: bool = False
 
@@ -41,6 +49,7 @@ class Lowering:
         self.names = names
         self.partition = {p.rank: p for p in partitions}
         self.nodes = 0
+        self.root: Span | None = None  # the whole expression
 
     def extent(self, e: s.Expr) -> Expr:
         """An expression of numbers, extents and params alone."""
@@ -48,14 +57,16 @@ class Lowering:
 
     def expr(self, e: s.Expr, scope: Scope) -> Expr:
         span = scope.call or e.span
+        if scope.depth == 0:
+            self.root = span
         self.nodes += 1
         if scope.depth > MAX_DEPTH or self.nodes > MAX_NODES:
             raise fail(
                 "too-deep",
                 f"this expression has more than {MAX_DEPTH} levels or {MAX_NODES:,} parts, "
                 "macros expanded",
-                span,
-                hints=("name an intermediate tensor",),
+                self.root,
+                hints=(SPLIT,),
             )
         inner = replace(scope, depth=scope.depth + 1)
         match e:
@@ -76,6 +87,9 @@ class Lowering:
                 return Map(op, (self.expr(left, inner), self.expr(right, inner)), span)
             case s.Compare(first, rest):
                 return self._compare(first, rest, inner, span)
+            case s.Filter() if scope.extents_only:
+                hints = ("a choice is `select(condition, a, b)`",)
+                raise fail("extent", "`where` cannot be used here", span, hints=hints)
             case s.Filter(body, condition):
                 parts = conjuncts(self.expr(condition, inner))
                 return Where(self.expr(body, inner), conjunction(parts), span)
@@ -87,7 +101,7 @@ class Lowering:
         result: Expr | None = None
         for n, (op, operand) in enumerate(rest):
             if n >= MAX_DEPTH:
-                raise fail("too-deep", "a chain of too many comparisons", span)
+                raise fail("too-deep", "a chain of too many comparisons", span, hints=(SPLIT,))
             right = self.expr(operand, scope)
             part = Map(op, (left, right), span)
             result = part if result is None else Map("and", (result, part), span)
@@ -98,37 +112,28 @@ class Lowering:
     # -- names
     def _name(self, e: s.Name, scope: Scope) -> Expr:
         text, span = e.text, scope.call or e.span
-        if scope.values is not None:
-            found = self._macro_name(text, span, scope)
-            if found is not None:
-                return found
         if text in ops.CONSTANTS:
             return Const(ops.CONSTANTS[text], span)
-        if scope.values is None:
-            found = self._file_name(text, span, scope)
-            if found is not None:
-                return found
-        raise self._unknown_name(text, span, scope)
+        if scope.values is not None:
+            return self._macro_name(text, scope.values, span, scope)
+        found = self._file_name(text, span, scope)
+        if found is None:
+            raise self._unknown_name(text, span, scope)
+        return found
 
-    def _macro_name(self, text: str, span: Span | None, scope: Scope) -> Expr | None:
-        assert scope.values is not None
-        if text in scope.values:
-            self.nodes += size(scope.values[text])
-            return scope.values[text]
+    def _macro_name(
+        self, text: str, values: dict[str, Expr], span: Span | None, scope: Scope
+    ) -> Expr:
+        if text in values:
+            self.nodes += size(values[text])
+            return values[text]
         if text in scope.binders:
-            ranks = scope.binders[text]
-            if len(ranks) != 1:
-                raise fail("macro", f"this macro takes one rank, not {len(ranks)}", span)
-            return Coordinate(ranks[0], span)
-        if text.lower() in scope.binders and is_extent_name(text):
-            extents: list[Expr] = [
-                replace(extent_symbol(r), span=span) for r in scope.binders[text.lower()]
-            ]
-            result = extents[0]
-            for extent in extents[1:]:
-                result = Map("*", (result, extent), span)
-            return result
-        return None
+            return Coordinate(_only(scope.binders[text], text, span), span)
+        extents = [replace(extent_symbol(r), span=span) for r in scope.binders[text.lower()]]
+        result: Expr = extents[0]
+        for extent in extents[1:]:
+            result = Map("*", (result, extent), span)
+        return result
 
     def _file_name(self, text: str, span: Span | None, scope: Scope) -> Expr | None:
         if text in scope.ranks:
@@ -146,122 +151,124 @@ class Lowering:
         return None
 
     def _unknown_name(self, text: str, span: Span | None, scope: Scope) -> CascadeError:
-        if scope.values is not None:
-            known = [*scope.values, *scope.binders]
-            return fail(
-                "macro",
-                f"`{text}` is no argument of the macro `{scope.active[-1]}`",
-                span,
-                hints=did_you_mean(text, known)
-                or ("a macro body uses its arguments and binders only",),
-            )
-        if text in self.names.tensors:
-            slots = self.names.tensors[text]
-            hint = (
-                f"write `{text}[{','.join('…' * slots)}]`: it has {slots} rank{'s' * (slots != 1)}"
-            )
-            if scope.extents_only:
-                hint = "an extent or param is made of numbers, extents and params"
+        names = self.names
+        if text in names.tensors:
+            hint = NUMBERS if scope.extents_only else f"write `{names.form(text)}`"
             return fail("bare-tensor", f"the tensor `{text}` needs its index", span, hints=(hint,))
-        if scope.extents_only and text in self.names.ranks:
+        if scope.extents_only and text in names.ranks:
             return fail(
                 "extent",
                 f"the rank `{text}` has no coordinate here",
                 span,
                 hints=(f"its extent is `{text.upper()}`",),
             )
-        if text in WORDS:
-            return fail("bare-function", f"the function `{text}` needs its argument", span)
+        if text in WORDS or text in names.macros:
+            form = self._form(text)
+            return fail(
+                "bare-function",
+                f"the function `{text}` needs its argument",
+                span,
+                hints=(f"write `{form}`",),
+            )
         if is_extent_name(text):
-            hints = did_you_mean(text, [r.upper() for r in self.names.ranks] + [*self.names.params])
+            hints = did_you_mean(text, [r.upper() for r in names.ranks] + [*names.params])
             return fail(
                 "unknown-name",
                 f"`{text}` is no extent and no param: there is no rank `{text.lower()}`",
                 span,
                 hints=hints or (f"declare `param {text}`",),
             )
-        hints = did_you_mean(text, [*self.names.ranks, *self.names.params, *self.names.scalars])
+        rank, param = f"`rank {text} < {text.upper()}`", f"`param {text}`"
+        declare = f"declare {rank} or {param}" if len(text) <= 2 else f"declare {param}"
         return fail(
             "unknown-name",
             f"`{text}` is no rank, param or scalar",
             span,
             "not declared",
-            hints or (f"declare `rank {text} < {text.upper()}` or `param {text}`",),
+            did_you_mean(text, [*names.ranks, *names.params, *names.scalars]) or (declare,),
         )
+
+    def _form(self, name: str) -> str:
+        """How something callable is written."""
+        if name in self.names.macros:
+            return macro_form(self.names.macros[name])
+        if name in ops.SELECTIONS:
+            return f"{name}[m](x)" if name == "order" else f"{name}[m -> j](x)"
+        if name in FUNCTIONS:
+            return FORMS.get(name, f"{name}(x)")
+        return f"{name}[m](x)"
 
     # -- reads
     def _index(self, e: s.Index, scope: Scope) -> Expr:
         span = scope.call or e.span
-        if scope.values is not None and e.name in scope.values:
-            return self._reindex(e, scope)
+        if scope.values is not None:
+            return self._reindex(e, scope.values, scope)
         if any(isinstance(i, s.Rebind) for i in e.indices):
-            raise fail("macro", "`:=` re-indexes an argument inside a macro body", span)
-        if scope.values is not None or e.name not in self.names.tensors:
-            raise self._unknown_tensor(e, span, scope)
+            indices = [i.value if isinstance(i, s.Rebind) else i for i in e.indices]
+            hint = f"write `{e.name}[{','.join(map(index_text, indices))}]`"
+            message = "`:=` re-indexes an argument inside a macro body"
+            raise fail("macro", message, span, hints=(hint,))
+        if e.name not in self.names.tensors:
+            raise self._unknown_tensor(e, scope.call or _word(e.span, e.name))
         slots = self.names.tensors[e.name]
         if scope.extents_only:
-            raise fail("extent", f"the tensor `{e.name}` cannot be read here", span)
+            message = f"the tensor `{e.name}` cannot be read here"
+            raise fail("extent", message, span, hints=(NUMBERS,))
         if len(e.indices) != slots:
+            count = len(e.indices)
+            first = self.names.spans.get(e.name)
             raise fail(
                 "slots",
-                f"`{e.name}` has {slots} rank{'s' * (slots != 1)}, and {len(e.indices)} are given",
+                f"`{e.name}` has {ranks_in_words(slots)}, and {count} {_are(count)} given",
                 span,
+                related=((first, "declared here"),) if first else (),
             )
         index = tuple(self.expr(i, scope) for i in e.indices if not isinstance(i, s.Rebind))
         return Read(e.name, index, span)
 
-    def _reindex(self, e: s.Index, scope: Scope) -> Expr:
+    def _reindex(self, e: s.Index, values: dict[str, Expr], scope: Scope) -> Expr:
         """`x[e := f(e)]`: the argument with its coordinate replaced."""
-        assert scope.values is not None
-        span = scope.call or e.span
-        values: dict[str, Expr] = {}
+        moved: dict[str, Expr] = {}
         for index in e.indices:
-            if not isinstance(index, s.Rebind) or index.rank not in scope.binders:
-                raise fail(
-                    "macro", f"the argument `{e.name}` is re-indexed as `{e.name}[rank := …]`", span
-                )
+            assert isinstance(index, s.Rebind)
             for rank in scope.binders[index.rank]:
-                values[rank] = self.expr(index.value, scope)
-        self.nodes += size(scope.values[e.name])
-        return substitute(scope.values[e.name], values)
+                moved[rank] = self.expr(index.value, scope)
+        self.nodes += size(values[e.name])
+        return substitute(values[e.name], moved)
 
-    def _unknown_tensor(self, e: s.Index, span: Span | None, scope: Scope) -> CascadeError:
-        name = e.name
-        if scope.values is not None:
-            return fail("macro", f"a macro body reads only its arguments, not `{name}`", span)
-        if name in WORDS or name in self.names.macros:
+    def _unknown_tensor(self, e: s.Index, span: Span | None) -> CascadeError:
+        name, names = e.name, self.names
+        if name in WORDS or name in names.macros:
             return fail(
                 "bare-function",
                 f"`{name}` needs its argument in parentheses",
                 span,
-                hints=(f"write `{name}[…](x)`" if name not in FUNCTIONS else f"write `{name}(x)`",),
+                hints=(f"write `{self._form(name)}`",),
             )
-        if name in self.names.params or name in self.names.ranks or is_extent_name(name):
-            known = did_you_mean(name, self.names.tensors)
-            if name in self.names.params or name in self.names.ranks:
-                return fail("no-index", f"`{name}` is a number and has no index", span, hints=known)
-        return fail(
-            "unknown-tensor",
-            f"`{name}` is read, but no statement and no input defines it",
-            span,
-            "not defined",
-            did_you_mean(name, self.names.tensors),
-        )
+        hints = did_you_mean(name, names.tensors)
+        if name in names.params or name in names.ranks:
+            what = "a param" if name in names.params else "a rank"
+            message = f"`{name}` is {what} and has no index"
+            return fail("no-index", message, span, hints=hints or (f"write `{name}`",))
+        if not hints and len(names.tensors) <= 8:
+            hints = (f"tensors: {', '.join(f'`{t}`' for t in names.tensors)}",)
+        message = f"`{name}` is read, but no statement and no input defines it"
+        return fail("unknown-tensor", message, span, "not defined", hints)
 
     # -- calls
     def _call(self, e: s.Call, scope: Scope) -> Expr:
         span = scope.call or e.span
         if scope.extents_only and (e.binders or e.name in self.names.macros):
-            raise fail("extent", f"`{e.name}` cannot be used here", span)
+            raise fail("extent", f"`{e.name}` cannot be used here", span, hints=(NUMBERS,))
         if e.targets or e.name in ops.SELECTIONS:
             return self._select(e, scope, span)
-        if e.name in self.names.macros and (scope.values is None or e.name not in scope.values):
+        if e.name in self.names.macros:
             return self._expand(self.names.macros[e.name], e, scope, span)
         if e.name in ops.REDUCERS and (e.binders or e.name not in FUNCTIONS):
             return self._reduce(e, scope, span)
         if e.name in FUNCTIONS:
             return self._function(e, scope, span)
-        raise self._unknown_function(e, span)
+        raise unknown_function(e, self.names, scope.call)
 
     def _function(self, e: s.Call, scope: Scope, span: Span | None) -> Expr:
         low, high = ops.MAPS[e.name].arity
@@ -270,20 +277,17 @@ class Lowering:
                 "arguments", f"`{e.name}` takes no ranks", span, hints=(f"write `{e.name}(x)`",)
             )
         if not low <= len(e.args) <= high:
-            reducer = e.name in ops.REDUCERS
-            wanted = (
-                f"{low}"
-                if low == high
-                else f"at least {low}"
-                if high >= ops.UNBOUNDED
-                else f"{low}-{high}"
-            )
+            count = len(e.args)
+            wanted = f"at least {low}" if high >= ops.UNBOUNDED else str(low)
+            hint = f"write `{self._form(e.name)}`"
+            if e.name in ops.REDUCERS:
+                hint = f"a reduction names its ranks: `{e.name}[m](x)`"
             raise fail(
                 "arguments",
-                f"`{e.name}` takes {wanted} argument{'s' * (wanted != '1')}, and {len(e.args)} "
-                f"{'is' if len(e.args) == 1 else 'are'} given",
+                f"`{e.name}` takes {wanted} argument{'s' * (wanted != '1')}, "
+                f"and {count} {_are(count)} given",
                 span,
-                hints=(f"a reduction names its ranks: `{e.name}[m](x)`",) if reducer else (),
+                hints=(hint,),
             )
         return Map(e.name, tuple(self.expr(a, scope) for a in e.args), span)
 
@@ -296,10 +300,17 @@ class Lowering:
                 hints=(f"write `{e.name}[m](x)`",),
             )
         if len(e.args) != 1:
-            raise fail("arguments", f"`{e.name}[…]` takes one argument", span)
+            raise fail(
+                "arguments",
+                f"`{e.name}[…]` takes one argument, and {len(e.args)} are given",
+                span,
+                hints=(f"write `{e.name}[m](x)`; of two values, `{e.name}(a, b)`",)
+                if e.name in FUNCTIONS
+                else (f"write `{e.name}[m](x)`",),
+            )
         ranks = self._binders(e.binders, scope, e.name)
-        if e.name == "argmax" and len(ranks) != 1:
-            raise fail("arguments", "`argmax` takes one rank", span)
+        if e.name == "argmax":
+            _only(ranks, e.name, span)
         return Reduce(e.name, ranks, self.expr(e.args[0], scope.binding(ranks)), span)
 
     def _binders(
@@ -309,10 +320,11 @@ class Lowering:
         for binder in binders:
             span = scope.call or binder.span
             if not isinstance(binder, s.Name):
-                raise fail("binder", f"`{name}[…]` is given plain ranks", span)
+                hints = (f"write `{name}[m]`; what to do with `m` stands in the parentheses",)
+                if name in ("top", "argtop") and isinstance(binder, s.Number):
+                    hints = (f"declare `rank j < {binder.text}`, and write `{name}[m -> j](x)`",)
+                raise fail("binder", f"`{name}[…]` takes plain ranks", span, hints=hints)
             if scope.values is not None:
-                if binder.text not in scope.binders:
-                    raise fail("macro", f"`{binder.text}` is no binder of this macro", span)
                 ranks.extend(scope.binders[binder.text])
                 continue
             if is_extent_name(binder.text):
@@ -320,9 +332,9 @@ class Lowering:
                 raise fail(
                     "binder", f"`{binder.text}` is an extent, not a rank", span, hints=(hint,)
                 )
+            if binder.text in ranks:
+                raise fail("binder", f"`{name}[…]` names `{binder.text}` twice", span)
             ranks.append(binder.text)
-        if len(set(ranks)) != len(ranks):
-            raise fail("binder", f"`{name}[…]` names a rank twice", scope.call or binders[0].span)
         return tuple(ranks)
 
     def _select(self, e: s.Call, scope: Scope, span: Span | None) -> Expr:
@@ -335,14 +347,19 @@ class Lowering:
             )
         wants_target = e.name != "order"
         if len(e.binders) != 1 or len(e.targets) != wants_target or len(e.args) != 1:
-            form = f"{e.name}[m -> j](x)" if wants_target else f"{e.name}[m](x)"
-            raise fail("selection", f"the form is `{form}`, with one rank on each side", span)
-        (rank,) = self._binders(e.binders, scope, e.name)
-        (target,) = self._binders(e.targets, scope, e.name) if wants_target else (rank,)
+            message = f"the form is `{self._form(e.name)}`, with one rank"
+            raise fail("selection", message + " on each side" * wants_target, span)
+        rank = _only(self._binders(e.binders, scope, e.name), e.name, span)
+        target = rank
+        if wants_target:
+            target = _only(self._binders(e.targets, scope, e.name), e.name, span)
         body = self.expr(e.args[0], scope.binding((rank,)))
         if target != rank and target in free_ranks(body):
             raise fail(
-                "selection", f"`{target}` is the result's rank and cannot stand inside", span
+                "selection",
+                f"`{target}` is the rank of the result and cannot stand inside",
+                span,
+                hints=(f"declare `rank k < K`, and write `{e.name}[{rank} -> k](x)`",),
             )
         if target == rank and wants_target:
             raise fail(
@@ -354,24 +371,19 @@ class Lowering:
         return Select(e.name, rank, target, body, span)
 
     def _expand(self, macro: s.Define, e: s.Call, scope: Scope, span: Span | None) -> Expr:
-        if macro.name in scope.active:
-            raise fail("macro", f"the macro `{macro.name}` uses itself", span)
-        if len(macro.args) != len(e.args):
-            form = ", ".join(a.text for a in macro.args)
-            raise fail(
-                "macro",
-                f"`{macro.name}` takes {len(macro.args)} argument{'s' * (len(macro.args) != 1)} "
-                f"({form}), and {len(e.args)} {'is' if len(e.args) == 1 else 'are'} given",
-                span,
-            )
+        hints = (f"write `{macro_form(macro)}`",)
+        given, wanted = len(e.args), len(macro.args)
+        if given != wanted:
+            message = f"`{macro.name}` takes {wanted} argument{'s' * (wanted != 1)}"
+            message += f", and {given} {_are(given)} given"
+            raise fail("macro", message, span, hints=hints)
         ranks = self._binders(e.binders, scope, macro.name)
-        if bool(ranks) != bool(macro.binders) or (
-            len(macro.binders) > 1 and len(macro.binders) != len(ranks)
-        ):
-            wanted = ",".join(b.text for b in macro.binders)
-            form = f"{macro.name}[{wanted}](…)" if wanted else f"{macro.name}(…)"
-            raise fail("macro", f"the form is `{form}`", span)
-        groups = [ranks] if len(macro.binders) == 1 else [(r,) for r in ranks]
+        given, wanted = len(ranks), len(macro.binders)
+        if bool(given) != bool(wanted) or (wanted > 1 and given != wanted):
+            count = f"{given} {_are(given)}" if given else "none is"
+            message = f"`{macro.name}` takes {ranks_in_words(wanted)}, and {count} given"
+            raise fail("macro", message, span, hints=hints)
+        groups = [ranks] if wanted == 1 else [(r,) for r in ranks]
         argument_scope = scope.binding(ranks)
         values = {
             name.text: self.expr(arg, argument_scope)
@@ -382,27 +394,49 @@ class Lowering:
             values,
             {b.text: g for b, g in zip(macro.binders, groups, strict=True)},
             span,
-            (*scope.active, macro.name),
             scope.depth,
         )
-        result = self.expr(macro.body, body_scope)
+        result = self._body(macro, body_scope)
         if _depth(result) > MAX_DEPTH:
-            raise fail(
-                "too-deep", f"the expanded `{macro.name}` has more than {MAX_DEPTH} levels", span
-            )
+            message = f"the expanded `{macro.name}` has more than {MAX_DEPTH} levels"
+            raise fail("too-deep", message, span, hints=(SPLIT,))
         return result
 
-    def _unknown_function(self, e: s.Call, span: Span | None) -> CascadeError:
-        known = FUNCTIONS | set(ops.REDUCERS) | set(ops.SELECTIONS) | set(self.names.macros)
-        if e.name not in self.names.macros and any(d.name == e.name for d in library("std")):
-            hints: tuple[str, ...] = ("it is in the library: add `import std`",)
-        elif e.name in self.names.tensors:
-            hints = (f"`{e.name}` is a tensor: its index goes in square brackets",)
-        else:
-            hints = did_you_mean(e.name, known) or ("functions: " + ", ".join(sorted(FUNCTIONS)),)
-        return CascadeError(
-            Diagnostic("unknown-function", f"there is no function `{e.name}`", span, hints=hints)
-        )
+    def _body(self, macro: s.Define, scope: Scope) -> Expr:
+        """The body of a macro; what is wrong in it is reported at the call, with a note."""
+        try:
+            return self.expr(macro.body, scope)
+        except CascadeError as error:
+            place = macro.body.span
+            if place is None or error.diagnostics[0].related:
+                raise
+            note = ((place, f"in the body of `{macro.name}`"),)
+            raise CascadeError(*(replace(d, related=note) for d in error.diagnostics)) from None
+
+
+NUMBERS = "only numbers, extents and params can stand here"
+SPLIT = "name an intermediate tensor"
+FORMS = {
+    "select": "select(condition, a, b)",
+    "clamp": "clamp(x, low, high)",
+    "min": "min(a, b)",
+    "max": "max(a, b)",
+}
+
+
+def _only(ranks: tuple[str, ...], name: str, span: Span | None) -> str:
+    if len(ranks) != 1:
+        message = f"`{name}` stands for one rank, and {len(ranks)} are given"
+        raise fail("binder", message, span)
+    return ranks[0]
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
+def _word(span: Span | None, name: str) -> Span | None:
+    return span.word(name) if span else None
 
 
 def _at(e: Expr, span: Span | None) -> Expr:

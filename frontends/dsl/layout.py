@@ -10,10 +10,10 @@ from lark import Token
 OPENING = {"LPAR", "LSQB"}
 CLOSING = {"RPAR", "RSQB"}
 CONTINUES_AFTER = {
-    *("PLUS", "MINUS", "STAR", "SLASH", "DSLASH", "PERCENT", "DSTAR", "QQ", "COMMA", "EQUAL"),
-    *("COMPARE", "LESS", "WHERE", "AND", "OR", "NOT", "ARROW", "ASSIGN"),
+    *("+", "-", "*", "/", "//", "%", "**", "??", "=", "<", "<=", ">", ">=", "==", "!="),
+    *(",", "->", ":=", "where", "and", "or", "not"),
 }
-CONTINUES_BEFORE = {"WHERE", "AND", "OR", "PLUS", "STAR"}
+CONTINUES_BEFORE = {"where", "and", "or", "+", "*"}
 
 
 class Layout:
@@ -31,11 +31,11 @@ class Layout:
                     newline = newline or token
                 continue
             if newline is not None:
-                if token.type not in CONTINUES_BEFORE:
+                if token not in CONTINUES_BEFORE:
                     yield newline
                 newline = None
             depth += (token.type in OPENING) - (token.type in CLOSING)
-            previous = token.type
+            previous = str(token)
             yield token
         if newline is not None:
             yield newline

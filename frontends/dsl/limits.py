@@ -4,6 +4,8 @@ memory.
 
 from __future__ import annotations
 
+import unicodedata
+
 from cascade.diagnostics import CascadeError, Diagnostic, Source, Span, fail
 
 MAX_BYTES = 2 * 1024 * 1024  # of a file
@@ -12,30 +14,57 @@ MAX_NESTING = 64  # open brackets
 MAX_DEPTH = 100  # levels of an expression tree, macros expanded
 MAX_NODES = 20_000  # nodes of one statement, macros expanded
 MAX_DIGITS = 40  # characters of a number
+LARGEST = 2**63  # whole numbers are below
 
 CLOSES = {")": "(", "]": "["}
+PARTNER = {opening: closing for closing, opening in CLOSES.items()}
 
 LOOKALIKES = {
     "≤": "<=",
     "≥": ">=",
     "≠": "!=",
-    "−": "-",
-    "–": "-",
     "×": "*",
     "·": "*",
+    "⋅": "*",
+    "∗": "*",
+    "⊙": "*",
     "÷": "/",
+    "²": "**2",
+    "³": "**3",
     "∞": "inf",
-    "π": "pi",
+    "Σ": "sum[…](…)",
     "∑": "sum[…](…)",
+    "∏": "prod[…](…)",
     "√": "sqrt(…)",
     "∧": "and",
     "∨": "or",
     "¬": "not",
     "→": "->",
-    "“": '"',
-    "”": '"',
-    "\u00a0": "an ordinary space",
+    "←": "=",
+    "…": "every index or term in full",
 }
+
+
+def _instead(c: str) -> str:
+    """What to type for a character outside ASCII."""
+    name = unicodedata.name(c, "")
+    category = unicodedata.category(c)
+    if c in LOOKALIKES:
+        return f"write `{LOOKALIKES[c]}`"
+    if category == "Zs":
+        return "write an ordinary space"
+    if category == "Cf":
+        return "remove it"
+    if category == "Pd" or name == "MINUS SIGN":
+        return "write `-`"
+    if category in ("Pi", "Pf"):
+        return "a text stands in ordinary double quotes"
+    if name.startswith("GREEK SMALL LETTER "):
+        return f"write `{name.split()[3].lower()}`"
+    plain = unicodedata.normalize("NFKC", c)
+    if plain != c and plain.isascii():
+        return f"write `{plain}`"
+    return "names use the letters a-z and A-Z, digits and `_`"
 
 
 def check_text(source: Source) -> None:
@@ -73,26 +102,32 @@ def _check_characters(source: Source) -> None:
             string = not string
         elif c == "#" and not string:
             comment = True
+        if " " <= c <= "~":
+            continue
         if c == "\t":
             raise fail(
-                "tab", "a tab character", Span(source, offset, offset + 1), hints=("use spaces",)
+                "tab", "a tab stands here", Span(source, offset, offset + 1), hints=("use spaces",)
             )
-        if (ord(c) < 32 and c not in "\n\r") or ord(c) == 127 or 0xD800 <= ord(c) <= 0xDFFF:
+        if unicodedata.category(c) in ("Cc", "Cs") and c != "\n" and not _ends_line(source, offset):
             raise fail(
                 "control-character",
-                f"a control character (code {ord(c)})",
+                f"a control character (U+{ord(c):04X})",
                 Span(source, offset, offset + 1),
                 hints=("the file may be binary, or saved in another encoding than UTF-8",),
             )
-        if ord(c) > 126 and not comment and not string:
-            instead = LOOKALIKES.get(c)
-            hint = f"write `{instead}`" if instead else "names use the letters a-z, digits and `_`"
+        if ord(c) >= 127 and not comment and not string:
+            what = f"`{c}`" if c.isprintable() else f"the invisible character U+{ord(c):04X}"
             raise fail(
                 "character",
-                f"`{c}` has no meaning here",
+                f"{what} has no meaning here",
                 Span(source, offset, offset + 1),
-                hints=(hint,),
+                hints=(_instead(c),),
             )
+
+
+def _ends_line(source: Source, offset: int) -> bool:
+    """Whether a carriage return belongs to the end of a line."""
+    return source.text[offset] == "\r" and source.text[offset + 1 : offset + 2] in ("\n", "")
 
 
 def _check_brackets(source: Source) -> None:
@@ -125,13 +160,15 @@ def _check_brackets(source: Source) -> None:
             "bracket",
             f"this `{source.text[stack[-1]]}` is never closed",
             Span(source, stack[-1], stack[-1] + 1),
+            hints=(f"close it with `{PARTNER[source.text[stack[-1]]]}`",),
         )
 
 
 def _mismatch(source: Source, stack: list[int], offset: int, c: str) -> CascadeError:
     here = Span(source, offset, offset + 1)
     if not stack:
-        return fail("bracket", f"this `{c}` closes nothing", here)
+        hints = (f"remove it, or open a `{CLOSES[c]}` before it",)
+        return fail("bracket", f"this `{c}` closes nothing", here, hints=hints)
     opened = Span(source, stack[-1], stack[-1] + 1)
     return CascadeError(
         Diagnostic(
@@ -139,5 +176,6 @@ def _mismatch(source: Source, stack: list[int], offset: int, c: str) -> CascadeE
             f"`{c}` cannot close `{opened.text}`",
             here,
             related=((opened, "opened here"),),
+            hints=(f"`{opened.text}` is closed with `{PARTNER[opened.text]}`",),
         )
     )

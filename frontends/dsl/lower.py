@@ -12,19 +12,23 @@ from collections.abc import Callable, Iterable
 from pathlib import PurePath
 from typing import TypeVar
 
-from cascade.diagnostics import CascadeError, Diagnostic, Span, did_you_mean, fail
+from cascade.diagnostics import CascadeError, Diagnostic, Source, Span, did_you_mean, fail
 from cascade.frontends.dsl import syntax as s
 from cascade.frontends.dsl.expressions import Lowering, Scope
+from cascade.frontends.dsl.left_sides import LeftSides
+from cascade.frontends.dsl.macros import check_macros
 from cascade.frontends.dsl.mistakes import KEYWORDS
-from cascade.frontends.dsl.names import Names, collect, is_extent_name, mentioned
-from cascade.frontends.dsl.partitions import guard_tails, partition_of
+from cascade.frontends.dsl.names import Names, collect, mentioned
+from cascade.frontends.dsl.partitions import guard_tails, partition_of, shared_parts
 from cascade.frontends.dsl.ranks import bound_ranks_of_file
+from cascade.frontends.dsl.stray_ranks import check_implicit, stray_condition
 from cascade.ir.cascade import Cascade, Einsum, Param, Partition, Requirement, Tensor
 from cascade.ir.expr import Expr, Reduce, Where
-from cascade.ir.implicit import implicit_ranks, offending_factor
-from cascade.ir.printer import print_expr
+from cascade.ir.implicit import implicit_ranks
 from cascade.ir.verify import verify
 from cascade.ir.walk import bound_ranks, conjunction, conjuncts, free_ranks, unfiltered, walk
+
+COLLECTED, SHOWN = 100, 20  # errors of one file
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -41,15 +45,18 @@ class _File:
 
     def __init__(self, tree: s.File, default_name: str):
         self.tree = tree
+        self.file = default_name
         self.name = _as_name(PurePath(default_name).stem)
         self.names: Names = collect(tree)
-        self.errors: list[Diagnostic] = list(self.names.errors)
+        self.errors: list[Diagnostic] = [*self.names.errors, *check_macros(self.names)]
         self.warnings: list[Diagnostic] = []
+        self.left_sides = LeftSides(self.names, self._assignments())
         self.partitions: tuple[Partition, ...] = ()
 
     def cascade(self) -> Cascade:
         self._stop_on_errors()
         self.partitions = tuple(self._each(self.names.partitions, self._partition))
+        self.errors += shared_parts(self.partitions)
         for partition in self.partitions:
             for part in partition.parts:
                 self.names.ranks.setdefault(part, partition.span)
@@ -79,6 +86,8 @@ class _File:
     def _each(self, items: Iterable[A], function: Callable[[A], B]) -> list[B]:
         results: list[B] = []
         for item in items:
+            if len(self.errors) >= COLLECTED:
+                break
             try:
                 results.append(function(item))
             except CascadeError as e:
@@ -87,8 +96,7 @@ class _File:
 
     def _stop_on_errors(self) -> None:
         if self.errors:
-            unique = list(dict.fromkeys(self.errors))
-            raise CascadeError(*unique[:20])
+            raise CascadeError(*_once(self.errors)[:SHOWN])
 
     # -- declarations
     def _input(self, item: s.InputDecl) -> Tensor:
@@ -114,19 +122,10 @@ class _File:
         for statement in self._of(s.Outputs):
             for name in statement.names:
                 if name.text not in self.names.tensors:
-                    hints = did_you_mean(name.text, self.names.tensors)
-                    self.errors.append(
-                        Diagnostic(
-                            "unknown-output",
-                            f"no statement defines `{name.text}`",
-                            name.span,
-                            hints=hints,
-                        )
-                    )
+                    self.errors.append(self._unknown_output(name))
                 elif name.text in outputs:
-                    self.errors.append(
-                        Diagnostic("declared-twice", f"`{name.text}` is an output twice", name.span)
-                    )
+                    message = f"`{name.text}` is an output twice"
+                    self.errors.append(Diagnostic("declared-twice", message, name.span))
                 outputs[name.text] = None
         if not outputs and not self.errors:
             hint = (
@@ -138,8 +137,20 @@ class _File:
             self.errors.append(Diagnostic("no-output", message, self._end(), hints=(hint,)))
         return tuple(outputs)
 
+    def _unknown_output(self, name: s.Name) -> Diagnostic:
+        hints = did_you_mean(name.text, self.names.tensors)
+        if not hints and name.text in (*self.names.params, *self.names.ranks):
+            hints = (f"an output is a tensor: write `Z = {name.text}` and `output Z`",)
+        if not hints and len(self.names.writes) <= 8:
+            hints = (f"statements: {', '.join(f'`{t}`' for t in self.names.writes)}",)
+        message = f"no statement defines `{name.text}`"
+        return Diagnostic("unknown-output", message, name.span, hints=hints)
+
     def _end(self) -> Span | None:
-        return self.tree.statements[-1].span if self.tree.statements else None
+        """Where something is missing at the end: the last statement, or an empty file."""
+        if self.tree.statements:
+            return self.tree.statements[-1].span
+        return Span(Source(self.file, ""), 0, 0)
 
     # -- statements
     def _assignments(self) -> list[tuple[s.Assign, bool]]:
@@ -153,70 +164,13 @@ class _File:
 
     def _einsum(self, item: tuple[s.Assign, bool]) -> Einsum:
         assign, init = item
-        ranks, step = self._left_side(assign, init)
+        ranks, step = self.left_sides.read(assign, init)
         scope = tuple(r for n, r in enumerate(ranks) if not (init and n == step))
         active = self._active_partitions(assign, scope)
         lowering = Lowering(self.names, active)
-        body = self._right_side(lowering, assign.value, scope)
+        body = self._right_side(lowering, assign, scope)
         body = guard_tails(body, scope, active, self.names)
         return Einsum(assign.name, ranks, body, step, init, assign.span)
-
-    def _left_side(self, assign: s.Assign, init: bool) -> tuple[tuple[str, ...], int | None]:
-        ranks: list[str] = []
-        step: int | None = None
-        for slot, index in enumerate(assign.indices or ()):
-            match index:
-                case s.Name(text) if text in self.names.ranks:
-                    rank = text
-                case s.Number("0") if init and step is None:
-                    rank, step = self._iterative_rank(assign, slot), slot
-                case s.Binary("+", s.Name(text), s.Number("1")) if not init and step is None:
-                    rank, step = text, slot
-                case _:
-                    raise self._bad_left(index, assign, init)
-            if rank in ranks:
-                raise fail(
-                    "repeated-rank",
-                    f"rank `{rank}` stands twice on the left",
-                    index.span,
-                    hints=("a diagonal is written with a condition: `Z[m,n] = x where m == n`",),
-                )
-            ranks.append(rank)
-        if init and step is None:
-            raise fail(
-                "init",
-                f"`init` gives slot 0 of an iterative rank, and `{assign.name}` has none here",
-                assign.left,
-                hints=(f"write the slot as 0: `init {assign.name}[0,…] = …`",),
-            )
-        return tuple(ranks), step
-
-    def _iterative_rank(self, assign: s.Assign, slot: int) -> str:
-        for other, init in self._assignments():
-            if other.name != assign.name or init or len(other.indices or ()) <= slot:
-                continue
-            match (other.indices or ())[slot]:
-                case s.Binary("+", s.Name(text), s.Number("1")):
-                    return text
-        raise fail(
-            "init",
-            f"`{assign.name}` has an `init` but no recurrence",
-            assign.left,
-            hints=(f"write `{assign.name}[i+1,…] = …`, or drop `init`",),
-        )
-
-    def _bad_left(self, index: s.Expr | s.Rebind, assign: s.Assign, init: bool) -> CascadeError:
-        hints: tuple[str, ...] = ("the left side has plain ranks, or `i+1` for an iterative rank",)
-        match index:
-            case s.Name(text) if is_extent_name(text):
-                hints = (f"`{text}` is an extent; the rank is `{text.lower()}`",)
-            case s.Number() if not init:
-                hints = ("the first slot of an iterative rank is written with `init`",)
-            case s.Binary("+") if init:
-                hints = ("`init` writes slot 0: `init S[0,…] = …`",)
-        return fail(
-            "left-side", f"`{assign.name}` cannot be written at this index", index.span, hints=hints
-        )
 
     def _active_partitions(self, assign: s.Assign, scope: tuple[str, ...]) -> tuple[Partition, ...]:
         used = mentioned(assign.value) | set(scope)
@@ -224,22 +178,26 @@ class _File:
         for n, p in enumerate(active):
             for q in active[:n]:
                 if p.rank == q.rank:
+                    parts = [", ".join(x.parts) for x in (q, p)]
                     raise fail(
                         "partition",
-                        f"this statement mixes two partitions of `{p.rank}`",
+                        f"this statement mixes two partitions of `{p.rank}`: {' and '.join(parts)}",
                         assign.span,
-                        hints=("name an intermediate tensor in one of them",),
+                        hints=(f"name an intermediate tensor over {parts[0]}, or over `{p.rank}`",),
+                        related=[(x.span, "a partition") for x in (q, p) if x.span],
                     )
             if p.rank in scope:
                 raise fail(
                     "partition",
-                    f"`{p.rank}` stands on the left beside its part `{'`, `'.join(p.parts)}`",
+                    f"`{p.rank}` stands on the left, and the statement uses its parts "
+                    f"`{'`, `'.join(p.parts)}`",
                     assign.left,
                     hints=(f"write the left side over `{'`, `'.join(p.parts)}`",),
                 )
         return active
 
-    def _right_side(self, lowering: Lowering, value: s.Expr, scope: tuple[str, ...]) -> Expr:
+    def _right_side(self, lowering: Lowering, assign: s.Assign, scope: tuple[str, ...]) -> Expr:
+        value = assign.value
         condition = value.condition if isinstance(value, s.Filter) else None
         unmasked = value.body if isinstance(value, s.Filter) else value
         body = lowering.expr(unmasked, Scope(scope))
@@ -256,9 +214,9 @@ class _File:
                 elif named <= {*scope, *inside}:
                     filters.append(part)
                 else:
-                    raise self._stray_condition(part, named - {*scope, *inside}, body)
+                    raise stray_condition(part, named - {*scope, *inside}, value)
         if summed:
-            self._check_implicit(body, summed)
+            check_implicit(body, summed, unmasked, assign)
             body = Reduce("sum", summed, _where(body, filters), unmasked.span)
         elif filters and isinstance(body, Reduce):
             inner, kept = unfiltered(body.body)
@@ -283,37 +241,14 @@ class _File:
                 )
             )
 
-    def _stray_condition(self, part: Expr, stray: set[str], body: Expr) -> CascadeError:
-        rank = sorted(stray)[0]
-        hidden = {r for node in walk(body) for r in bound_ranks(node)}
-        if rank in hidden:
-            hints: tuple[str, ...] = (f"put it inside the reduction: `sum[{rank}](x where …)`",)
-        else:
-            hints = (f"no value of this statement has rank `{rank}`",)
-        return fail(
-            "condition-rank",
-            f"the condition names `{rank}`, which has no coordinate here",
-            part.span,
-            hints=hints,
-        )
 
-    def _check_implicit(self, body: Expr, summed: tuple[str, ...]) -> None:
-        offender = offending_factor(body, summed)
-        if offender is None:
-            return
-        rank = next(r for r in summed if r in free_ranks(offender))
-        what = print_expr(offender)
-        what = what if len(what) <= 60 else what[:57] + "…"
-        raise fail(
-            "implicit-sum",
-            f"`{rank}` is on the right and not on the left, and `{what}` is not a plain read",
-            offender.span or body.span,
-            f"has rank {rank}",
-            hints=(
-                f"only a product of reads is summed without saying so: write `sum[{rank}](…)`, "
-                f"or put `{rank}` on the left",
-            ),
-        )
+def _once(errors: list[Diagnostic]) -> list[Diagnostic]:
+    """Each mistake once: a wrong name is one mistake, however often it is used."""
+    unique: dict[object, Diagnostic] = {}
+    for d in errors:
+        of_name = d.code.startswith("unknown-") or d.code == "shadowed"
+        unique.setdefault((d.code, d.message) if of_name else d, d)
+    return [*unique.values()]
 
 
 def _as_name(text: str) -> str:

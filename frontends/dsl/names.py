@@ -4,15 +4,18 @@ lowered.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
+from typing import TypeAlias, TypeVar
 
 from cascade.diagnostics import CascadeError, Diagnostic, Source, Span, did_you_mean, fail
 from cascade.frontends.dsl import syntax as s
 from cascade.frontends.dsl.parse import parse
 from cascade.ir import ops
+
+A = TypeVar("A")
 
 LIBRARIES = ("std",)
 DTYPES = (
@@ -20,7 +23,8 @@ DTYPES = (
     *("i64", "i32", "i16", "i8", "u8"),
 )
 FUNCTIONS = {n for n, op in ops.MAPS.items() if not op.symbol}
-WORDS = FUNCTIONS | set(ops.REDUCERS) | set(ops.SELECTIONS) | set(ops.CONSTANTS)
+KNOWN_CALLS = FUNCTIONS | set(ops.REDUCERS) | set(ops.SELECTIONS)
+WORDS = KNOWN_CALLS | set(ops.CONSTANTS)
 
 
 def is_extent_name(name: str) -> bool:
@@ -76,8 +80,8 @@ class Names:
     bounds: dict[str, s.RankBound] = field(default_factory=dict)
     partitions: list[s.PartitionDecl] = field(default_factory=list)
     macros: dict[str, s.Define] = field(default_factory=dict)
+    writes: dict[str, s.Assign] = field(default_factory=dict)  # the first statement of each tensor
     tensors: dict[str, int] = field(default_factory=dict)  # name -> number of slots
-    left: dict[str, tuple[str, ...]] = field(default_factory=dict)  # plain ranks of a left side
     scalars: set[str] = field(default_factory=set)
     ranks: dict[str, Span | None] = field(default_factory=dict)  # every rank, where first mentioned
     given: dict[str, Span | None] = field(
@@ -88,28 +92,46 @@ class Names:
     )  # where a tensor, param or macro is declared
     errors: list[Diagnostic] = field(default_factory=list)
 
-    def report(self, error: CascadeError) -> None:
-        self.errors.extend(error.diagnostics)
+    def attempt(self, declare: Callable[[Names, A], None], item: A) -> None:
+        """Declare one item; what is wrong with it is collected."""
+        try:
+            declare(self, item)
+        except CascadeError as e:
+            self.errors.extend(e.diagnostics)
 
-    def tensor_names(self) -> list[str]:
-        return [*self.tensors]
+    def indices(self, tensor: str) -> tuple[s.Expr | s.Rebind, ...]:
+        """The slots of a tensor, as it is declared or first written."""
+        if tensor in self.inputs:
+            return self.inputs[tensor].ranks
+        return (self.writes[tensor].indices or ()) if tensor in self.writes else ()
+
+    def form(self, tensor: str) -> str:
+        """How a tensor is read at its own ranks."""
+        indices = ",".join(map(index_text, self.indices(tensor)))
+        return f"{tensor}[{indices}]" if indices else tensor
+
+
+def index_text(index: s.Expr | s.Rebind) -> str:
+    match index:
+        case s.Name(text) | s.Number(text):
+            return text
+        case s.Binary("+", s.Name(text), s.Number(step)):
+            return f"{text}+{step}"
+        case _:
+            return "…"
 
 
 def collect(tree: s.File) -> Names:
     """The names of a file; mistakes are collected in `Names.errors`."""
     names = Names()
     for statement in tree.statements:
-        try:
-            _declare(names, statement)
-        except CascadeError as e:
-            names.report(e)
+        for item in _items(statement):
+            names.attempt(_declare, item)
     for statement in tree.statements:
         for assign in _assigns(statement):
-            try:
-                _declare_tensor(names, assign)
-            except CascadeError as e:
-                names.report(e)
+            names.attempt(_declare_tensor, assign)
     _check_clashes(names)
+    _check_headers(names, tree)
     return names
 
 
@@ -119,63 +141,71 @@ def _assigns(statement: s.Statement) -> tuple[s.Assign, ...]:
     return statement.items if isinstance(statement, s.Inits) else ()
 
 
-def _declare(names: Names, statement: s.Statement) -> None:
-    match statement:
+Item: TypeAlias = s.Statement | s.InputDecl | s.ParamDecl | s.RankBound
+
+
+def _items(statement: s.Statement) -> tuple[Item, ...]:
+    if isinstance(statement, s.Inputs | s.Params | s.RankBounds):
+        return statement.items
+    return (statement,)
+
+
+def _declare(names: Names, item: Item) -> None:
+    match item:
         case s.Import(name, span):
             if name not in LIBRARIES:
-                raise fail(
-                    "import", f"there is no library `{name}`", span, hints=("write `import std`",)
-                )
+                where = span.word(name) if span else None
+                hints = ("write `import std`",)
+                raise fail("import", f"there is no library `{name}`", where, hints=hints)
             for macro in library(name):
                 names.macros.setdefault(macro.name, macro)
-        case s.Inputs(items):
-            for item in items:
-                _new(names, item.name, item.span, "input")
-                _declare_input(names, item)
-        case s.Params(items):
-            for p in items:
-                _new(names, p.name, p.span, "param")
-                names.params[p.name] = p
-        case s.RankBounds(items):
-            for bound in items:
-                if bound.name in names.bounds:
-                    raise fail(
-                        "declared-twice", f"rank `{bound.name}` is bounded twice", bound.span
-                    )
-                _check_rank_name(bound.name, bound.span)
-                names.bounds[bound.name] = bound
-                names.ranks.setdefault(bound.name, bound.span)
-        case s.PartitionDecl():
-            names.partitions.append(statement)
+        case s.InputDecl(name, span=span):
+            _new(names, name, span, "an input")
+            _declare_input(names, item)
+        case s.ParamDecl(name, span=span):
+            _new(names, name, span, "a param")
+            names.params[name] = item
+        case s.RankBound(name, span=span):
+            where = span.word(name) if span else None
+            if name in names.bounds:
+                raise _twice(f"rank `{name}` is bounded twice", where, names.ranks[name])
+            check_rank_name(name, where)
+            names.bounds[name] = item
+            names.ranks.setdefault(name, where)
+        case s.PartitionDecl(name, span=span):
+            check_rank_name(name, span.word(name) if span else None)
+            names.partitions.append(item)
         case s.Define(name, span=span):
-            if name in WORDS:
-                raise fail("shadowed", f"`{name}` is a function of the language", span)
-            _new(names, name, span, "macro")
-            names.macros[name] = statement
+            _new(names, name, span, "a macro")
+            names.macros[name] = item
         case _:
             pass
 
 
 def _new(names: Names, name: str, span: Span | None, what: str) -> None:
+    where = span.word(name) if span else None
     if name in names.spans:
-        first = names.spans[name]
-        related = ((first, "declared here"),) if first else ()
-        raise fail("declared-twice", f"`{name}` is declared twice", span, related=related)
-    if name in WORDS and what != "macro":
-        raise fail(
-            "shadowed",
-            f"`{name}` is a word of the language and cannot name {_article(what)} {what}",
-            span,
-            hints=(f"choose another name, such as `{name}_`",),
-        )
-    names.spans[name] = span
+        raise _twice(f"`{name}` is declared twice", where, names.spans[name])
+    if name in WORDS:
+        raise reserved(name, where, what)
+    names.spans[name] = where
 
 
-def _article(word: str) -> str:
-    return "an" if word[0] in "aeiou" else "a"
+def _twice(message: str, span: Span | None, first: Span | None) -> CascadeError:
+    related = ((first, "declared here"),) if first else ()
+    return fail("declared-twice", message, span, related=related)
 
 
-def _check_rank_name(name: str, span: Span | None) -> None:
+def reserved(name: str, span: Span | None, what: str) -> CascadeError:
+    return fail(
+        "shadowed",
+        f"`{name}` is a word of the language and cannot name {what}",
+        span,
+        hints=(f"choose another name, such as `{name}_`",),
+    )
+
+
+def check_rank_name(name: str, span: Span | None) -> None:
     if is_extent_name(name):
         raise fail(
             "rank-name",
@@ -184,7 +214,14 @@ def _check_rank_name(name: str, span: Span | None) -> None:
             hints=(f"write `{name.lower()}`",),
         )
     if name in WORDS:
-        raise fail("shadowed", f"`{name}` is a word of the language and cannot name a rank", span)
+        raise reserved(name, span, "a rank")
+
+
+def _check_headers(names: Names, tree: s.File) -> None:
+    headers = [st for st in tree.statements if isinstance(st, s.Header)]
+    for second in headers[1:]:
+        error = _twice("the cascade is named twice", second.span, headers[0].span)
+        names.errors.extend(error.diagnostics)
 
 
 def _declare_input(names: Names, item: s.InputDecl) -> None:
@@ -192,12 +229,12 @@ def _declare_input(names: Names, item: s.InputDecl) -> None:
         raise fail(
             "type",
             f"there is no type `{item.dtype}`",
-            item.span,
+            item.span.word(item.dtype) if item.span else None,
             hints=did_you_mean(item.dtype, DTYPES) or ("types: " + ", ".join(DTYPES),),
         )
     seen: set[str] = set()
     for rank in item.ranks:
-        _check_rank_name(rank.text, rank.span)
+        check_rank_name(rank.text, rank.span)
         if rank.text in seen:
             raise fail(
                 "repeated-rank",
@@ -215,35 +252,47 @@ def _declare_input(names: Names, item: s.InputDecl) -> None:
 
 
 def _declare_tensor(names: Names, assign: s.Assign) -> None:
-    slots = 0 if assign.indices is None else len(assign.indices)
-    if assign.name in names.inputs or assign.name in names.params or assign.name in names.macros:
-        first = names.spans.get(assign.name)
-        what = "an input" if assign.name in names.inputs else "declared above"
-        raise fail(
-            "declared-twice",
-            f"`{assign.name}` is {what} and cannot be written",
-            assign.left,
-            related=((first, "declared here"),) if first else (),
-        )
-    if assign.name in WORDS:
-        raise fail("shadowed", f"`{assign.name}` is a word of the language", assign.left)
-    names.spans.setdefault(assign.name, assign.left)
-    if names.tensors.setdefault(assign.name, slots) != slots:
+    name, slots = assign.name, len(assign.indices or ())
+    where = assign.left.word(name) if assign.left else None
+    first = names.spans.get(name)
+    for what, known in (
+        ("an input", names.inputs),
+        ("a param", names.params),
+        ("a macro", names.macros),
+    ):
+        if name in known and name in names.spans:
+            message = f"`{name}` is {what} and cannot be written"
+            related = ((first, "declared here"),) if first else ()
+            raise fail("declared-twice", message, where, related=related)
+    if name in WORDS:
+        raise reserved(name, where, "a tensor")
+    names.spans.setdefault(name, assign.left)
+    names.writes.setdefault(name, assign)
+    if names.tensors.setdefault(name, slots) != slots:
         raise fail(
             "slots",
-            f"`{assign.name}` has {names.tensors[assign.name]} ranks elsewhere and {slots} here",
+            f"`{name}` has {ranks_in_words(names.tensors[name])} above and {slots} here",
             assign.left,
+            related=((first, "above"),) if first else (),
         )
     if not slots:
-        names.scalars.add(assign.name)
-    indices = assign.indices or ()
-    plain = tuple(i.text if isinstance(i, s.Name) else "" for i in indices)
-    names.left.setdefault(assign.name, plain)
+        names.scalars.add(name)
     for index in assign.indices or ():
         for node in walk(index):
-            if isinstance(node, s.Name) and not is_extent_name(node.text):
-                names.ranks.setdefault(node.text, node.span)
+            if isinstance(node, s.Name):
+                _mention(names, node)
     _collect_binders(names, assign.value)
+
+
+def _mention(names: Names, rank: s.Name) -> None:
+    if rank.text in WORDS:
+        raise reserved(rank.text, rank.span, "a rank")
+    if not is_extent_name(rank.text):
+        names.ranks.setdefault(rank.text, rank.span)
+
+
+def ranks_in_words(count: int) -> str:
+    return "no rank" if count == 0 else "1 rank" if count == 1 else f"{count} ranks"
 
 
 def _collect_binders(names: Names, value: s.Expr) -> None:
@@ -251,32 +300,30 @@ def _collect_binders(names: Names, value: s.Expr) -> None:
     for node in walk(value):
         if isinstance(node, s.Call):
             for binder in (*node.binders, *node.targets):
-                if isinstance(binder, s.Name) and not is_extent_name(binder.text):
-                    names.ranks.setdefault(binder.text, binder.span)
+                if isinstance(binder, s.Name):
+                    _mention(names, binder)
             for target in node.targets:
                 if isinstance(target, s.Name):
                     names.given.setdefault(target.text, target.span)
 
 
 def _check_clashes(names: Names) -> None:
-    for name in {*names.tensors, *names.params, *names.macros} & set(names.ranks):
-        if name in names.params or name in names.scalars or name in names.macros:
-            names.report(
-                fail(
-                    "shadowed",
-                    f"`{name}` names a rank, and also "
-                    f"{'a param' if name in names.params else 'a value'}",
-                    names.spans.get(name),
-                    hints=("rename one of them",),
-                )
-            )
-    for name in sorted(names.scalars):
-        if is_extent_name(name) and name.lower() in names.ranks:
-            names.report(
-                fail(
-                    "shadowed",
-                    f"the scalar `{name}` has the name of the extent of rank `{name.lower()}`",
-                    names.spans.get(name),
-                    hints=("rename the scalar",),
-                )
-            )
+    for name, span in names.spans.items():
+        kind = _kind_of_value(names, name)
+        rank = name if name in names.ranks else ""
+        message = f"`{name}` names a rank, and also {kind}"
+        if name in names.scalars and is_extent_name(name):
+            rank = name.lower() if name.lower() in names.ranks else ""
+            message = f"the scalar `{name}` has the name of the extent of rank `{rank}`"
+        if kind and rank:
+            place = names.ranks[rank]
+            related = ((place, "the rank"),) if place else ()
+            error = fail("shadowed", message, span, hints=("rename one of them",), related=related)
+            names.errors.extend(error.diagnostics)
+
+
+def _kind_of_value(names: Names, name: str) -> str:
+    """What a name is that stands without an index; empty for a tensor with ranks."""
+    if name in names.params:
+        return "a param"
+    return "a macro" if name in names.macros else "a scalar" if name in names.scalars else ""

@@ -13,7 +13,7 @@ import lark
 from cascade.diagnostics import Source, Span, fail
 from cascade.frontends.dsl import syntax as s
 from cascade.frontends.dsl.layout import Layout
-from cascade.frontends.dsl.limits import MAX_DIGITS, check_text
+from cascade.frontends.dsl.limits import LARGEST, MAX_DIGITS, check_text
 from cascade.frontends.dsl.mistakes import explain_character, explain_token
 
 
@@ -69,7 +69,8 @@ class _Build(lark.Transformer[lark.Token, Any]):
         self.comments: list[s.Comment] = []
 
     def keep_comment(self, token: lark.Token) -> lark.Token:
-        before = self.source.line(token.line or 1)[: (token.column or 1) - 1]
+        start = token.start_pos or 0
+        before = self.source.text[self.source.text.rfind("\n", 0, start) + 1 : start]
         self.comments.append(s.Comment(str(token), token.line or 1, not before.strip()))
         return token
 
@@ -86,12 +87,19 @@ class _Build(lark.Transformer[lark.Token, Any]):
     def number(self, parts: list[Any]) -> s.Number:
         span = self._span(parts)
         if len(parts[0]) > MAX_DIGITS:
-            raise fail("number", f"a number of more than {MAX_DIGITS} characters", span)
-        value = float(parts[0])
-        if value > 2.0**63 and (str(parts[0]).isdigit() or value == float("inf")):
             raise fail(
-                "number", "this number is too large", span, hints=("infinity is written `inf`",)
+                "number",
+                f"a number of more than {MAX_DIGITS} characters",
+                span,
+                hints=("round it",),
             )
+        value = float(parts[0])
+        if value == float("inf"):
+            hints = ("infinity is written `inf`",)
+            raise fail("number", "this number is too large", span, hints=hints)
+        if str(parts[0]).isdigit() and int(parts[0]) >= LARGEST:
+            hints = (f"as a real number it is `{value:g}`",)
+            raise fail("number", "a whole number is less than 2**63", span, hints=hints)
         return s.Number(str(parts[0]), span)
 
     def name(self, parts: list[Any]) -> s.Name:

@@ -6,13 +6,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from cascade.diagnostics import CascadeError, Span, fail
+from cascade.diagnostics import CascadeError, Diagnostic, Span, fail
 from cascade.frontends.dsl import syntax as s
-from cascade.frontends.dsl.names import Names, is_extent_name
+from cascade.frontends.dsl.names import Names, check_rank_name, index_text, is_extent_name
+from cascade.frontends.dsl.names import walk as walk_syntax
 from cascade.ir.cascade import Partition, extent_symbol
 from cascade.ir.expr import Coordinate, Expr, Map, Read, Reduce, Select, Where
 from cascade.ir.ops import MAPS
 from cascade.ir.walk import bound_ranks, children, conjunction, conjuncts, rebuild
+
+MAX_PARTS = 16
 
 
 def partition_of(
@@ -20,55 +23,83 @@ def partition_of(
 ) -> Partition:
     """Checks the form `m1*M0 + m0`: parts from the outermost to the innermost."""
     terms = _terms(item.value)
+    if len(terms) < 2:
+        raise _form(item, item.value.span, "one term")
+    if len(terms) > MAX_PARTS:
+        raise fail("partition", f"a partition has at most {MAX_PARTS} parts", item.value.span)
     parts: list[str] = []
     expression: Expr | None = None
     for n, term in enumerate(terms):
         part, stride = _part(term, item)
         if (stride is None) != (n == len(terms) - 1):
-            raise _form(item, term.span)
+            label = (
+                "only the last part has no stride"
+                if stride is None
+                else "the last part has a stride"
+            )
+            raise _form(item, term.span, label)
+        if part.text in (item.name, *parts):
+            label = "the rank itself" if part.text == item.name else "a second time"
+            raise _form(item, part.span, label)
+        check_rank_name(part.text, part.span)
         parts.append(part.text)
         value: Expr = Coordinate(part.text, part.span)
         if stride is not None:
             value = Map("*", (value, extent(stride)), term.span)
         expression = value if expression is None else Map("+", (expression, value), item.value.span)
-    if len(parts) < 2 or len(set(parts)) != len(parts) or item.name in parts:
-        raise _form(item, item.span)
     assert expression is not None
     return Partition(item.name, tuple(parts), expression, item.span)
 
 
 def _terms(e: s.Expr) -> list[s.Expr]:
-    if isinstance(e, s.Binary) and e.op == "+":
-        return [*_terms(e.left), e.right]
-    return [e]
+    terms: list[s.Expr] = []
+    while isinstance(e, s.Binary) and e.op == "+":
+        terms.append(e.right)
+        e = e.left
+    return [e, *reversed(terms)]
 
 
 def _part(term: s.Expr, item: s.PartitionDecl) -> tuple[s.Name, s.Expr | None]:
-    match term:
-        case s.Name(text) if not is_extent_name(text):
-            return term, None
-        case s.Binary("*", s.Name(text) as part, stride) if not is_extent_name(text):
-            return part, stride
-        case s.Binary("*", s.Binary("*") as inner, last):
-            part, outer = _part(inner, item)
-            assert outer is not None
-            return part, s.Binary("*", outer, last, term.span)
-        case _:
-            raise _form(item, term.span)
+    """The part of a term and its stride: `m1*M0*M1` is m1 and `M0*M1`."""
+    factors: list[s.Expr] = []
+    span = term.span
+    while isinstance(term, s.Binary) and term.op == "*":
+        factors.append(term.right)
+        term = term.left
+    if not isinstance(term, s.Name) or is_extent_name(term.text):
+        raise _form(item, span, "neither a part nor a part times its stride")
+    stride = factors.pop() if factors else None
+    while stride is not None and factors:
+        stride = s.Binary("*", stride, factors.pop(), span)
+    return term, stride
 
 
-def _form(item: s.PartitionDecl, span: Span | None) -> CascadeError:
+def _form(item: s.PartitionDecl, span: Span | None, label: str) -> CascadeError:
     m = item.name
-    return fail(
-        "partition",
-        f"this is no partition of `{m}`",
-        span,
-        hints=(
-            f"the form is `rank {m} = {m}1*{m.upper()}0 + {m}0`: parts with strides, outermost "
-            "first",
-            f"a rank with a given extent is declared as `rank {m} < {m.upper()}`",
-        ),
-    )
+    hints = [f"the form is `rank {m} = {m}1*{m.upper()}0 + {m}0`: the last part has no stride"]
+    if not any(
+        isinstance(n, s.Name) and not is_extent_name(n.text) for n in walk_syntax(item.value)
+    ):
+        extent = index_text(item.value).replace("…", m.upper())
+        hints = [f"a rank with a given extent is declared as `rank {m} < {extent}`"]
+    return fail("partition", f"this is no partition of `{m}`", span, label, hints)
+
+
+def shared_parts(partitions: tuple[Partition, ...]) -> list[Diagnostic]:
+    """Partitions of one rank with a part in common: their points could not be told apart."""
+    errors: list[Diagnostic] = []
+    first: dict[tuple[str, str], Partition] = {}
+    for partition in partitions:
+        for part in partition.parts:
+            other = first.setdefault((partition.rank, part), partition)
+            if other is not partition:
+                message = f"`{part}` is a part of two partitions of `{partition.rank}`"
+                related = ((other.span, "the other"),) if other.span else ()
+                where = partition.span.word(part) if partition.span else None
+                hints = ("give each partition parts of its own",)
+                errors.append(Diagnostic("partition", message, where, "", hints, related))
+                break
+    return errors
 
 
 def guard_tails(
@@ -107,11 +138,7 @@ def _guaranteed(e: Expr, partition: Partition, names: Names) -> bool:
     """Whether every point past the extent is absent already, by a read or a condition."""
     match e:
         case Read(tensor, index):
-            if tensor in names.inputs:
-                ranks = tuple(r.text for r in names.inputs[tensor].ranks)
-            else:
-                ranks = names.left.get(tensor, ())
-            at = zip(index, ranks, strict=False)
+            at = zip(index, map(index_text, names.indices(tensor)), strict=False)
             if any(i == partition.expression and r == partition.rank for i, r in at):
                 return True
             if tensor in names.inputs:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from cascade.diagnostics import CascadeError, Diagnostic, Span
+from cascade.diagnostics import CascadeError, Diagnostic, Span, fail
 from cascade.frontends.dsl import syntax as s
 from cascade.frontends.dsl.names import Names
 from cascade.ir.cascade import Einsum, Partition, Rank, Tensor, extent_symbol
@@ -27,8 +27,12 @@ def bound_ranks_of_file(
     """Every rank that a statement, an input or a partition uses, in order of first mention."""
     extents: Extents = {r: extent_symbol(r) for r in names.given}
     extents |= {name: lower_extent(bound.extent) for name, bound in names.bounds.items()}
+    parts: Extents = {}
     for partition in partitions:
-        _part_extents(partition, extents)
+        for part, extent in _part_extents(partition, extents).items():
+            if parts.setdefault(part, extent) != extent:
+                raise _two_strides(part, parts[part], extent, partition)
+            extents.setdefault(part, extent)
     used = _used_ranks(inputs, einsums, partitions, names)
     _from_slots(extents, inputs, einsums, used)
     missing = [r for r in used if r not in extents]
@@ -41,7 +45,7 @@ def _unbound(rank: str, span: Span | None, names: Names) -> Diagnostic:
     return Diagnostic(
         "unbound-rank",
         f"nothing bounds rank `{rank}`",
-        span or names.ranks.get(rank),
+        names.ranks.get(rank) or span,
         hints=(f"index an input with it, or declare its extent: `rank {rank} < {rank.upper()}`",),
     )
 
@@ -73,17 +77,26 @@ def _named(node: Expr) -> tuple[str, ...]:
     return (*bound_ranks(node), node.target) if isinstance(node, Select) else bound_ranks(node)
 
 
-def _part_extents(partition: Partition, extents: Extents) -> None:
+def _part_extents(partition: Partition, extents: Extents) -> Extents:
     """m0 < M0 and m1 < ceil(M / M0); a middle part is bounded by the quotient of its strides."""
     strides = _strides(partition.expression)
     whole = extents.setdefault(partition.rank, extent_symbol(partition.rank))
-    for n, part in enumerate(partition.parts):
-        if n == 0:
-            top = Map("-", (Map("+", (whole, strides[0])), Const(1)))
-            extents.setdefault(part, Map("//", (top, strides[0])))
-        else:
-            inner = strides[n] if n < len(strides) else Const(1)
-            extents.setdefault(part, _quotient(strides[n - 1], inner))
+    at = partition.span
+    top = Map("-", (Map("+", (whole, strides[0]), at), Const(1)), at)
+    parts: Extents = {partition.parts[0]: Map("//", (top, strides[0]), at)}
+    for n, part in enumerate(partition.parts[1:], 1):
+        inner = strides[n] if n < len(strides) else Const(1)
+        parts[part] = _quotient(strides[n - 1], inner)
+    return parts
+
+
+def _two_strides(part: str, a: Expr, b: Expr, partition: Partition) -> CascadeError:
+    return fail(
+        "two-extents",
+        f"`{part}` is a part of two partitions: {print_expr(a)} coordinates and {print_expr(b)}",
+        partition.span.word(part) if partition.span else None,
+        hints=("give each partition parts of its own",),
+    )
 
 
 def _strides(expression: Expr) -> list[Expr]:
@@ -132,6 +145,7 @@ def _from_slots(
                     and t.ranks[slot] != index.rank
                 ):
                     uses[index.rank].append((t.ranks[slot], slot == t.iterative, node))
+    errors: list[Diagnostic] = []
     changed = True
     while changed:
         changed = False
@@ -142,22 +156,23 @@ def _from_slots(
                 if other in extents
             }
             if len(found) > 1:
-                _disagree(rank, found)
+                errors.append(_disagree(rank, found))
             if found:
                 extents[rank] = next(iter(found))
                 open_ranks.discard(rank)
                 changed = True
+    if errors:
+        raise CascadeError(*errors)
 
 
-def _disagree(rank: str, found: dict[Expr, Read]) -> None:
-    (a, first), (b, second) = list(found.items())[:2]
-    raise CascadeError(
-        Diagnostic(
-            "two-extents",
-            f"rank `{rank}` has two extents: {print_expr(a)} by `{print_expr(first)}` "
-            f"and {print_expr(b)} by `{print_expr(second)}`",
-            second.span,
-            related=((first.span, "the other"),) if first.span else (),
-            hints=(f"use two ranks, or declare which it is: `rank {rank} < {print_expr(a)}`",),
-        )
+def _disagree(rank: str, found: dict[Expr, Read]) -> Diagnostic:
+    in_order = sorted(found.items(), key=lambda pair: pair[1].span.start if pair[1].span else 0)
+    (a, first), (b, second) = in_order[:2]
+    return Diagnostic(
+        "two-extents",
+        f"rank `{rank}` has two extents: {print_expr(a)} by `{print_expr(first)}` "
+        f"and {print_expr(b)} by `{print_expr(second)}`",
+        second.span,
+        related=((first.span, "the other"),) if first.span else (),
+        hints=(f"use two ranks, or declare which it is: `rank {rank} < {print_expr(a)}`",),
     )

@@ -24,7 +24,8 @@ PIECES = re.compile(r"\w+|\*\*|//|\?\?|->|:=|[<>=!]=|\s+|.", re.DOTALL)
 
 def seeds() -> list[str]:
     """The shipped examples, the specs written in the tests, and some random ones."""
-    texts = [path.read_text() for path in sorted((ROOT / "examples").glob("*.cascade"))]
+    paths = [path for name in ("examples", "tests") for path in (ROOT / name).rglob("*.cascade")]
+    texts = [path.read_bytes().decode("latin-1") for path in sorted(paths)]
     for path in sorted((ROOT / "tests").rglob("*.py")):
         found = re.findall(r'"""(.*?)"""', path.read_text(), re.DOTALL)
         texts += [t for t in found if "output " in t and "=" in t]

@@ -91,24 +91,25 @@ def arrays(
     return found
 
 
-def extents(c: Cascade, streamed: str, length: int, seed: int) -> dict[str, int]:
+def extents(c: Cascade, streamed: str, length: int, seed: int, sizes: Arrays) -> dict[str, int]:
     """Extents of the ranks of inputs. Self-attention asks for as many rows as keys."""
     chance = np.random.default_rng(seed)
     names = [r for t in c.inputs for r in t.ranks]
     found = {r: int(chance.integers(1, 5)) for r in dict.fromkeys(names)}
     found[streamed] = length
+    found |= {r: int(sizes[r.upper()]) for r in found if r.upper() in sizes and r != streamed}
     square = "P == M" in str(c) or {"p", "m"} <= set(found) and "m <= p" in str(c)
     if square and "p" in found:
         found["p"] = found["m"] = length
     return found
 
 
-def situations(c: Cascade, streamed: str, large: bool) -> Iterator[tuple[dict[str, int], int, float, float]]:
+def situations(c: Cascade, streamed: str, large: bool, sizes: Arrays) -> Iterator[tuple[dict[str, int], int, float, float]]:
     """(extents, seed, size, fraction of -inf)"""
     for n, length in enumerate((0, 1, 2, 5, 7, 13)):
-        yield extents(c, streamed, length, n), n, 1.0, 0.0
+        yield extents(c, streamed, length, n, sizes), n, 1.0, 0.0
     for n, length in enumerate((4, 9)):
-        yield extents(c, streamed, length, n), 10 + n, 1.0, 0.4
+        yield extents(c, streamed, length, n, sizes), 10 + n, 1.0, 0.4
         if large:
-            yield extents(c, streamed, length, n), 20 + n, 1e4, 0.0
-            yield extents(c, streamed, length, n), 30 + n, 1e4, 0.3
+            yield extents(c, streamed, length, n, sizes), 20 + n, 1e4, 0.0
+            yield extents(c, streamed, length, n, sizes), 30 + n, 1e4, 0.3

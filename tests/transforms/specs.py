@@ -61,9 +61,9 @@ SPECS = [
     Spec("alibi", 3, 1),
     Spec("document_mask", 3, 1),
     Spec("sliding_window", 3, 1),
-    Spec("grouped_query", 3, 1),
+    Spec("grouped_query", 3, 1, settings={"H": 4, "G": 2}),
     Spec("differential_attention", 3, 1),
-    Spec("soft_cap", 3, 1, anchored=False, says=("clamp", )),
+    Spec("soft_cap", 3, 1, anchored=False, says=("tanh lies in",)),
     Spec("cosine_attention", 3, 1),
     Spec("entropy", 3, 1),
     Spec("var_class_split", 4, 1),
@@ -73,7 +73,7 @@ SPECS = [
     Spec("layernorm_matmul_moments", 2, 1, rank="d", large=False),
     Spec("rmsnorm_matmul", 2, 1, rank="d"),
     Spec("sigmoid_attention", 1, 1, anchored=False),
-    Spec("landmark", 4, 1),
+    Spec("landmark", 4, 3),
 ]
 
 SPECS += [
@@ -195,7 +195,7 @@ SPECS += [
     ),
     Spec(
         "zero_tuning_published",
-        3,
+        4,
         1,
         MASKED + SOFTMAX + "param gamma = 1.5\nZ[p] = sum[m](A[p,m] where m == 0)\n"
         "T[p] = (gamma - 1) * Z[p] + 1\n"
@@ -280,7 +280,7 @@ SPECS += [
     ),
     Spec(
         "act",
-        6,
+        4,
         3,
         "input Q[p,e], K[m,e], V[m,f]\nparam limit = 0.1, beta = 0.4\nrequire P == M\n"
         "X[p,m] = Q[p,e] * K[m,e] where m <= p\n" + SOFTMAX

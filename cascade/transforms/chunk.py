@@ -1,0 +1,138 @@
+"""Chunked forms: sums over a prefix and recurrences, with a state from chunk to chunk.
+
+    O[p] = sum[m](body(p, m) where m <= p)      quadratic.py
+    S[i+1] = D_i S[i] + b_i                     recurrence.py
+    S[i+1] = D_i S[i] + u_i (w_i . S[i]) + b_i  delta.py
+
+All three are one rule: what carries the row is separated from what carries the column, and the state
+takes the place of the columns of earlier chunks. Sums without a predicate are reassociated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cascade.ir.cascade import Cascade, Einsum
+from cascade.ir.expr import Expr
+from cascade.ir.printer import print_einsum, print_expr
+from cascade.ir.walk import transform
+from cascade.transforms.draft import Draft, NotChunkable
+from cascade.transforms.products import Opener
+from cascade.transforms.quadratic import Quadratic, find_forms
+from cascade.transforms.recurrence import Recurrence, find_recurrences
+
+
+@dataclass(frozen=True)
+class Chunking:
+    """One rewrite: the law, the statement, the identities used, and why each condition holds."""
+
+    law: str
+    statement: str
+    line: int | None
+    before: str
+    identities: tuple[str, ...]
+    conditions: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A sum or a recurrence that has no chunked form, with the part that prevents it."""
+
+    statement: str
+    line: int | None
+    part: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.statement}: {self.part}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Chunked:
+    """The result (the source itself, if all was refused), what was done, and what was not."""
+
+    source: Cascade
+    result: Cascade
+    steps: tuple[Chunking, ...]
+    refusals: tuple[Refused, ...]
+
+    @property
+    def changed(self) -> bool:
+        return bool(self.steps)
+
+    def __str__(self) -> str:
+        lines = []
+        for s in self.steps:
+            lines += [f"{s.law} ({s.statement})", f"  before    {s.before}"]
+            lines += [f"  identity  {i}" for i in s.identities]
+            lines += [f"  because   {says}: {shown}" for says, shown in s.conditions]
+        lines += [f"refused   {r}" for r in self.refusals]
+        return "\n".join([*lines, "", str(self.result)])
+
+
+def chunk(cascade: Cascade) -> Chunked | None:
+    """The chunked form; None where nothing in the cascade asks for one."""
+    draft = Draft(cascade)
+    opener = Opener(draft)
+    steps: list[Chunking] = []
+    refusals: list[Refused] = []
+    for found in find_recurrences(opener):
+        if isinstance(found, tuple):
+            refusals.append(_refused(*found))
+            continue
+        try:
+            steps.append(_recurrence(found))
+        except NotChunkable as refused:
+            refusals.append(_refused(found.update, refused))
+    for e in cascade.einsums:
+        if e.step is not None or e.tensor in opener.recurring:
+            continue
+        body = next(x.body for x in draft.einsums if x.tensor == e.tensor)
+        body = _quadratics(opener, e, body, steps, refusals)
+        current = next(x for x in draft.einsums if x.tensor == e.tensor)
+        if body != current.body:
+            draft.replace(current, body)
+    if not steps and not refusals:
+        return None
+    result = draft.cascade() if steps else cascade
+    return Chunked(cascade, result, tuple(steps), tuple(refusals))
+
+
+def _quadratics(
+    opener: Opener, e: Einsum, body: Expr, steps: list[Chunking], refusals: list[Refused]
+) -> Expr:
+    for form, node, refused in find_forms(opener, e):
+        if refused is not None or form is None:
+            assert refused is not None
+            refusals.append(_refused(e, refused))
+            continue
+        mark = len(opener.draft.einsums)
+        writer = Quadratic(opener, form)
+        try:
+            new = writer.rewrite()
+        except NotChunkable as reason:
+            del opener.draft.einsums[mark:]
+            refusals.append(_refused(e, reason))
+            continue
+        body = transform(body, lambda n, old=node, new=new: new if n == old else None)  # type: ignore[misc]
+        law = "chunk a prefix" if form.causal else "reassociate"
+        identities, conditions = tuple(writer.identities), tuple(writer.conditions)
+        steps.append(
+            Chunking(law, e.tensor, _line(e), print_expr(node), identities, conditions)
+        )
+    return body
+
+
+def _recurrence(found: Recurrence) -> Chunking:
+    found.rewrite()
+    e = found.update
+    identities, conditions = tuple(found.identities), tuple(found.conditions)
+    return Chunking(found.law, e.tensor, _line(e), print_einsum(e), identities, conditions)
+
+
+def _refused(e: Einsum, reason: NotChunkable) -> Refused:
+    return Refused(e.tensor, _line(e), reason.part, reason.reason)
+
+
+def _line(e: Einsum) -> int | None:
+    return e.span.line if e.span else None

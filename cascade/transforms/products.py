@@ -1,0 +1,158 @@
+"""Contractions opened: a body as sums of products, each over its own copies of the bound ranks.
+
+    z[p,m] = sum[e](Q[p,e] * K[m,e])     z**2  ->  sum[e,e2](Q[p,e] * K[m,e] * Q[p,e2] * K[m,e2])
+
+so that a power of a dot product separates into a factor with p and a factor with m. A tensor is seen
+through where it has both; what a statement says of presence stays with the product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from cascade.analysis.normalise import Step, normalise
+from cascade.ir.cascade import Einsum
+from cascade.ir.expr import Const, Coordinate, Expr, Read, Reduce
+from cascade.ir.printer import print_expr
+from cascade.ir.walk import children, free_ranks, rebuild, substitute, transform
+from cascade.transforms.draft import Draft, NotChunkable, bare
+from cascade.transforms.normal_form import (
+    Monomial,
+    Poly,
+    add,
+    multiply,
+    normal_form,
+    of_monomial,
+)
+from cascade.transforms.presence import Presence
+from cascade.transforms.ranges import Ranges
+
+MOST_COPIES = 4  # of one contraction in a product
+
+
+@dataclass(frozen=True)
+class Product:
+    """sum[bound](value where conditions); the conditions mention bound ranks."""
+
+    bound: tuple[str, ...]
+    value: Poly
+    conditions: tuple[Expr, ...]
+
+
+class Opener:
+    """Definitions, presence and ranges of the source, for bodies that are taken apart."""
+
+    def __init__(self, draft: Draft):
+        self.draft = draft
+        self.steps = normalise(draft.source)
+        by_name: dict[str, Step] = {s.target: s for s in self.steps}
+        self.presence = Presence(draft.source, self.steps)
+        self.ranges = Ranges(by_name)
+        self.recurring = {
+            s.einsum.tensor for s in self.steps if s.recurs is not None or s.iterative is not None
+        }
+
+    def definition(self, name: str) -> Einsum | None:
+        """The one statement of a tensor that does not recur."""
+        found = self.draft.source.definitions.get(name, ())
+        return found[0] if len(found) == 1 and name not in self.recurring else None
+
+    def inlined(self, e: Expr, seen: Callable[[Read], Einsum | None]) -> Expr:
+        """`e` with the tensors that `seen` defines written out."""
+        if isinstance(e, Read):
+            e = rebuild(e, tuple(self.inlined(i, seen) for i in e.index))
+            definition = seen(e)
+            if definition is None:
+                return e
+            return self.inlined(self.placed(definition, e.index), seen)
+        return rebuild(e, tuple(self.inlined(c, seen) for c in children(e)))
+
+    def placed(self, definition: Einsum, index: tuple[Expr, ...]) -> Expr:
+        """The body of a statement at an index."""
+        return self.substituted(definition.body, dict(zip(definition.ranks, index, strict=True)))
+
+    def substituted(self, e: Expr, places: dict[str, Expr]) -> Expr:
+        """`e` with expressions for coordinates; its bound ranks keep clear of theirs."""
+        hidden = {r for i in places.values() for r in free_ranks(i)}
+        return substitute(self._clear(e, hidden), places)
+
+    def _clear(self, e: Expr, hidden: set[str]) -> Expr:
+        def rule(node: Expr) -> Expr | None:
+            if isinstance(node, Reduce) and set(node.ranks) & hidden:
+                names = {r: self.draft.copy(r, hidden) for r in node.ranks}
+                body = substitute(node.body, {r: Coordinate(n) for r, n in names.items()})
+                return Reduce(node.op, tuple(names.values()), body, node.span)
+            return None
+
+        return transform(e, rule)
+
+    def normal(self, e: Expr) -> Poly:
+        return normal_form(e, self.ranges.is_positive)
+
+    def conditions(self, e: Expr, opened: Callable[[Reduce], bool]) -> tuple[Expr, ...]:
+        """Where `e` is present, but for what filters the sums that are opened."""
+        known = self.presence.cascade.ranks
+        if len(known) < len(self.draft.ranks):
+            ranks = tuple(self.draft.ranks.values())
+            self.presence.cascade = replace(self.presence.cascade, ranks=ranks)
+        found: dict[Expr, None] = {}
+
+        def closed(node: Expr) -> Expr:
+            if isinstance(node, Reduce) and opened(node):
+                inside = self.conditions(node.body, opened)
+                passing = (c for c in inside if not set(free_ranks(c)) & set(node.ranks))
+                found.update(dict.fromkeys(passing))
+                return Const(1)
+            return rebuild(node, tuple(closed(c) for c in children(node)))
+
+        found.update(dict.fromkeys(self.presence.of(closed(e))))
+        return tuple(found)
+
+    def products(
+        self, e: Expr, opened: Callable[[Reduce], bool], hidden: set[str]
+    ) -> list[Product]:
+        """The value as sums of products."""
+        return self._opened(self.normal(bare(e)), opened, hidden)
+
+    def _opened(
+        self, poly: Poly, opened: Callable[[Reduce], bool], hidden: set[str]
+    ) -> list[Product]:
+        found: dict[tuple[tuple[str, ...], tuple[Expr, ...]], Poly] = {}
+        for monomial, coefficient in poly.terms:
+            for p in self._monomial(monomial, opened, hidden):
+                key = (p.bound, p.conditions)
+                value = Poly(frozenset((m, c * coefficient) for m, c in p.value.terms))
+                found[key] = add(found[key], value) if key in found else value
+        ordered = sorted(found.items(), key=lambda item: (len(item[0][0]), item[0][0]))
+        return [Product(b, v, c) for (b, c), v in ordered if not v.is_zero]
+
+    def _monomial(
+        self, m: Monomial, opened: Callable[[Reduce], bool], hidden: set[str]
+    ) -> list[Product]:
+        sums = [(a, n) for a, n in m.powers if isinstance(a, Reduce) and opened(a)]
+        rest = Monomial(frozenset(p for p in m.powers if p not in sums), m.exponent)
+        result = [Product((), of_monomial(rest), ())]
+        for a, n in sorted(sums, key=lambda item: print_expr(item[0])):
+            if n.denominator != 1 or not 0 < n <= MOST_COPIES:
+                raise NotChunkable(print_expr(a), f"a sum to the power {n} has infinite rank")
+            for _ in range(int(n)):
+                result = [q for p in result for q in self._times(p, a, opened, hidden)]
+        return result
+
+    def _times(
+        self, p: Product, a: Reduce, opened: Callable[[Reduce], bool], hidden: set[str]
+    ) -> list[Product]:
+        taken = hidden | set(p.bound)
+        names = {r: self.draft.copy(r, taken) for r in a.ranks}
+        places: dict[str, Expr] = {r: Coordinate(n) for r, n in names.items()}
+        body = substitute(a.body, places)
+        bound = (*p.bound, *names.values())
+        inside = [c for c in self.conditions(a.body, opened) if set(free_ranks(c)) & set(a.ranks)]
+        own = tuple(substitute(c, places) for c in inside)
+        return [
+            Product(
+                (*bound, *q.bound), multiply(p.value, q.value), (*p.conditions, *own, *q.conditions)
+            )
+            for q in self.products(body, opened, hidden | set(bound))
+        ]

@@ -1,0 +1,454 @@
+"""Quadratic forms: `sum[m](body(p, m))` through a state, where rows and columns separate.
+
+With a prefix `m <= p` the rows fall into chunks: columns of earlier chunks come through a state, those
+of the own chunk through the form as written. Without a predicate the sum is reassociated, as in
+`phi(Q) (phi(K)^T V)`. An exponent of columns is anchored at its running maximum, one that is linear
+in `p - m` at the boundary of the chunk: no exponential of a growing sum is formed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from cascade.analysis.conditions import upper_bounds
+from cascade.ir.cascade import Einsum
+from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce
+from cascade.ir.printer import print_expr
+from cascade.ir.walk import children, free_ranks, reads, walk
+from cascade.transforms.draft import (
+    Draft,
+    NotChunkable,
+    Tiles,
+    add,
+    filtered,
+    mentions,
+    reads_inside,
+    summed,
+    times,
+)
+from cascade.transforms.normal_form import (
+    Atom,
+    Indicator,
+    Monomial,
+    Opaque,
+    Poly,
+    Total,
+    atom,
+    atoms,
+    exponential,
+    from_terms,
+    multiply,
+    of_monomial,
+    subtract,
+)
+from cascade.transforms.products import Opener, Product
+from cascade.transforms.separate import Classes, Refusal, separate
+from cascade.transforms.spell import atom_expr, to_expr
+from cascade.transforms.steps import Steps, take_steps
+from cascade.transforms.tile_form import TileForm
+
+INFINITY = Const(float("inf"))
+LOWEST = Const(float("-inf"))
+
+
+@dataclass(frozen=True)
+class Form:
+    """A sum over `column`, for rows that it does not see: the causal rank, or none."""
+
+    einsum: Einsum
+    node: Reduce
+    column: str
+    rows: frozenset[str]
+    causal: str | None
+    strict: bool
+    value: Expr
+    prefix: tuple[Expr, ...]  # conditions that say `column <= row`
+    kept: tuple[Expr, ...]  # the other conditions
+
+
+def find_forms(opener: Opener, e: Einsum) -> list[tuple[Form | None, Reduce, NotChunkable | None]]:
+    """The sums of a statement that rows and columns may share; a refusal where one cannot be."""
+    found: list[tuple[Form | None, Reduce, NotChunkable | None]] = []
+
+    def visit(node: Expr) -> None:
+        if isinstance(node, Reduce) and node.op == "sum":
+            for column in node.ranks:
+                try:
+                    form = _form(opener, e, node, column)
+                except NotChunkable as refused:
+                    found.append((None, node, refused))
+                    return
+                if form is not None:
+                    found.append((form, node, None))
+                    return
+        for child in children(node):
+            visit(child)
+
+    visit(e.body)
+    return found
+
+
+def _form(opener: Opener, e: Einsum, node: Reduce, column: str) -> Form | None:
+    left = [r for r in e.scope if r not in node.ranks and r != column]
+    rows = []
+    for row in left:
+        value = opener.inlined(node.body, lambda r, row=row: _seen(opener, r, column, {row}))  # type: ignore[misc]
+        met = any(mentions(r, {column}) and mentions(r, {row}) for r in reads(value))
+        if not met and mentions(value, {row}):
+            rows.append(row)
+    if not rows:
+        return None
+    own = frozenset(rows)
+    value = opener.inlined(node.body, lambda r: _seen(opener, r, column, own))
+    conditions = opener.conditions(value, lambda r: _opened(r, column, own))
+    prefix, kept, causal, strict = [], [], None, False
+    for c in conditions:
+        if not (mentions(c, {column}) and mentions(c, own)):
+            kept.append(c)
+            continue
+        row, is_strict = _prefix(c, column)
+        if row is None or (causal is not None and row != causal):
+            raise NotChunkable(print_expr(c), f"the condition is no prefix of `{column}`")
+        causal, strict = row, strict or is_strict
+        prefix.append(c)
+    if causal is None and value == node.body and not any(
+        isinstance(r, Reduce) and _opened(r, column, own) for r in walk(node.body)
+    ):
+        return None
+    return Form(e, node, column, own, causal, strict, value, tuple(prefix), tuple(kept))
+
+
+def _seen(opener: Opener, r: Read, column: str, rows: set[str] | frozenset[str]) -> Einsum | None:
+    if not (mentions(r, {column}) and mentions(r, rows)):
+        return None
+    return opener.definition(r.tensor)
+
+
+def _opened(r: Reduce, column: str, rows: frozenset[str]) -> bool:
+    return r.op == "sum" and mentions(r, {column}) and mentions(r, rows)
+
+
+def _prefix(condition: Expr, column: str) -> tuple[str | None, bool]:
+    """The row of `column <= row` or `column < row`, and whether it is the strict one."""
+    for coefficients, constant in upper_bounds(condition):
+        rows = [r for r, c in coefficients.items() if c == -1]
+        if len(coefficients) == 2 and coefficients.get(column) == 1 and len(rows) == 1:
+            if constant in (0, 1) and not (isinstance(condition, Map) and condition.op == "=="):
+                return rows[0], constant == 1
+    return None, False
+
+
+@dataclass(frozen=True)
+class Summand:
+    """rho(row) * steps(row - column) * exp(exponent(column)) * chi(column), summed over bound."""
+
+    bound: tuple[str, ...]
+    conditions: tuple[Expr, ...]
+    steps: tuple[Steps, ...]
+    rho: Poly
+    chi: Poly
+    exponent: Poly | None
+
+
+def summands(opener: Opener, form: Form) -> list[Summand]:
+    """The body of a form, separated. Raises `NotChunkable` with the part that does not."""
+    others = tuple(r for r in form.node.ranks if r != form.column)
+    hidden = {*form.einsum.scope, *form.node.ranks}
+    products = opener.products(
+        form.value, lambda r: _opened(r, form.column, form.rows), hidden
+    )
+    classes = Classes(
+        lambda a: mentions(atom_expr(a), {form.column}),
+        lambda a: mentions(atom_expr(a), form.rows),
+    )
+    found = []
+    for product in products:
+        for steps, poly in _by_steps(product, form).items():
+            _check(poly, classes, form)
+            pairs = separate(poly, classes)
+            if isinstance(pairs, Refusal):
+                raise NotChunkable(pairs.part, pairs.reason)
+            for chi, rho in pairs:
+                for exponent, part in _by_exponent(chi).items():
+                    bound = (*others, *product.bound)
+                    found.append(Summand(bound, product.conditions, steps, rho, part, exponent))
+    return found
+
+
+def _by_steps(product: Product, form: Form) -> dict[tuple[Steps, ...], Poly]:
+    found: dict[tuple[Steps, ...], Poly] = {}
+    for monomial, c in product.value.terms:
+        steps: tuple[Steps, ...] = ()
+        if form.causal is not None:
+            monomial, steps = take_steps(monomial, form.causal, form.column)
+        term = of_monomial(monomial, c)
+        found[steps] = from_terms([*found[steps].terms, *term.terms]) if steps in found else term
+    return found
+
+
+def _by_exponent(chi: Poly) -> dict[Poly | None, Poly]:
+    found: dict[Poly | None, Poly] = {}
+    for m, c in chi.terms:
+        term = of_monomial(Monomial(m.powers), c)
+        old = found.get(m.exponent)
+        found[m.exponent] = term if old is None else from_terms([*old.terms, *term.terms])
+    return found
+
+
+def _check(poly: Poly, classes: Classes, form: Form) -> None:
+    """Refuse a factor in which a row meets a column."""
+    rows = ",".join(sorted(form.rows))
+    both = f"values of {rows} and of {form.column}"
+    for monomial, _ in poly.terms:
+        for a, n in monomial.powers:
+            if all(classes.of(a)):
+                raise NotChunkable(print_expr(atom_expr(a)), _reason(a, n, both))
+        for term, _ in monomial.exponent.terms if monomial.exponent is not None else ():
+            if all(classes.of_monomial(term)):
+                text = print_expr(to_expr(of_monomial(term)))
+                sums = [a for a in atoms(of_monomial(term)) if isinstance(a, Reduce)]
+                what = f"a sum over {','.join(sums[0].ranks)}" if sums else "a product"
+                raise NotChunkable(
+                    f"exp of {text}", f"{what} of {both} inside an exponential has infinite rank"
+                )
+
+
+def _reason(a: Atom, n: Fraction, both: str) -> str:
+    match a:
+        case Opaque(op, _):
+            return f"no addition theorem takes {op} of {both} apart"
+        case Total():
+            return f"a sum of {both} to the power {n} has infinite rank"
+        case Indicator():
+            return f"a condition on {both} has infinite rank"
+        case _:
+            return f"one tensor has {both}"
+
+
+class Quadratic:
+    """Writes the statements of one form into a draft."""
+
+    def __init__(self, opener: Opener, form: Form):
+        self.opener = opener
+        self.draft: Draft = opener.draft
+        self.form = form
+        self.identities: list[str] = []
+        self.conditions: list[tuple[str, str]] = []
+
+    def rewrite(self) -> Expr:
+        """What stands for the sum; its statements are added to the draft."""
+        found = summands(self.opener, self.form)
+        return self._chunked(found) if self.form.causal is not None else self._whole(found)
+
+    # -- without a predicate
+    def _whole(self, found: list[Summand]) -> Expr:
+        column = self.form.column
+        own = tuple(c for c in self.form.kept if not mentions(c, {column}))
+        parts = []
+        for s in found:
+            inner, kept, present = self._split(s)
+            exponent, anchor = s.exponent, None
+            if exponent is not None:
+                x = to_expr(exponent)
+                ranks = self._ranks(self._free(x, present) - {column, *inner})
+                top = Reduce("max", (column, *inner), filtered(x, present))
+                best = self.draft.once("max", f"{self.form.einsum.tensor}_top", ranks, top)
+                anchor = self.draft.once("kappa", f"{self.form.einsum.tensor}_anchor", ranks, finite(best))
+                exponent = subtract(exponent, atom(anchor))
+                self._anchored(x, "maximum")
+            value = to_expr(multiply(s.chi, exponential(exponent) if exponent else _ONE))
+            state = self.draft.once(
+                "state", f"{self.form.einsum.tensor}_state", kept, summed((column, *inner), value, present)
+            )
+            rho = s.rho if anchor is None else multiply(s.rho, exponential(atom(anchor)))
+            outer = tuple(r for r in s.bound if r not in inner)
+            filters = tuple(c for c in s.conditions if not mentions(c, {column}))
+            parts.append(summed(outer, times(to_expr(rho), state), filters))
+            self._note(s, state)
+        total = add(*parts) if parts else Const(0)
+        return filtered(total, own)
+
+    # -- with a prefix
+    def _chunked(self, found: list[Summand]) -> Expr:
+        form = self.form
+        assert form.causal is not None
+        tiles = self.draft.tiles(form.causal, form.column if form.column != form.causal else None)
+        inner = TileForm(self.opener, tiles, form.column, form.prefix, form.strict)
+        parts = [self._through_state(s, tiles) for s in found]
+        parts.append(self._inside(inner, tiles))
+        body = add(*parts)
+        ranks = []
+        free = free_ranks(form.node)
+        for r in form.einsum.scope:
+            if r == form.causal:
+                ranks += [tiles.outer, tiles.inner]
+            elif r in free or mentions(body, {r}):
+                ranks.append(r)
+        name = self.draft.fresh(f"{form.einsum.tensor}_chunk")
+        self.draft.add(name, tuple(ranks), body)
+        self.conditions.append(
+            (
+                f"{form.column} of an earlier chunk is before every {form.causal} of this one",
+                f"`{print_expr(form.prefix[0])}`, proved by its linear form",
+            )
+        )
+        return tiles.whole(name, tuple(ranks))
+
+    def _inside(self, inner: TileForm, tiles: Tiles) -> Expr:
+        """The form as written, on a chunk of rows and columns."""
+        form = self.form
+        body = inner.placed(form.node.body)
+        bound = tuple(tiles.column if r == form.column else r for r in form.node.ranks)
+        before = inner.before if not inner.has_prefix(body) else ()
+        tail = self._column_tail(body, tiles)
+        return summed(bound, filtered(body, (*before, *tail)))
+
+    def _column_tail(self, body: Expr, tiles: Tiles) -> tuple[Expr, ...]:
+        """`m < M` in a chunk, where rows may go on after the columns end."""
+        extent = self.draft.ranks[self.form.column].extent
+        point = tiles.point(tiles.column)
+        if extent == tiles.extent or reads_inside(self.draft, body, point, extent):
+            return ()
+        return (Map("<", (point, extent)),)
+
+    def _through_state(self, s: Summand, tiles: Tiles) -> Expr:
+        form, draft, column = self.form, self.draft, self.form.column
+        assert form.causal is not None
+        stem = form.einsum.tensor
+        inner, kept, present = self._split(s)
+        over = (tiles.column, *inner)
+        value, leaving, carry = s.chi, [], []
+        best: Read | None = None
+        if s.exponent is not None:
+            x = to_expr(s.exponent)
+            ranks = (*self._ranks(self._free(x, present) - {column, *inner}), tiles.outer)
+            best = self._running_maximum(x, present, ranks, over, tiles)
+            after = Read(best.tensor, (*best.index[:-1], tiles.after))
+            kappa = draft.once("kappa", f"{stem}_anchor", ranks, finite(after))
+            fade = draft.once("fade", f"{stem}_fade", ranks, guarded(best, Map("-", (best, after))))
+            value = multiply(value, exponential(subtract(s.exponent, atom(kappa))))
+            carry.append(fade)
+            self._anchored(x, "running maximum")
+        for step in s.steps:
+            carry.append(step.of(tiles.size))
+            to_end = Map("-", (tiles.size, Coordinate(tiles.column)))
+            leaving.append(step.of(to_end, start=True))
+        body = times(*(tiles.at(e, column, tiles.column) for e in (*leaving, to_expr(value))))
+        conditions = tuple(tiles.at(c, column, tiles.column) for c in present)
+        lifted = summed(over, body, (*conditions, *self._column_tail(body, tiles)))
+        state = self._state(stem, (*kept, tiles.outer), carry, lifted, tiles)
+        rho = s.rho
+        entered: Expr
+        if best is not None:
+            rho = multiply(rho, exponential(atom(best)))
+            entered = _guarded_exponents(rho, best)
+        else:
+            entered = to_expr(rho)
+        factors = [entered, *(step.of(Coordinate(tiles.inner)) for step in s.steps), state]
+        outer = tuple(r for r in s.bound if r not in inner)
+        filters = tuple(c for c in s.conditions if not mentions(c, {column}))
+        placed = [tiles.at(e, form.causal, tiles.inner) for e in (times(*factors), *filters)]
+        self._note(s, state)
+        return summed(outer, placed[0], tuple(placed[1:]))
+
+    def _state(
+        self, stem: str, ranks: tuple[str, ...], carry: list[Expr], lifted: Expr, tiles: Tiles
+    ) -> Read:
+        key = ("state", ranks, tuple(carry), lifted)
+        if key not in self.draft.made:
+            self.draft.made[key] = name = self.draft.fresh(f"{stem}_state")
+            here = Read(name, tuple(Coordinate(r) for r in ranks))
+            self.draft.iterate(name, ranks, Const(0), add(times(here, *carry), lifted))
+        return Read(self.draft.made[key], tuple(Coordinate(r) for r in ranks))
+
+    def _running_maximum(
+        self,
+        x: Expr,
+        present: tuple[Expr, ...],
+        ranks: tuple[str, ...],
+        over: tuple[str, ...],
+        tiles: Tiles,
+    ) -> Read:
+        placed = tiles.at(x, self.form.column, tiles.column)
+        conditions = tuple(tiles.at(c, self.form.column, tiles.column) for c in present)
+        conditions += self._column_tail(placed, tiles)
+        top = Reduce("max", over, filtered(placed, conditions))
+        key = ("running", ranks, top)
+        if key not in self.draft.made:
+            self.draft.made[key] = name = self.draft.fresh(f"{self.form.einsum.tensor}_top")
+            here = Read(name, tuple(Coordinate(r) for r in ranks))
+            self.draft.iterate(name, ranks, LOWEST, Map("max", (here, top)))
+        return Read(self.draft.made[key], tuple(Coordinate(r) for r in ranks))
+
+    # -- ranks
+    def _split(self, s: Summand) -> tuple[tuple[str, ...], tuple[str, ...], tuple[Expr, ...]]:
+        """Ranks summed with the columns, ranks that the state keeps, and conditions of columns."""
+        column = self.form.column
+        conditions = (*self.form.kept, *s.conditions)
+        present = tuple(c for c in conditions if mentions(c, {column}))
+        if any(mentions(c, self.form.rows) for c in s.conditions if c in present):
+            raise NotChunkable(print_expr(present[-1]), "a condition joins rows and columns")
+        chi = self._free(to_expr(s.chi), present)
+        if s.exponent is not None:
+            chi |= set(free_ranks(to_expr(s.exponent)))
+        row = set(free_ranks(to_expr(s.rho)))
+        row |= {r for c in s.conditions if c not in present for r in free_ranks(c)}
+        for step in s.steps:
+            row |= set(free_ranks(step.rate))
+        chi |= {r for step in s.steps for r in free_ranks(step.rate)}
+        inner = tuple(r for r in s.bound if r in chi and r not in row)
+        return inner, self._ranks(chi - {column, *inner}, s.bound), present
+
+    def _free(self, e: Expr, present: tuple[Expr, ...]) -> set[str]:
+        return set(free_ranks(e)) | {r for c in present for r in free_ranks(c)}
+
+    def _ranks(self, chosen: set[str], bound: tuple[str, ...] = ()) -> tuple[str, ...]:
+        order = dict.fromkeys((*self.form.einsum.scope, *bound, *sorted(chosen)))
+        return tuple(r for r in order if r in chosen)
+
+    # -- what the derivation says
+    def _note(self, s: Summand, state: Read) -> None:
+        column = self.form.column
+        value = s.chi if s.exponent is None else multiply(s.chi, exponential(s.exponent))
+        weights = [print_expr(step.of(Map("-", (Coordinate(self.form.causal or ""), Coordinate(column))))) for step in s.steps]
+        body = " * ".join([print_expr(to_expr(s.rho)), *weights, f"({print_expr(to_expr(value))})"])
+        over = ",".join((column, *s.bound))
+        self.identities.append(f"{state.tensor} carries the columns of sum[{over}]({body})")
+
+    def _anchored(self, x: Expr, kind: str) -> None:
+        self.conditions.append(
+            (
+                f"exp of {print_expr(x)} is shifted by its {kind}",
+                "the exponent of a column is then at most 0",
+            )
+        )
+
+
+def _guarded_exponents(rho: Poly, best: Expr) -> Expr:
+    """rho, with every exponential 0 where the running maximum in it has seen no point."""
+    parts = []
+    for exponent, rest in _by_exponent(rho).items():
+        weight = guarded(best, to_expr(exponent)) if exponent is not None else Const(1)
+        parts.append(times(weight, to_expr(rest)))
+    return add(*parts)
+
+
+_ONE = of_monomial(Monomial(frozenset()))
+
+
+def finite(e: Expr) -> Expr:
+    """A maximum as an anchor: 0 where it is infinite."""
+    below = Map("<", (e, INFINITY))
+    return Map("select", (Map("and", (finite_above(e), below)), e, Const(0)))
+
+
+def finite_above(e: Expr) -> Expr:
+    return Map("<", (LOWEST, e))
+
+
+def guarded(e: Expr, exponent: Expr) -> Expr:
+    """exp(exponent) where the running maximum e has seen a point, else 0."""
+    return Map("select", (finite_above(e), Map("exp", (exponent,)), Const(0)))
+
+

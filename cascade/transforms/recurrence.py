@@ -1,0 +1,348 @@
+"""First-order linear recurrences `S[i+1] = D_i S[i] + b_i` in chunks.
+
+Unrolled, the state after a step is what it was before the chunk, decayed, and the inputs of the chunk up
+to the step, each decayed since: a readout `q_i . S` is a quadratic form of the chunk and a product with
+the state before it. Only the state at the ends of chunks is kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from cascade.ir.cascade import Einsum
+from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce
+from cascade.ir.order import evaluation_order, offset
+from cascade.ir.printer import print_expr
+from cascade.ir.walk import children, free_ranks, reads, rebuild
+from cascade.transforms.decay import Decay, decay_of
+from cascade.transforms.draft import (
+    NotChunkable,
+    add,
+    filtered,
+    mentions,
+    reads_inside,
+    summed,
+    times,
+)
+from cascade.transforms.normal_form import (
+    Monomial,
+    Poly,
+    from_terms,
+    of_monomial,
+)
+from cascade.transforms.products import Opener
+from cascade.transforms.spell import atom_expr, to_expr
+
+
+@dataclass(frozen=True)
+class Term:
+    """sum[bound](value * S[index] where conditions), linear in the state; `index` has no step."""
+
+    bound: tuple[str, ...]
+    value: Poly
+    index: tuple[Expr, ...]
+    conditions: tuple[Expr, ...]
+
+
+Inputs = list[list[Expr]]  # products of factors, placed at a column of a chunk
+
+
+def find_recurrences(opener: Opener) -> list[Recurrence | tuple[Einsum, NotChunkable]]:
+    """The recurrences along an iterative rank, with those that step together refused."""
+    found: list[Recurrence | tuple[Einsum, NotChunkable]] = []
+    for group in evaluation_order(opener.draft.source):
+        stepping = [e for e in group.einsums if e.step is not None]
+        if not stepping:
+            continue
+        if len(stepping) > 1:
+            names = ", ".join(e.tensor for e in stepping)
+            refused = NotChunkable(names, "several states step together")
+            found.append((stepping[0], refused))
+            continue
+        members = {e.tensor: e for e in group.einsums if e.step is None}
+        found.append(Recurrence(opener, stepping[0], group.inits[0], members))
+    return found
+
+
+class Recurrence:
+    """One state, its update, and its readouts."""
+
+    def __init__(self, opener: Opener, update: Einsum, init: Einsum, members: dict[str, Einsum]):
+        assert update.step is not None
+        self.opener, self.draft = opener, opener.draft
+        self.update, self.init, self.members = update, init, members
+        self.name = update.tensor
+        self.slot = update.step
+        self.rank = update.ranks[update.step]
+        self.own = tuple(r for n, r in enumerate(update.ranks) if n != update.step)
+        self.inputs: Inputs = []
+        self.law = "chunk a recurrence"
+        self.identities: list[str] = []
+        self.conditions: list[tuple[str, str]] = []
+
+    def rewrite(self) -> None:
+        """Adds the statements of the chunks, and turns every reader of the state to them."""
+        from cascade.transforms.delta import solve
+
+        mark = len(self.draft.einsums)
+        before = list(self.draft.einsums)
+        try:
+            self._prepare()
+            if self.feedback:
+                self.law = "chunk a recurrence with feedback"
+                solve(self)
+            self._state()
+            self._readers(before)
+        except NotChunkable:
+            self.draft.einsums[:] = before[:mark]
+            raise
+
+    # -- the update, taken apart
+    def _prepare(self) -> None:
+        terms, inputs = self.linear(self.update.body, 0, self.own)
+        value = self._without_state(self.update.body)
+        for c in self.opener.conditions(value, lambda r: False):
+            if mentions(c, {self.rank}) and self.name not in {r.tensor for r in reads(c)}:
+                raise NotChunkable(print_expr(c), "the update may be absent")
+        here = tuple(Coordinate(r) for r in self.own)
+        factor = Poly(frozenset())
+        self.feedback: list[Term] = []
+        for t in terms:
+            if not t.bound and t.index == here:
+                factor = from_terms([*factor.terms, *t.value.terms])
+            elif t.bound:
+                self.feedback.append(t)
+            else:
+                raise NotChunkable(
+                    print_expr(self.read(t.index)), "the state is read at another place of its own"
+                )
+        self.tiles = self.draft.tiles(self.rank)
+        factor_expr = self._factor(factor)
+        self.decay: Decay = decay_of(self.opener, self.tiles, self.name, factor_expr)
+        self.state_name = self.draft.fresh(f"{self.name}_state")
+        self.inputs = [
+            [self.tiles.at(f, self.rank, self.tiles.column) for f in factors] for factors in inputs
+        ]
+        self.identities.append(
+            f"{self.name}[i] = E(i,0) {self.name}[0] + sum[j](E(i,j) b[j]), "
+            f"E(i,j) the product of {print_expr(factor_expr)} over j+1..i"
+        )
+        self.conditions.append(("every step is linear in the state", "normal form of the update"))
+        self.conditions.append(("weights are taken over the steps between", self.decay.says))
+
+    def _factor(self, factor: Poly) -> Expr:
+        """The diagonal factor, as it was written where the update has it as such."""
+        single = factor.single()
+        if single is not None and single[1] == 1 and len(single[0].powers) == 1:
+            ((a, n),) = single[0].powers
+            if n == 1 and single[0].exponent is None:
+                return atom_expr(a)
+        return to_expr(factor)
+
+    def _without_state(self, e: Expr) -> Expr:
+        if isinstance(e, Read) and (e.tensor == self.name or e.tensor in self.members):
+            return Const(1)
+        return rebuild(e, tuple(self._without_state(c) for c in children(e)))
+
+    def read(self, index: tuple[Expr, ...]) -> Read:
+        """The state where the source reads it."""
+        full = list(index)
+        full.insert(self.slot, Coordinate(self.rank))
+        return Read(self.name, tuple(full))
+
+    def holds(self, e: Expr) -> bool:
+        return any(r.tensor == self.name for r in reads(e))
+
+    def linear(
+        self, e: Expr, shift: int, hidden: tuple[str, ...]
+    ) -> tuple[list[Term], list[list[Expr]]]:
+        """An expression as terms with the state at `rank + shift` and products without it."""
+        value = self.opener.inlined(e, lambda r: self.members.get(r.tensor))
+        taken = {*hidden, *self.own, self.rank}
+        products = self.opener.products(
+            value, lambda r: r.op == "sum" and self.holds(r), taken
+        )
+        terms: dict[tuple[tuple[str, ...], tuple[Expr, ...], tuple[Expr, ...]], Poly] = {}
+        inputs: list[list[Expr]] = []
+        for p in products:
+            conditions = tuple(c for c in p.conditions if not self.holds(c))
+            for m, c in sorted(p.value.terms, key=lambda t: print_expr(to_expr(of_monomial(*t)))):
+                index, rest = self._state_in(m, shift)
+                if index is not None:
+                    key = (p.bound, index, conditions)
+                    old = terms.get(key, Poly(frozenset()))
+                    terms[key] = from_terms([*old.terms, (rest, c)])
+                elif p.bound:
+                    inputs.append([summed(p.bound, to_expr(of_monomial(m, c)), conditions)])
+                else:
+                    inputs.append(factors(m, c))
+        found = [Term(b, v, i, c) for (b, i, c), v in terms.items() if not v.is_zero]
+        return found, inputs
+
+    def _state_in(self, m: Monomial, shift: int) -> tuple[tuple[Expr, ...] | None, Monomial]:
+        """The index of the state in a monomial, and what it is multiplied with."""
+        index: tuple[Expr, ...] | None = None
+        rest = []
+        for a, n in m.powers:
+            if isinstance(a, Read) and a.tensor == self.name:
+                if n != 1 or index is not None:
+                    raise NotChunkable(print_expr(a), "the state is multiplied with itself")
+                if offset(a.index[self.slot], self.rank) != shift:
+                    raise NotChunkable(print_expr(a), "more than one step of the state is read")
+                index = tuple(i for k, i in enumerate(a.index) if k != self.slot)
+                continue
+            if self.holds(atom_expr(a)):
+                raise NotChunkable(print_expr(atom_expr(a)), "not linear in the state")
+            rest.append((a, n))
+        if m.exponent is not None and self.holds(to_expr(m.exponent)):
+            raise NotChunkable(print_expr(to_expr(m.exponent)), "the state is in an exponential")
+        return index, Monomial(frozenset(rest), m.exponent)
+
+    # -- the state at the ends of chunks
+    def state(self, index: tuple[Expr, ...], chunk: Expr | None = None) -> Read:
+        return Read(self.state_name, (*index, chunk or self.tiles.chunk))
+
+    def _state(self) -> None:
+        tiles = self.tiles
+        here = self.state(tuple(Coordinate(r) for r in self.own))
+        parts: list[Expr] = [times(here, self.decay.across())]
+        for product in self.inputs:
+            body = times(self.decay.leaving(), *product)
+            parts.append(summed((tiles.column,), body, self._tail(body)))
+        ranks = (*self.own, tiles.outer)
+        self.draft.iterate(self.state_name, ranks, self.init.body, add(*parts))
+
+    def _tail(self, body: Expr) -> tuple[Expr, ...]:
+        point = self.tiles.point(self.tiles.column)
+        inside = reads_inside(self.draft, body, point, self.tiles.extent)
+        return () if inside else (Map("<", (point, self.tiles.extent)),)
+
+    # -- readouts
+    def through_state(self, t: Term, strict: bool) -> Expr:
+        """The part of a readout that comes from before the chunk."""
+        tiles = self.tiles
+        row = tiles.at(to_expr(t.value), self.rank, tiles.inner)
+        weight = self.placed(self.decay.after(strict), t)
+        conditions = tuple(tiles.at(c, self.rank, tiles.inner) for c in t.conditions)
+        return summed(t.bound, times(row, weight, self.state(t.index)), conditions)
+
+    def placed(self, e: Expr, t: Term) -> Expr:
+        """An expression over the ranks of the state, where the term reads it."""
+        places = {r: i for r, i in zip(self.own, t.index, strict=True) if i != Coordinate(r)}
+        return self.opener.substituted(e, places)
+
+    def inside(self, t: Term, strict: bool, inputs: Inputs) -> list[tuple[Expr, list[Expr]]]:
+        """The products of the chunk: a square over row and column, and factors to sum it with."""
+        tiles = self.tiles
+        found = []
+        for m, c in sorted(t.value.terms, key=lambda x: print_expr(to_expr(of_monomial(*x)))):
+            rows = [tiles.at(f, self.rank, tiles.inner) for f in factors(m, c)]
+            for product in inputs:
+                columns = [self.placed(f, t) for f in product]
+                between = self.placed(self.decay.between(strict), t)
+                everything = [*rows, *columns, between]
+                heavy = [f for f in everything if mentions(f, set(t.bound))]
+                light = [f for f in everything if f not in heavy]
+                found.append((self._square(t, heavy, strict), light))
+        return found
+
+    def before(self, strict: bool) -> Expr:
+        pair = (Coordinate(self.tiles.column), Coordinate(self.tiles.inner))
+        return Map("<" if strict else "<=", pair)
+
+    def _square(self, t: Term, heavy: list[Expr], strict: bool) -> Expr:
+        if not t.bound:
+            return Const(1)
+        tiles = self.tiles
+        conditions = tuple(tiles.at(c, self.rank, tiles.inner) for c in t.conditions)
+        body = filtered(summed(t.bound, times(*heavy), conditions), (self.before(strict),))
+        pair = (tiles.outer, tiles.inner, tiles.column)
+        free = set(free_ranks(body)) - set(pair)
+        ranks = (*(r for r in self.draft.ranks if r in free), *pair)
+        return self.draft.once("square", f"{self.name}_square", ranks, body)
+
+    def from_inside(self, t: Term, strict: bool, inputs: Inputs) -> list[Expr]:
+        """The part of a readout that comes from the chunk itself."""
+        mask = (self.before(strict),)
+        return [
+            summed((self.tiles.column,), times(square, *light), mask)
+            for square, light in self.inside(t, strict, inputs)
+        ]
+
+    # -- the statements that read the state
+    def _readers(self, statements: list[Einsum]) -> None:
+        for e in statements:
+            if e.tensor == self.name or not self.holds(e.body):
+                continue
+            self.draft.replace(e, self._turned(e, e.body))
+
+    def _turned(self, e: Einsum, node: Expr) -> Expr:
+        if not self.holds(node):
+            return node
+        if isinstance(node, Read) and node.tensor == self.name:
+            at = node.index[self.slot]
+            if at == self.draft.ranks[self.rank].extent:
+                others = tuple(i for k, i in enumerate(node.index) if k != self.slot)
+                return self.state(others, self.tiles.last)
+            return self._readout(e, node, node)
+        if isinstance(node, Reduce) and node.op == "sum":
+            first = next(r for r in reads(node) if r.tensor == self.name)
+            bound = {r for i in first.index for r in free_ranks(i)}
+            if bound & set(node.ranks) and self._row(first) is not None:
+                return self._readout(e, node, first)
+        return rebuild(node, tuple(self._turned(e, c) for c in children(node)))
+
+    def _row(self, r: Read) -> tuple[str, int] | None:
+        """The rank and the distance of `S[i+1]`."""
+        at = r.index[self.slot]
+        for rank in free_ranks(at):
+            shift = offset(at, rank)
+            if shift is not None and self.draft.ranks[rank].extent == self.tiles.extent:
+                return rank, shift
+        return None
+
+    def _readout(self, e: Einsum, node: Expr, first: Read) -> Expr:
+        found = self._row(first)
+        if found is None or found[1] not in (0, 1):
+            raise NotChunkable(print_expr(first), "the state of another step is read")
+        row, shift = found
+        if row != self.rank:
+            if self.rank in free_ranks(node):
+                raise NotChunkable(print_expr(node), "the state is read along another rank")
+            node = self.opener.substituted(node, {row: Coordinate(self.rank)})
+        strict = shift == 0
+        scope = tuple(self.rank if r == row else r for r in e.scope)
+        terms, rest = self.linear(node, shift, scope)
+        if rest:
+            raise NotChunkable(print_expr(node), "a sum of a readout and something else")
+        parts = []
+        for t in terms:
+            parts.append(self.through_state(t, strict))
+            parts += self.from_inside(t, strict, self.inputs)
+        body = add(*parts)
+        ranks: list[str] = []
+        for r in scope:
+            if r == self.rank:
+                ranks += [self.tiles.outer, self.tiles.inner]
+            elif r in free_ranks(body):
+                ranks.append(r)
+        name = self.draft.fresh(f"{e.tensor}_chunk")
+        self.draft.add(name, tuple(ranks), body)
+        whole = self.tiles.whole(name, tuple(ranks))
+        return self.opener.substituted(whole, {self.rank: Coordinate(row)})
+
+
+def factors(m: Monomial, c: Fraction) -> list[Expr]:
+    """A term as a list of factors, its sign with the first."""
+    found = [
+        to_expr(of_monomial(Monomial(frozenset({power}))))
+        for power in sorted(m.powers, key=lambda p: print_expr(atom_expr(p[0])))
+    ]
+    if m.exponent is not None:
+        found.append(to_expr(of_monomial(Monomial(frozenset(), m.exponent))))
+    if abs(c) != 1 or not found:
+        found.insert(0, to_expr(of_monomial(Monomial(frozenset()), abs(c))))
+    if c < 0:
+        found[0] = Map("neg", (found[0],))
+    return found

@@ -1,0 +1,194 @@
+"""What has no form with fewer passes: the passes stay, and the reason is the right one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+import cascade
+from tests.transforms.check import TOLERANCE, arrays, derived, difference, extents, passes_of, tiles
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    text: str
+    before: int  # passes over m
+    after: int
+    statement: str  # the reduction that has to wait
+    part: str  # what does not separate
+    reason: str
+
+
+CASES = [
+    Case(
+        "exponential_of_a_quotient",
+        "input c[p,m]\nR[p] = sum[m](c[p,m]**2)\nT[p] = sum[m](exp(c[p,m] / R[p]))\noutput T",
+        2,
+        2,
+        "T",
+        "exp of c[p,m] / R[p]",
+        "inside an exponential has infinite rank",
+    ),
+    Case(
+        "softmax_of_a_standardised_score",
+        "input c[p,m]\nV[p] = mean[m]((c[p,m] - mean[m](c[p,m]))**2)\n"
+        "T[p] = sum[m](exp(c[p,m] * rsqrt(V[p] + 1)))\noutput T",
+        3,
+        2,
+        "T",
+        "exp of c[p,m]",
+        "inside an exponential has infinite rank",
+    ),
+    Case(
+        "sigmoid_of_a_difference",
+        "input c[p,m]\nR[p] = max[m](c[p,m])\nT[p] = sum[m](sigmoid(c[p,m] - R[p]))\noutput T",
+        2,
+        2,
+        "T",
+        "exp(",
+        "infinite rank",
+    ),
+    Case(
+        "sparsemax",
+        "input c[p,m]\nR[p] = mean[m](c[p,m])\nT[p] = sum[m](relu(c[p,m] - R[p])**2)\noutput T",
+        2,
+        2,
+        "T",
+        "relu(c[p,m]",
+        "no addition theorem takes relu",
+    ),
+    Case(
+        "gaussian_around_a_result",
+        "input c[p,m]\nR[p] = mean[m](c[p,m])\n"
+        "T[p] = sum[m](exp(-((c[p,m] - R[p])**2)))\noutput T",
+        2,
+        2,
+        "T",
+        "exp of",
+        "inside an exponential has infinite rank",
+    ),
+    Case(
+        "share_of_a_result",
+        "input c[p,m]\nR[p] = sum[m](exp(c[p,m]))\n"
+        "T[p] = sum[m](c[p,m] / (c[p,m] + R[p]))\noutput T",
+        2,
+        2,
+        "T",
+        "c[p,m]",
+        "a power of a sum of a result and a streamed value has infinite rank",
+    ),
+    Case(
+        "larger_of_two_under_a_maximum",
+        "input c[p,m], d[p,m]\nR[p] = sum[m](d[p,m])\n"
+        "T[p] = max[m](max(c[p,m], d[p,m] * R[p]))\noutput T",
+        2,
+        2,
+        "T",
+        "max(c[p,m], R[p] * d[p,m])",
+        "no addition theorem takes max",
+    ),
+    Case(
+        "two_factors_under_a_maximum",
+        "input c[p,m], d[p,m]\nR[p] = sum[m](exp(d[p,m]))\n"
+        "T[p] = max[m](c[p,m] + d[p,m] * R[p])\noutput T",
+        2,
+        2,
+        "T",
+        "R[p] * d[p,m]",
+        "the position of the max can change",
+    ),
+    Case(
+        "sign_under_a_maximum",
+        "input c[p,m]\nR[p] = sum[m](c[p,m])\nT[p] = max[m](c[p,m] * R[p])\noutput T",
+        2,
+        2,
+        "T",
+        "R[p]",
+        "the sign of this factor of a max is not known",
+    ),
+    Case(
+        "median",
+        "input c[p,m]\nN[p,m] = order[m](c[p,m])\n"
+        "R[p] = sum[m](c[p,m] where N[p,m] == M // 2)\n"
+        "T[p] = sum[m](abs(c[p,m] - R[p]))\noutput T",
+        3,
+        3,
+        "T",
+        "abs(c[p,m] - R[p])",
+        "no addition theorem takes abs",
+    ),
+    Case(
+        "threshold_by_a_result",
+        "input c[p,m]\nR[p] = mean[m](c[p,m])\n"
+        "T[p] = sum[m](c[p,m] where c[p,m] > R[p])\noutput T",
+        2,
+        2,
+        "T",
+        "c[p,m] > R[p]",
+        "the condition compares with a result of this pass",
+    ),
+    Case(
+        "gated_by_a_result",
+        "input c[p,m], d[p,m], v[m,f]\nR[p] = sum[m](d[p,m])\nG[p] = max[m](c[p,m])\n"
+        "D[p] = sum[m](exp(c[p,m] - G[p]))\n"
+        "O[p,f] = sum[m](exp(c[p,m] - G[p]) / D[p] * sigmoid(d[p,m] * R[p]) * v[m,f])\noutput O",
+        3,
+        2,
+        "O",
+        "exp(",
+        "infinite rank",
+    ),
+    Case(
+        "sinkhorn",
+        "input c[p,m], v[m,f]\nA[p,m] = exp(c[p,m])\nR[p] = sum[m](A[p,m])\n"
+        "B[p,m] = A[p,m] / R[p]\nC[m] = sum[p](B[p,m])\nD[p,m] = B[p,m] / C[m]\n"
+        "S[p] = sum[m](D[p,m])\nE1[p,m] = D[p,m] / S[p]\nH[m] = sum[p](E1[p,m])\n"
+        "O[p,f] = sum[m](E1[p,m] / H[m] * v[m,f])\noutput O",
+        3,
+        3,
+        "S",
+        "C[m]",
+        "depends on a result",
+    ),
+    Case(
+        "normalised_across_queries",
+        "input c[p,m], v[m,f]\nG[p] = max[m](c[p,m])\nN[p,m] = exp(c[p,m] - G[p])\n"
+        "D[p] = sum[m](N[p,m])\nA[p,m] = N[p,m] / D[p]\nC[m] = sum[p](A[p,m])\n"
+        "O[p,f] = sum[m](A[p,m] / C[m] * v[m,f])\noutput O",
+        3,
+        2,
+        "O",
+        "C[m]",
+        "depends on a result",
+    ),
+]
+
+EACH = pytest.mark.parametrize("case", CASES, ids=[c.name for c in CASES])
+
+
+@EACH
+def test_refused_with_the_reason(case):
+    c = cascade.parse(f"cascade {case.name}\n{case.text}\n")
+    found = derived(c)
+    assert passes_of(cascade.parse(str(found.result)))["m"] == case.after, str(found)
+    assert passes_of(c)["m"] == case.before
+    reasons = [
+        o
+        for o in found.obstacles
+        if o.statement == case.statement and case.part in o.part and case.reason in o.reason
+    ]
+    assert reasons, [(o.statement, o.part, o.reason) for o in found.obstacles]
+    text = str(found)
+    assert "Barriers that remain" in text and reasons[0].part in text and reasons[0].remedy in text
+
+
+@EACH
+def test_the_rest_is_still_right(case):
+    c = cascade.parse(f"cascade {case.name}\n{case.text}\n")
+    found = derived(c)
+    for n, length in enumerate((0, 1, 5, 9)):
+        inputs = arrays(c, extents(c, "m", length, n, {}), n)
+        for tile in tiles(found):
+            assert difference(c, found.result, inputs, {}, tile) < TOLERANCE, (length, tile)
