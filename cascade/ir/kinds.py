@@ -140,10 +140,9 @@ class _Kinds:
     def _need(self, e: Expr, kind: str) -> None:
         """Remember that an untyped input must have a kind."""
         if isinstance(e, Read) and self.kind.get(e.tensor) == "any":
-            if self.needed.setdefault(e.tensor, kind) != kind:
-                message = (
-                    f"`{e.tensor}` is {WORDS[kind]} here, and {WORDS[self.needed[e.tensor]]} before"
-                )
+            before = self.needed.setdefault(e.tensor, kind)
+            if before != kind:
+                message = f"`{e.tensor}` is {WORDS[kind]} here, and {WORDS[before]} elsewhere"
                 self._report(
                     "kind", message, e.span, "make two inputs of it, or compare one of them"
                 )

@@ -55,11 +55,11 @@ class Bodies:
             yield equal(self.prover, "separation", f"{name} is accumulated as it is", value, own)
             ready = not self.unfolded.waits(step, step.body)
             yield Obligation("body", f"{step.label()} reads no result of its own pass", ready)
-        elif step.op == "sum":
+        elif step.op in ("sum", "count"):
             yield self._linear(step, value, known)
-            yield from self._separation(step, value, classes)
+            yield from self._separation(step, f, value, classes)
             if not f.summed:
-                yield self._rank_of(step, len(known))
+                yield self._rank_of(step, f, len(known))
         else:
             yield self._extreme(step, value, known)
 
@@ -67,7 +67,8 @@ class Bodies:
         """For each rank of a class split, the streamed index that it stands for."""
         found: dict[str, Expr] = {}
         for a in accumulators:
-            for node in walk(self.unfolded.expression(a.chi)):
+            chi = self.unfolded.expression(a.chi)
+            for node in (n for e in (chi, *a.present) for n in walk(e)):
                 match node:
                     case Map("==", (index, Coordinate(rank))) if rank in f.summed:
                         found[rank] = self.unfolded.inlined(index)
@@ -89,10 +90,12 @@ class Bodies:
     def _accumulator(self, step: Step, f: Fused, a: Accumulator) -> Obligation:
         """The accumulator's operator, ranks and points, and that it can be made in this pass."""
         chi = self.unfolded.expression(a.chi)
-        detail = difference(self.unfolded.points(f.guard), self.unfolded.points(a.present))
+        own = self.unfolded.points(f.guard)  # further conditions of its own are part of chi
+        detail = difference(own, self.unfolded.points(a.present) & own)
         if set(a.bound) != set(step.bound) or set(free_ranks(chi)) - {*a.bound, *a.ranks}:
             detail = f"it is reduced over {','.join(a.bound)}, not over {','.join(step.bound)}"
-        if a.op != step.op and not {a.op, step.op} <= {"max", "min"}:
+        alike = ({"max", "min"}, {"sum", "count"})
+        if a.op != step.op and {a.op, step.op} not in alike:
             detail = f"it is a {a.op}, not a {step.op}"
         if any(self.unfolded.waits(step, x) for x in (chi, *a.present)):
             detail = "it reads a result of its own pass"
@@ -114,11 +117,24 @@ class Bodies:
         ok &= self.unfolded.readiness(inner) <= self.plan.passes[step.target]
         return Obligation("separation", f"{step.label()} is linear in its accumulators", ok)
 
+    def _body(self, step: Step, f: Fused) -> Expr:
+        """The body as written, at points where its conditions hold: `g` is what equals `g`."""
+        equal_to: dict[Expr, Expr] = {}
+        for condition in f.guard:
+            match self.unfolded.inlined(condition):
+                case Map("==", (index, Coordinate() as rank)):
+                    equal_to[index] = rank
+        if step.op == "count":  # a sum of ones
+            return Const(1)
+        body = transform(self.unfolded.inlined(step.body), equal_to.get)
+        return self.unfolded.value(body)
+
     def _separation(
-        self, step: Step, value: Expr, classes: dict[str, Expr]
+        self, step: Step, f: Fused, value: Expr, classes: dict[str, Expr]
     ) -> Iterator[Obligation]:
-        point = self.unfolded.accumulated(value)
-        body = self.unfolded.value(step.body)
+        points = self.unfolded.points(f.guard)
+        point = self.unfolded.spelled(self.unfolded.accumulated(value, points))
+        body = self._body(step, f)
         here = self.unfolded.value(substitute(point, classes))
         what = f"{step.label()}: {print_expr(step.body)} = sum of rho * chi"
         yield equal(self.prover, "separation", what, body, here)
@@ -133,8 +149,8 @@ class Bodies:
             nothing = self.unfolded.value(transform(point, elsewhere))
             yield equal(self.prover, "separation", f"{step.label()}: one class", nothing, Const(0))
 
-    def _rank_of(self, step: Step, terms: int) -> Obligation:
-        body = self.unfolded.value(step.body)
+    def _rank_of(self, step: Step, f: Fused, terms: int) -> Obligation:
+        body = self._body(step, f)
         own = self.plan.passes[step.target]
         late = {r.tensor for r in reads(body) if self.unfolded.readiness(r) >= own}
         rank = self._sampled(step, body, late, max(SMALL, terms + 2))

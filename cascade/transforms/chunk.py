@@ -4,8 +4,8 @@
     S[i+1] = D_i S[i] + b_i                     recurrence.py
     S[i+1] = D_i S[i] + u_i (w_i . S[i]) + b_i  delta.py
 
-All three are one rule: what carries the row is separated from what carries the column, and the state
-takes the place of the columns of earlier chunks. Sums without a predicate are reassociated.
+All three are one rule: what carries the row is separated from what carries the column, and the
+state takes the place of the columns of earlier chunks. Sums without a predicate are reassociated.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from cascade.ir.expr import Expr
 from cascade.ir.printer import print_einsum, print_expr
 from cascade.ir.walk import transform
 from cascade.transforms.draft import Draft, NotChunkable
+from cascade.transforms.forms import find_forms
 from cascade.transforms.products import Opener
-from cascade.transforms.quadratic import Quadratic, find_forms
+from cascade.transforms.quadratic import Quadratic
 from cascade.transforms.recurrence import Recurrence, find_recurrences
 
 
@@ -117,9 +118,7 @@ def _quadratics(
         body = transform(body, lambda n, old=node, new=new: new if n == old else None)  # type: ignore[misc]
         law = "chunk a prefix" if form.causal else "reassociate"
         identities, conditions = tuple(writer.identities), tuple(writer.conditions)
-        steps.append(
-            Chunking(law, e.tensor, _line(e), print_expr(node), identities, conditions)
-        )
+        steps.append(Chunking(law, e.tensor, _line(e), print_expr(node), identities, conditions))
     return body
 
 

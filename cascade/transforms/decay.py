@@ -1,8 +1,8 @@
 """The diagonal part of a recurrence inside a chunk: weights of the way from one step to another.
 
-A weight that is the same at every step is a power of it. One that is an exponential is kept as the sum
-of its logarithms over the steps between, so that only differences are exponentiated. Any other (its
-sign is not known, or it may be 0) is multiplied step by step.
+A weight that is the same at every step is a power of it. One that is an exponential is kept as the
+sum of its logarithms over the steps between, so that only differences are exponentiated. Any other
+(its sign is not known, or it may be 0) is multiplied step by step.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ from collections.abc import Callable
 
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Where
 from cascade.ir.walk import free_ranks
-from cascade.transforms.draft import Draft, Tiles, add, mentions, reads_inside, summed
+from cascade.transforms.draft import Draft, reads_inside
 from cascade.transforms.products import Opener
 from cascade.transforms.steps import Steps
+from cascade.transforms.tiles import Tiles, add, mentions, summed
+
+LOWEST = Const(-1000)  # exp of it is 0; a step of -inf must not be subtracted from itself
 
 
 def logarithm(opener: Opener, e: Expr) -> Expr | None:
-    """log e, where it is plain that e is positive; it is not computed as a logarithm of a small e."""
+    """log e, where it is plain that e is positive; seldom the logarithm of a computed e."""
     match e:
         case Map("exp", (x,)):
             return x
@@ -138,7 +141,7 @@ class Exponential(Decay):
 
 
 class Product(Decay):
-    """Products of the steps between, one step at a time: right for factors of any sign, and for 0."""
+    """Products of the steps between, one step at a time: for factors of any sign, and for 0."""
 
     says = "the sign of the factor is not known: factors of the steps between are multiplied"
 
@@ -210,5 +213,7 @@ def decay_of(opener: Opener, tiles: Tiles, stem: str, factor: Expr) -> Decay:
             return Constant(tiles, Steps(factor.args[0]))
         return Constant(tiles, Steps(factor, 1))
     if exponent is not None:
+        if opener.ranges.of(exponent).low < LOWEST.value:
+            exponent = Map("max", (exponent, LOWEST))
         return Exponential(opener.draft, tiles, stem, exponent)
     return Product(opener.draft, tiles, stem, factor)

@@ -2,21 +2,25 @@
 
     S[i+1] = D_i S[i] + u_i (w_i . S[i]) + b_i
 
-The readout `y_i = w_i . S[i]` is taken as one more input. Unrolled with the diagonal part alone, the
-readouts of a chunk meet each other in a unit lower triangular system `(I - L) Y = W S + R`, with
-`L[i,j] = w_i . E(i-1,j) u_j` for j < i. It is solved by forward substitution, for the part of the state and
-for the rest on their own, so neither waits for the state.
+The readout `y_i = w_i . S[i]` is taken as one more input. Unrolled with the diagonal part alone,
+the readouts of a chunk meet each other in a unit lower triangular system `(I - L) Y = W S + R`,
+with `L[i,j] = w_i . E(i-1,j) u_j` for j < i. It is solved by forward substitution, for the part of
+the state and for the rest on their own, so neither waits for the state.
 """
 
 from __future__ import annotations
 
-from cascade.ir.expr import Coordinate, Expr, Read
+from fractions import Fraction
+
+from cascade.ir.expr import Const, Coordinate, Expr, Map, Read
 from cascade.ir.printer import print_expr
 from cascade.ir.walk import free_ranks
-from cascade.transforms.draft import NotChunkable, add, filtered, mentions, summed, times
-from cascade.transforms.normal_form import Monomial, Poly, from_terms, of_monomial
-from cascade.transforms.recurrence import Inputs, Recurrence, Term, factors
+from cascade.transforms.draft import NotChunkable
+from cascade.transforms.normal_form import Atom, Monomial, Poly, from_terms, of_monomial
+from cascade.transforms.recurrence import Inputs, Recurrence
 from cascade.transforms.spell import atom_expr, to_expr
+from cascade.transforms.state_terms import Term, factors
+from cascade.transforms.tiles import add, filtered, mentions, summed, times
 
 
 def solve(r: Recurrence) -> None:
@@ -63,11 +67,13 @@ def _substituted(
     ranks = (*(x for x in r.draft.ranks if x in free), tiles.outer, tiles.inner)
     name = r.draft.fresh(f"{r.name}_{stem}")
     earlier = Read(name, (*(Coordinate(x) for x in ranks[:-1]), Coordinate(tiles.column)))
-    parts = [
-        summed((tiles.column,), times(square, *light, earlier), (r.before(True),))
-        for square, light in lower
-    ]
-    r.draft.add(name, ranks, add(*start, *parts))
+    body = add(*start)
+    for square, light in lower:
+        minus = Const(-1) in light
+        product = times(square, *(f for f in light if f != Const(-1)), earlier)
+        part = summed((tiles.column,), product, (r.before(True),))
+        body = Map("-" if minus else "+", (body, part))
+    r.draft.add(name, ranks, body)
     return Read(name, tuple(Coordinate(x) for x in ranks))
 
 
@@ -79,8 +85,9 @@ def _split(r: Recurrence) -> tuple[Term, Poly]:
         for i in t.index:
             if not isinstance(i, Coordinate):
                 raise NotChunkable(print_expr(r.read(t.index)), "the state is read at an index")
-        for m, c in t.value.terms:
-            reading, writing = [], []
+        for m, c in sorted(t.value.terms, key=lambda t: print_expr(to_expr(of_monomial(*t)))):
+            reading: list[tuple[Atom, Fraction]] = []
+            writing: list[tuple[Atom, Fraction]] = []
             for a, n in m.powers:
                 e = atom_expr(a)
                 if mentions(e, set(t.bound)) and mentions(e, replaced):

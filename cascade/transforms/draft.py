@@ -1,25 +1,14 @@
-"""A cascade while it is being rewritten: fresh names, chunked ranks, and the finished text.
-
-`Tiles` sees a rank as chunks: row `p` is `p1*P0 + p0`, and a column of the same chunk, which a row
-may read, is `p1*P0 + j0`.
-"""
+"""A cascade while it is being rewritten: fresh names, chunked ranks, and the finished text."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from cascade.ir.cascade import Cascade, Einsum, Param, Partition, Rank
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Select, Symbol, Where
 from cascade.ir.ops import MAPS
-from cascade.ir.walk import (
-    bound_ranks,
-    conjunction,
-    conjuncts,
-    free_ranks,
-    reads,
-    substitute,
-    walk,
-)
+from cascade.ir.walk import bound_ranks, reads, walk
+from cascade.transforms.tiles import Tiles, filtered
 
 CHUNK = 64  # the default extent of a chunk
 
@@ -31,57 +20,6 @@ class NotChunkable(Exception):
         super().__init__(f"{part}: {reason}")
         self.part = part
         self.reason = reason
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """The chunks of one rank: `row = outer*size + inner`; `column` is another place in a chunk."""
-
-    row: str
-    extent: Expr
-    outer: str
-    inner: str
-    column: str
-    step: str  # a place that recurrences inside a chunk run along
-
-    @property
-    def size(self) -> Expr:
-        return Symbol(self.inner.upper())
-
-    @property
-    def chunk(self) -> Expr:
-        return Coordinate(self.outer)
-
-    @property
-    def after(self) -> Expr:
-        return add(self.chunk, Const(1))
-
-    @property
-    def last(self) -> Expr:
-        """The number of chunks."""
-        return Symbol(self.outer.upper())
-
-    def point(self, place: str) -> Expr:
-        return add(times(self.chunk, self.size), Coordinate(place))
-
-    @property
-    def filled(self) -> Expr:
-        """How many points the chunk has: fewer in a ragged last one."""
-        left = Map("-", (self.extent, times(self.chunk, self.size)))
-        return Map("min", (self.size, left))
-
-    def at(self, e: Expr, rank: str, place: str) -> Expr:
-        """`e` with a coordinate of the whole rank placed in the chunk."""
-        return substitute(e, {rank: self.point(place)})
-
-    def whole(self, tensor: str, ranks: tuple[str, ...]) -> Read:
-        """A tensor over chunks, read at the row it stands for."""
-        row = Coordinate(self.row)
-        places = {
-            self.outer: Map("//", (row, self.size)),
-            self.inner: Map("%", (row, self.size)),
-        }
-        return Read(tensor, tuple(places.get(r, Coordinate(r)) for r in ranks))
 
 
 class Draft:
@@ -206,6 +144,19 @@ class Draft:
         ranks |= dict.fromkeys(r for e in einsums for r in _ranks_of(e))
         kept = {r.upper() for r in ranks}
         params = (p for p in self.params if p in self.source.params or p.name in kept)
+        given = {r for t in self.source.inputs for r in t.ranks}
+        for p in partitions:
+            if p.rank not in given:  # its extent is that of the slots it was read from
+                self.ranks[p.rank] = replace(self.ranks[p.rank], declared=True)
+        loose = self._loose(einsums, {r for p in partitions for r in (p.rank, *p.parts)})
+        for r in loose:
+            self.ranks[r] = replace(self.ranks[r], declared=True)
+        if loose:  # declarations stand before statements
+            ranks = dict.fromkeys(r for r in ranks if r not in loose)
+            first = [r for r in ranks if self.ranks[r].declared]
+            place = list(ranks).index(first[-1]) + 1 if first else len(ranks)
+            ordered = [*list(ranks)[:place], *sorted(loose), *list(ranks)[place:]]
+            ranks = dict.fromkeys(ordered)
         return replace(
             self.source,
             ranks=tuple(self.ranks[r] for r in ranks),
@@ -214,6 +165,20 @@ class Draft:
             partitions=partitions,
             warnings=(),
         )
+
+    def _loose(self, einsums: list[Einsum], split: set[str]) -> set[str]:
+        """Ranks whose extent no input and no plain read gives any more."""
+        tensors = {t.name: t.ranks for t in self.source.inputs} | {
+            e.tensor: e.ranks for e in einsums
+        }
+        given = split | {r for t in self.source.inputs for r in t.ranks}
+        given |= {r.name for r in self.ranks.values() if r.declared}
+        for e in einsums:
+            for read in reads(e.body):
+                for slot, i in zip(tensors[read.tensor], read.index, strict=True):
+                    if isinstance(i, Coordinate) and i.rank != slot:
+                        given.add(i.rank)
+        return {r for e in einsums for r in _ranks_of(e)} - given
 
 
 def _ranks_of(e: Einsum) -> list[str]:
@@ -250,50 +215,6 @@ def reachable(einsums: list[Einsum], outputs: tuple[str, ...]) -> list[Einsum]:
     return [e for name in ordered for e in by_name[name]]
 
 
-# -- small expressions
-
-
-def add(*parts: Expr) -> Expr:
-    result = parts[0]
-    for part in parts[1:]:
-        result = Map("+", (result, part))
-    return result
-
-
-def times(*factors: Expr) -> Expr:
-    """The product, without ones."""
-    kept = [f for f in factors if f not in (Const(1), Const(1.0))]
-    result: Expr | None = None
-    for factor in kept:
-        result = factor if result is None else Map("*", (result, factor))
-    return Const(1) if result is None else result
-
-
-def filtered(e: Expr, conditions: tuple[Expr, ...]) -> Expr:
-    """`e where conditions`, joined with those it has."""
-    if not conditions:
-        return e
-    if isinstance(e, Where):
-        own = conjuncts(e.condition)
-        return Where(e.body, conjunction((*own, *(c for c in conditions if c not in own))))
-    return Where(e, conjunction(tuple(dict.fromkeys(conditions))))
-
-
-def summed(ranks: tuple[str, ...], e: Expr, conditions: tuple[Expr, ...] = ()) -> Expr:
-    body = filtered(e, conditions)
-    return Reduce("sum", ranks, body) if ranks else body
-
-
-def bare(e: Expr) -> Expr:
-    """The value without the conditions of strict operations, which `Presence` knows."""
-    if isinstance(e, Where):
-        return bare(e.body)
-    if isinstance(e, Map) and MAPS[e.op].absence == "strict":
-        parts = tuple(bare(a) for a in e.args)
-        return e if parts == e.args else Map(e.op, parts, e.span)
-    return e
-
-
 def reads_inside(draft: Draft, e: Expr, point: Expr, extent: Expr) -> bool:
     """Whether a strict read at the point makes what lies past the extent absent."""
     match e:
@@ -310,7 +231,3 @@ def reads_inside(draft: Draft, e: Expr, point: Expr, extent: Expr) -> bool:
             return reads_inside(draft, body, point, extent)
         case _:
             return False
-
-
-def mentions(e: Expr, ranks: set[str] | frozenset[str]) -> bool:
-    return bool(ranks & set(free_ranks(e)))

@@ -22,7 +22,7 @@ from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Where
 from cascade.ir.ops import MAPS, REDUCERS
 from cascade.ir.printer import print_expr
 from cascade.ir.walk import children, conjuncts, free_ranks, reads, rebuild, symbols, walk
-from cascade.transforms.inline import Stream, without_conditions
+from cascade.transforms.inline import Stream, TooLarge, without_conditions
 from cascade.transforms.normal_form import (
     ONE,
     Atom,
@@ -220,7 +220,11 @@ class _Planner:
 
     # -- one reduction
     def _reduction(self, step: Step) -> None:
-        body = self._body(step)
+        try:
+            body = self._body(step)
+        except TooLarge:
+            self._wait(step, Refusal(step.label(), "its producers, written out, are too large"))
+            return
         base = max(body.needs.values(), default=1)
         fused = self._fuse(body, base)
         if isinstance(fused, Refusal):
@@ -231,6 +235,13 @@ class _Planner:
             self.result.fused[step.target] = fused
         self.result.passes[step.target] = base
         self.stream.available[step.target] = base
+
+    def _wait(self, step: Step, refusal: Refusal) -> None:
+        """A reduction that is left as it is, after everything that it reads."""
+        waiting = self.stream.results(step.body)
+        self.result.barriers.append(Barrier(step, refusal, tuple(waiting)))
+        self.result.passes[step.target] = max(waiting.values(), default=0) + 1
+        self.stream.available[step.target] = self.result.passes[step.target]
 
     def _body(self, step: Step) -> _Body:
         inlined = self.stream.inlined(step.body)

@@ -22,6 +22,13 @@ from cascade.ir.walk import (
 from cascade.transforms.presence import Presence
 
 
+MOST_NODES = 2_000  # of an inlined body
+
+
+class TooLarge(Exception):
+    """A body whose producers, written out, are too large for the algebra."""
+
+
 class Stream:
     """The steps of a cascade, ordered, with what the traversal of `rank` makes of each tensor."""
 
@@ -31,6 +38,7 @@ class Stream:
         self.steps = normalise(cascade)
         self.by_name = {s.target: s for s in self.steps}
         self.presence = Presence(cascade, self.steps)
+        self.nodes = 0
         self.available: dict[str, int] = {}  # the pass after which a result is final
 
     def carries(self, e: Expr) -> bool:
@@ -53,16 +61,26 @@ class Stream:
         return self.available.get(name, 0) > 0
 
     def inlined(self, e: Expr) -> Expr:
-        """`e` with pointwise producers substituted where the algebra has to see through them."""
+        """`e` with pointwise producers substituted where the algebra has to see through them.
+
+        Raises `TooLarge` where that would be more than `MOST_NODES` expressions.
+        """
+        self.nodes = 0
+        return self._inlined(e)
+
+    def _inlined(self, e: Expr) -> Expr:
+        self.nodes += 1
+        if self.nodes > MOST_NODES:
+            raise TooLarge
         if isinstance(e, Read):
             step = self.by_name.get(e.tensor)
-            index = tuple(self.inlined(i) for i in e.index)
+            index = tuple(self._inlined(i) for i in e.index)
             e = rebuild(e, index)
             if step is None or not self._seen_through(step):
                 return e
             body = step.body
-            return self.inlined(substitute(body, dict(zip(step.ranks, index, strict=True))))
-        return rebuild(e, tuple(self.inlined(c) for c in children(e)))
+            return self._inlined(substitute(body, dict(zip(step.ranks, index, strict=True))))
+        return rebuild(e, tuple(self._inlined(c) for c in children(e)))
 
     def _seen_through(self, step: Step) -> bool:
         if step.op is not None or step.iterative is not None or step.recurs is not None:

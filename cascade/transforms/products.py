@@ -2,8 +2,8 @@
 
     z[p,m] = sum[e](Q[p,e] * K[m,e])     z**2  ->  sum[e,e2](Q[p,e] * K[m,e] * Q[p,e2] * K[m,e2])
 
-so that a power of a dot product separates into a factor with p and a factor with m. A tensor is seen
-through where it has both; what a statement says of presence stays with the product.
+so that a power of a dot product separates into a factor with p and a factor with m. A tensor is
+seen through where it has both; what a statement says of presence stays with the product.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from cascade.ir.cascade import Einsum
 from cascade.ir.expr import Const, Coordinate, Expr, Read, Reduce
 from cascade.ir.printer import print_expr
 from cascade.ir.walk import children, free_ranks, rebuild, substitute, transform
-from cascade.transforms.draft import Draft, NotChunkable, bare
+from cascade.transforms.draft import Draft, NotChunkable
 from cascade.transforms.normal_form import (
     Monomial,
     Poly,
@@ -27,6 +27,7 @@ from cascade.transforms.normal_form import (
 )
 from cascade.transforms.presence import Presence
 from cascade.transforms.ranges import Ranges
+from cascade.transforms.tiles import bare
 
 MOST_COPIES = 4  # of one contraction in a product
 
@@ -61,11 +62,11 @@ class Opener:
     def inlined(self, e: Expr, seen: Callable[[Read], Einsum | None]) -> Expr:
         """`e` with the tensors that `seen` defines written out."""
         if isinstance(e, Read):
-            e = rebuild(e, tuple(self.inlined(i, seen) for i in e.index))
+            index = tuple(self.inlined(i, seen) for i in e.index)
             definition = seen(e)
             if definition is None:
-                return e
-            return self.inlined(self.placed(definition, e.index), seen)
+                return rebuild(e, index)
+            return self.inlined(self.placed(definition, index), seen)
         return rebuild(e, tuple(self.inlined(c, seen) for c in children(e)))
 
     def placed(self, definition: Einsum, index: tuple[Expr, ...]) -> Expr:

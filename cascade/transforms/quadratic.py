@@ -1,229 +1,34 @@
 """Quadratic forms: `sum[m](body(p, m))` through a state, where rows and columns separate.
 
-With a prefix `m <= p` the rows fall into chunks: columns of earlier chunks come through a state, those
-of the own chunk through the form as written. Without a predicate the sum is reassociated, as in
-`phi(Q) (phi(K)^T V)`. An exponent of columns is anchored at its running maximum, one that is linear
-in `p - m` at the boundary of the chunk: no exponential of a growing sum is formed.
+With a prefix `m <= p` the rows fall into chunks: columns of earlier chunks come through a state,
+those of the own chunk through the form as written. Without a predicate the sum is reassociated, as
+in `phi(Q) (phi(K)^T V)`. An exponent of columns is anchored at its running maximum, one that is
+linear in `p - m` at the boundary of the chunk: no exponential of a growing sum is formed.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from fractions import Fraction
-
-from cascade.analysis.conditions import upper_bounds
-from cascade.ir.cascade import Einsum
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce
 from cascade.ir.printer import print_expr
-from cascade.ir.walk import children, free_ranks, reads, walk
-from cascade.transforms.draft import (
-    Draft,
-    NotChunkable,
-    Tiles,
-    add,
-    filtered,
-    mentions,
-    reads_inside,
-    summed,
-    times,
-)
+from cascade.ir.walk import free_ranks
+from cascade.transforms.draft import Draft, NotChunkable, reads_inside
+from cascade.transforms.forms import Form, Summand, by_exponent, summands
 from cascade.transforms.normal_form import (
-    Atom,
-    Indicator,
     Monomial,
-    Opaque,
     Poly,
-    Total,
     atom,
-    atoms,
     exponential,
-    from_terms,
     multiply,
     of_monomial,
     subtract,
 )
-from cascade.transforms.products import Opener, Product
-from cascade.transforms.separate import Classes, Refusal, separate
-from cascade.transforms.spell import atom_expr, to_expr
-from cascade.transforms.steps import Steps, take_steps
+from cascade.transforms.products import Opener
+from cascade.transforms.spell import to_expr
 from cascade.transforms.tile_form import TileForm
+from cascade.transforms.tiles import Tiles, add, filtered, mentions, summed, times
 
 INFINITY = Const(float("inf"))
 LOWEST = Const(float("-inf"))
-
-
-@dataclass(frozen=True)
-class Form:
-    """A sum over `column`, for rows that it does not see: the causal rank, or none."""
-
-    einsum: Einsum
-    node: Reduce
-    column: str
-    rows: frozenset[str]
-    causal: str | None
-    strict: bool
-    value: Expr
-    prefix: tuple[Expr, ...]  # conditions that say `column <= row`
-    kept: tuple[Expr, ...]  # the other conditions
-
-
-def find_forms(opener: Opener, e: Einsum) -> list[tuple[Form | None, Reduce, NotChunkable | None]]:
-    """The sums of a statement that rows and columns may share; a refusal where one cannot be."""
-    found: list[tuple[Form | None, Reduce, NotChunkable | None]] = []
-
-    def visit(node: Expr) -> None:
-        if isinstance(node, Reduce) and node.op == "sum":
-            for column in node.ranks:
-                try:
-                    form = _form(opener, e, node, column)
-                except NotChunkable as refused:
-                    found.append((None, node, refused))
-                    return
-                if form is not None:
-                    found.append((form, node, None))
-                    return
-        for child in children(node):
-            visit(child)
-
-    visit(e.body)
-    return found
-
-
-def _form(opener: Opener, e: Einsum, node: Reduce, column: str) -> Form | None:
-    left = [r for r in e.scope if r not in node.ranks and r != column]
-    rows = []
-    for row in left:
-        value = opener.inlined(node.body, lambda r, row=row: _seen(opener, r, column, {row}))  # type: ignore[misc]
-        met = any(mentions(r, {column}) and mentions(r, {row}) for r in reads(value))
-        if not met and mentions(value, {row}):
-            rows.append(row)
-    if not rows:
-        return None
-    own = frozenset(rows)
-    value = opener.inlined(node.body, lambda r: _seen(opener, r, column, own))
-    conditions = opener.conditions(value, lambda r: _opened(r, column, own))
-    prefix, kept, causal, strict = [], [], None, False
-    for c in conditions:
-        if not (mentions(c, {column}) and mentions(c, own)):
-            kept.append(c)
-            continue
-        row, is_strict = _prefix(c, column)
-        if row is None or (causal is not None and row != causal):
-            raise NotChunkable(print_expr(c), f"the condition is no prefix of `{column}`")
-        causal, strict = row, strict or is_strict
-        prefix.append(c)
-    if causal is None and value == node.body and not any(
-        isinstance(r, Reduce) and _opened(r, column, own) for r in walk(node.body)
-    ):
-        return None
-    return Form(e, node, column, own, causal, strict, value, tuple(prefix), tuple(kept))
-
-
-def _seen(opener: Opener, r: Read, column: str, rows: set[str] | frozenset[str]) -> Einsum | None:
-    if not (mentions(r, {column}) and mentions(r, rows)):
-        return None
-    return opener.definition(r.tensor)
-
-
-def _opened(r: Reduce, column: str, rows: frozenset[str]) -> bool:
-    return r.op == "sum" and mentions(r, {column}) and mentions(r, rows)
-
-
-def _prefix(condition: Expr, column: str) -> tuple[str | None, bool]:
-    """The row of `column <= row` or `column < row`, and whether it is the strict one."""
-    for coefficients, constant in upper_bounds(condition):
-        rows = [r for r, c in coefficients.items() if c == -1]
-        if len(coefficients) == 2 and coefficients.get(column) == 1 and len(rows) == 1:
-            if constant in (0, 1) and not (isinstance(condition, Map) and condition.op == "=="):
-                return rows[0], constant == 1
-    return None, False
-
-
-@dataclass(frozen=True)
-class Summand:
-    """rho(row) * steps(row - column) * exp(exponent(column)) * chi(column), summed over bound."""
-
-    bound: tuple[str, ...]
-    conditions: tuple[Expr, ...]
-    steps: tuple[Steps, ...]
-    rho: Poly
-    chi: Poly
-    exponent: Poly | None
-
-
-def summands(opener: Opener, form: Form) -> list[Summand]:
-    """The body of a form, separated. Raises `NotChunkable` with the part that does not."""
-    others = tuple(r for r in form.node.ranks if r != form.column)
-    hidden = {*form.einsum.scope, *form.node.ranks}
-    products = opener.products(
-        form.value, lambda r: _opened(r, form.column, form.rows), hidden
-    )
-    classes = Classes(
-        lambda a: mentions(atom_expr(a), {form.column}),
-        lambda a: mentions(atom_expr(a), form.rows),
-    )
-    found = []
-    for product in products:
-        for steps, poly in _by_steps(product, form).items():
-            _check(poly, classes, form)
-            pairs = separate(poly, classes)
-            if isinstance(pairs, Refusal):
-                raise NotChunkable(pairs.part, pairs.reason)
-            for chi, rho in pairs:
-                for exponent, part in _by_exponent(chi).items():
-                    bound = (*others, *product.bound)
-                    found.append(Summand(bound, product.conditions, steps, rho, part, exponent))
-    return found
-
-
-def _by_steps(product: Product, form: Form) -> dict[tuple[Steps, ...], Poly]:
-    found: dict[tuple[Steps, ...], Poly] = {}
-    for monomial, c in product.value.terms:
-        steps: tuple[Steps, ...] = ()
-        if form.causal is not None:
-            monomial, steps = take_steps(monomial, form.causal, form.column)
-        term = of_monomial(monomial, c)
-        found[steps] = from_terms([*found[steps].terms, *term.terms]) if steps in found else term
-    return found
-
-
-def _by_exponent(chi: Poly) -> dict[Poly | None, Poly]:
-    found: dict[Poly | None, Poly] = {}
-    for m, c in chi.terms:
-        term = of_monomial(Monomial(m.powers), c)
-        old = found.get(m.exponent)
-        found[m.exponent] = term if old is None else from_terms([*old.terms, *term.terms])
-    return found
-
-
-def _check(poly: Poly, classes: Classes, form: Form) -> None:
-    """Refuse a factor in which a row meets a column."""
-    rows = ",".join(sorted(form.rows))
-    both = f"values of {rows} and of {form.column}"
-    for monomial, _ in poly.terms:
-        for a, n in monomial.powers:
-            if all(classes.of(a)):
-                raise NotChunkable(print_expr(atom_expr(a)), _reason(a, n, both))
-        for term, _ in monomial.exponent.terms if monomial.exponent is not None else ():
-            if all(classes.of_monomial(term)):
-                text = print_expr(to_expr(of_monomial(term)))
-                sums = [a for a in atoms(of_monomial(term)) if isinstance(a, Reduce)]
-                what = f"a sum over {','.join(sums[0].ranks)}" if sums else "a product"
-                raise NotChunkable(
-                    f"exp of {text}", f"{what} of {both} inside an exponential has infinite rank"
-                )
-
-
-def _reason(a: Atom, n: Fraction, both: str) -> str:
-    match a:
-        case Opaque(op, _):
-            return f"no addition theorem takes {op} of {both} apart"
-        case Total():
-            return f"a sum of {both} to the power {n} has infinite rank"
-        case Indicator():
-            return f"a condition on {both} has infinite rank"
-        case _:
-            return f"one tensor has {both}"
 
 
 class Quadratic:
@@ -243,7 +48,7 @@ class Quadratic:
 
     # -- without a predicate
     def _whole(self, found: list[Summand]) -> Expr:
-        column = self.form.column
+        column, stem = self.form.column, self.form.einsum.tensor
         own = tuple(c for c in self.form.kept if not mentions(c, {column}))
         parts = []
         for s in found:
@@ -253,21 +58,19 @@ class Quadratic:
                 x = to_expr(exponent)
                 ranks = self._ranks(self._free(x, present) - {column, *inner})
                 top = Reduce("max", (column, *inner), filtered(x, present))
-                best = self.draft.once("max", f"{self.form.einsum.tensor}_top", ranks, top)
-                anchor = self.draft.once("kappa", f"{self.form.einsum.tensor}_anchor", ranks, finite(best))
+                best = self.draft.once("max", f"{stem}_top", ranks, top)
+                anchor = self.draft.once("kappa", f"{stem}_anchor", ranks, finite(best))
                 exponent = subtract(exponent, atom(anchor))
                 self._anchored(x, "maximum")
             value = to_expr(multiply(s.chi, exponential(exponent) if exponent else _ONE))
-            state = self.draft.once(
-                "state", f"{self.form.einsum.tensor}_state", kept, summed((column, *inner), value, present)
-            )
+            total = summed((column, *inner), value, present)
+            state = self.draft.once("state", f"{stem}_state", kept, total)
             rho = s.rho if anchor is None else multiply(s.rho, exponential(atom(anchor)))
             outer = tuple(r for r in s.bound if r not in inner)
             filters = tuple(c for c in s.conditions if not mentions(c, {column}))
             parts.append(summed(outer, times(to_expr(rho), state), filters))
             self._note(s, state)
-        total = add(*parts) if parts else Const(0)
-        return filtered(total, own)
+        return filtered(add(*parts) if parts else Const(0), own)
 
     # -- with a prefix
     def _chunked(self, found: list[Summand]) -> Expr:
@@ -278,7 +81,7 @@ class Quadratic:
         parts = [self._through_state(s, tiles) for s in found]
         parts.append(self._inside(inner, tiles))
         body = add(*parts)
-        ranks = []
+        ranks: list[str] = []
         free = free_ranks(form.node)
         for r in form.einsum.scope:
             if r == form.causal:
@@ -318,7 +121,9 @@ class Quadratic:
         stem = form.einsum.tensor
         inner, kept, present = self._split(s)
         over = (tiles.column, *inner)
-        value, leaving, carry = s.chi, [], []
+        value = s.chi
+        leaving: list[Expr] = []
+        carry: list[Expr] = []
         best: Read | None = None
         if s.exponent is not None:
             x = to_expr(s.exponent)
@@ -409,11 +214,14 @@ class Quadratic:
 
     # -- what the derivation says
     def _note(self, s: Summand, state: Read) -> None:
-        column = self.form.column
+        column = Coordinate(self.form.column)
         value = s.chi if s.exponent is None else multiply(s.chi, exponential(s.exponent))
-        weights = [print_expr(step.of(Map("-", (Coordinate(self.form.causal or ""), Coordinate(column))))) for step in s.steps]
-        body = " * ".join([print_expr(to_expr(s.rho)), *weights, f"({print_expr(to_expr(value))})"])
-        over = ",".join((column, *s.bound))
+        weights = []
+        if self.form.causal is not None:
+            way = Map("-", (Coordinate(self.form.causal), column))
+            weights = [step.of(way) for step in s.steps]
+        body = print_expr(times(to_expr(s.rho), *weights, to_expr(value)))
+        over = ",".join((column.rank, *s.bound))
         self.identities.append(f"{state.tensor} carries the columns of sum[{over}]({body})")
 
     def _anchored(self, x: Expr, kind: str) -> None:
@@ -428,7 +236,7 @@ class Quadratic:
 def _guarded_exponents(rho: Poly, best: Expr) -> Expr:
     """rho, with every exponential 0 where the running maximum in it has seen no point."""
     parts = []
-    for exponent, rest in _by_exponent(rho).items():
+    for exponent, rest in by_exponent(rho).items():
         weight = guarded(best, to_expr(exponent)) if exponent is not None else Const(1)
         parts.append(times(weight, to_expr(rest)))
     return add(*parts)
@@ -450,5 +258,3 @@ def finite_above(e: Expr) -> Expr:
 def guarded(e: Expr, exponent: Expr) -> Expr:
     """exp(exponent) where the running maximum e has seen a point, else 0."""
     return Map("select", (finite_above(e), Map("exp", (exponent,)), Const(0)))
-
-

@@ -1,14 +1,11 @@
 """First-order linear recurrences `S[i+1] = D_i S[i] + b_i` in chunks.
 
-Unrolled, the state after a step is what it was before the chunk, decayed, and the inputs of the chunk up
-to the step, each decayed since: a readout `q_i . S` is a quadratic form of the chunk and a product with
-the state before it. Only the state at the ends of chunks is kept.
+Unrolled, the state after a step is what it was before the chunk, decayed, and the inputs of the
+chunk up to the step, each decayed since: a readout `q_i . S` is a quadratic form of the chunk and a
+product with the state before it. Only the state at the ends of chunks is kept.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
-from fractions import Fraction
 
 from cascade.ir.cascade import Einsum
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce
@@ -16,34 +13,16 @@ from cascade.ir.order import evaluation_order, offset
 from cascade.ir.printer import print_expr
 from cascade.ir.walk import children, free_ranks, reads, rebuild
 from cascade.transforms.decay import Decay, decay_of
-from cascade.transforms.draft import (
-    NotChunkable,
-    add,
-    filtered,
-    mentions,
-    reads_inside,
-    summed,
-    times,
-)
+from cascade.transforms.draft import NotChunkable, reads_inside
 from cascade.transforms.normal_form import (
-    Monomial,
     Poly,
     from_terms,
     of_monomial,
 )
 from cascade.transforms.products import Opener
 from cascade.transforms.spell import atom_expr, to_expr
-
-
-@dataclass(frozen=True)
-class Term:
-    """sum[bound](value * S[index] where conditions), linear in the state; `index` has no step."""
-
-    bound: tuple[str, ...]
-    value: Poly
-    index: tuple[Expr, ...]
-    conditions: tuple[Expr, ...]
-
+from cascade.transforms.state_terms import StateTerms, Term, factors
+from cascade.transforms.tiles import add, filtered, mentions, sum_of_products, summed, times
 
 Inputs = list[list[Expr]]  # products of factors, placed at a column of a chunk
 
@@ -76,6 +55,7 @@ class Recurrence:
         self.slot = update.step
         self.rank = update.ranks[update.step]
         self.own = tuple(r for n, r in enumerate(update.ranks) if n != update.step)
+        self.terms = StateTerms(opener, self.name, self.slot, self.rank, members)
         self.inputs: Inputs = []
         self.law = "chunk a recurrence"
         self.identities: list[str] = []
@@ -100,7 +80,7 @@ class Recurrence:
 
     # -- the update, taken apart
     def _prepare(self) -> None:
-        terms, inputs = self.linear(self.update.body, 0, self.own)
+        terms, inputs = self.terms.linear(self.update.body, 0, self.own)
         value = self._without_state(self.update.body)
         for c in self.opener.conditions(value, lambda r: False):
             if mentions(c, {self.rank}) and self.name not in {r.tensor for r in reads(c)}:
@@ -151,54 +131,6 @@ class Recurrence:
         full.insert(self.slot, Coordinate(self.rank))
         return Read(self.name, tuple(full))
 
-    def holds(self, e: Expr) -> bool:
-        return any(r.tensor == self.name for r in reads(e))
-
-    def linear(
-        self, e: Expr, shift: int, hidden: tuple[str, ...]
-    ) -> tuple[list[Term], list[list[Expr]]]:
-        """An expression as terms with the state at `rank + shift` and products without it."""
-        value = self.opener.inlined(e, lambda r: self.members.get(r.tensor))
-        taken = {*hidden, *self.own, self.rank}
-        products = self.opener.products(
-            value, lambda r: r.op == "sum" and self.holds(r), taken
-        )
-        terms: dict[tuple[tuple[str, ...], tuple[Expr, ...], tuple[Expr, ...]], Poly] = {}
-        inputs: list[list[Expr]] = []
-        for p in products:
-            conditions = tuple(c for c in p.conditions if not self.holds(c))
-            for m, c in sorted(p.value.terms, key=lambda t: print_expr(to_expr(of_monomial(*t)))):
-                index, rest = self._state_in(m, shift)
-                if index is not None:
-                    key = (p.bound, index, conditions)
-                    old = terms.get(key, Poly(frozenset()))
-                    terms[key] = from_terms([*old.terms, (rest, c)])
-                elif p.bound:
-                    inputs.append([summed(p.bound, to_expr(of_monomial(m, c)), conditions)])
-                else:
-                    inputs.append(factors(m, c))
-        found = [Term(b, v, i, c) for (b, i, c), v in terms.items() if not v.is_zero]
-        return found, inputs
-
-    def _state_in(self, m: Monomial, shift: int) -> tuple[tuple[Expr, ...] | None, Monomial]:
-        """The index of the state in a monomial, and what it is multiplied with."""
-        index: tuple[Expr, ...] | None = None
-        rest = []
-        for a, n in m.powers:
-            if isinstance(a, Read) and a.tensor == self.name:
-                if n != 1 or index is not None:
-                    raise NotChunkable(print_expr(a), "the state is multiplied with itself")
-                if offset(a.index[self.slot], self.rank) != shift:
-                    raise NotChunkable(print_expr(a), "more than one step of the state is read")
-                index = tuple(i for k, i in enumerate(a.index) if k != self.slot)
-                continue
-            if self.holds(atom_expr(a)):
-                raise NotChunkable(print_expr(atom_expr(a)), "not linear in the state")
-            rest.append((a, n))
-        if m.exponent is not None and self.holds(to_expr(m.exponent)):
-            raise NotChunkable(print_expr(to_expr(m.exponent)), "the state is in an exponential")
-        return index, Monomial(frozenset(rest), m.exponent)
-
     # -- the state at the ends of chunks
     def state(self, index: tuple[Expr, ...], chunk: Expr | None = None) -> Read:
         return Read(self.state_name, (*index, chunk or self.tiles.chunk))
@@ -207,8 +139,8 @@ class Recurrence:
         tiles = self.tiles
         here = self.state(tuple(Coordinate(r) for r in self.own))
         parts: list[Expr] = [times(here, self.decay.across())]
-        for product in self.inputs:
-            body = times(self.decay.leaving(), *product)
+        if self.inputs:
+            body = times(self.decay.leaving(), *sum_of_products(self.inputs))
             parts.append(summed((tiles.column,), body, self._tail(body)))
         ranks = (*self.own, tiles.outer)
         self.draft.iterate(self.state_name, ranks, self.init.body, add(*parts))
@@ -235,32 +167,43 @@ class Recurrence:
     def inside(self, t: Term, strict: bool, inputs: Inputs) -> list[tuple[Expr, list[Expr]]]:
         """The products of the chunk: a square over row and column, and factors to sum it with."""
         tiles = self.tiles
-        found = []
+        found: dict[Expr, list[list[Expr]]] = {}
         for m, c in sorted(t.value.terms, key=lambda x: print_expr(to_expr(of_monomial(*x)))):
             rows = [tiles.at(f, self.rank, tiles.inner) for f in factors(m, c)]
             for product in inputs:
                 columns = [self.placed(f, t) for f in product]
                 between = self.placed(self.decay.between(strict), t)
-                everything = [*rows, *columns, between]
-                heavy = [f for f in everything if mentions(f, set(t.bound))]
-                light = [f for f in everything if f not in heavy]
-                found.append((self._square(t, heavy, strict), light))
-        return found
+                square, light = self._square(t, [*rows, *columns], between, strict)
+                found.setdefault(square, []).append(light)
+        return [(square, sum_of_products(lights)) for square, lights in found.items()]
 
     def before(self, strict: bool) -> Expr:
         pair = (Coordinate(self.tiles.column), Coordinate(self.tiles.inner))
         return Map("<" if strict else "<=", pair)
 
-    def _square(self, t: Term, heavy: list[Expr], strict: bool) -> Expr:
+    def _square(
+        self, t: Term, product: list[Expr], between: Expr, strict: bool
+    ) -> tuple[Expr, list[Expr]]:
+        """The factors over the bound ranks, summed, for every row and column of a chunk."""
         if not t.bound:
-            return Const(1)
-        tiles = self.tiles
+            return Const(1), [*product, between]
+        tiles, bound = self.tiles, set(t.bound)
+        inner = [f for f in (*product, between) if mentions(f, bound)]
+        light = [f for f in (*product, between) if not mentions(f, bound)]
         conditions = tuple(tiles.at(c, self.rank, tiles.inner) for c in t.conditions)
-        body = filtered(summed(t.bound, times(*heavy), conditions), (self.before(strict),))
+        value = summed(t.bound, times(*inner), conditions)
         pair = (tiles.outer, tiles.inner, tiles.column)
-        free = set(free_ranks(body)) - set(pair)
+        free = set(free_ranks(value)) - set(pair)
+        if (
+            between in light
+            and between != Const(1)
+            and set(free_ranks(between)) <= free | set(pair)
+        ):
+            value = times(value, between)
+            light.remove(between)
         ranks = (*(r for r in self.draft.ranks if r in free), *pair)
-        return self.draft.once("square", f"{self.name}_square", ranks, body)
+        body = filtered(value, (self.before(strict),))
+        return self.draft.once("square", f"{self.name}_square", ranks, body), light
 
     def from_inside(self, t: Term, strict: bool, inputs: Inputs) -> list[Expr]:
         """The part of a readout that comes from the chunk itself."""
@@ -273,12 +216,12 @@ class Recurrence:
     # -- the statements that read the state
     def _readers(self, statements: list[Einsum]) -> None:
         for e in statements:
-            if e.tensor == self.name or not self.holds(e.body):
+            if e.tensor == self.name or not self.terms.holds(e.body):
                 continue
             self.draft.replace(e, self._turned(e, e.body))
 
     def _turned(self, e: Einsum, node: Expr) -> Expr:
-        if not self.holds(node):
+        if not self.terms.holds(node):
             return node
         if isinstance(node, Read) and node.tensor == self.name:
             at = node.index[self.slot]
@@ -313,7 +256,7 @@ class Recurrence:
             node = self.opener.substituted(node, {row: Coordinate(self.rank)})
         strict = shift == 0
         scope = tuple(self.rank if r == row else r for r in e.scope)
-        terms, rest = self.linear(node, shift, scope)
+        terms, rest = self.terms.linear(node, shift, scope)
         if rest:
             raise NotChunkable(print_expr(node), "a sum of a readout and something else")
         parts = []
@@ -331,18 +274,3 @@ class Recurrence:
         self.draft.add(name, tuple(ranks), body)
         whole = self.tiles.whole(name, tuple(ranks))
         return self.opener.substituted(whole, {self.rank: Coordinate(row)})
-
-
-def factors(m: Monomial, c: Fraction) -> list[Expr]:
-    """A term as a list of factors, its sign with the first."""
-    found = [
-        to_expr(of_monomial(Monomial(frozenset({power}))))
-        for power in sorted(m.powers, key=lambda p: print_expr(atom_expr(p[0])))
-    ]
-    if m.exponent is not None:
-        found.append(to_expr(of_monomial(Monomial(frozenset(), m.exponent))))
-    if abs(c) != 1 or not found:
-        found.insert(0, to_expr(of_monomial(Monomial(frozenset()), abs(c))))
-    if c < 0:
-        found[0] = Map("neg", (found[0],))
-    return found

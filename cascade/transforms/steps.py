@@ -1,7 +1,7 @@
 """Weights of a distance: `gamma**(p - m)` and `exp(rate * (p - m))`, as products of steps.
 
-A weight of n steps is the product of those of its parts, so the way from a column to a row passes the
-boundary of a chunk, and every part has a distance of at least 0.
+A weight of n steps is the product of those of its parts, so the way from a column to a row passes
+the boundary of a chunk, and every part has a distance of at least 0.
 """
 
 from __future__ import annotations
@@ -11,16 +11,7 @@ from fractions import Fraction
 
 from cascade.ir.expr import Const, Coordinate, Expr, Map
 from cascade.ir.walk import free_ranks
-from cascade.transforms.normal_form import (
-    Monomial,
-    Opaque,
-    Poly,
-    atom,
-    from_terms,
-    multiply,
-    of_monomial,
-    scale,
-)
+from cascade.transforms.normal_form import Monomial, Opaque, Poly, from_terms
 from cascade.transforms.spell import atom_expr, to_expr
 
 
@@ -99,6 +90,3 @@ def _rate(exponent: Poly | None, row: str, column: str) -> tuple[Poly | None, Po
         rate.append((Monomial(others), -c))
     rest = from_terms(terms.items())
     return (from_terms(rate) if rate else None), (None if rest.is_zero else rest)
-
-
-__all__ = ["Steps", "atom", "multiply", "of_monomial", "scale", "take_steps"]

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from cascade.ir.expr import Coordinate, Expr, Map, Read, Reduce, Where
 from cascade.ir.walk import children, free_ranks, rebuild, substitute, transform, walk
-from cascade.transforms.draft import Tiles, filtered, mentions
 from cascade.transforms.products import Opener
+from cascade.transforms.tiles import Tiles, filtered, mentions
 
 
 class TileForm:

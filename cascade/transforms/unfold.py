@@ -9,7 +9,17 @@ from __future__ import annotations
 from cascade.analysis.normalise import Step, normalise
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol, Where
 from cascade.ir.ops import MAPS, REDUCERS
-from cascade.ir.walk import children, conjuncts, free_ranks, reads, rebuild, substitute, transform
+from cascade.ir.printer import print_expr
+from cascade.ir.walk import (
+    children,
+    conjunction,
+    conjuncts,
+    free_ranks,
+    reads,
+    rebuild,
+    substitute,
+    transform,
+)
 from cascade.transforms.fuse import Plan
 from cascade.transforms.normal_form import Atom, Indicator, Monomial, Opaque, Poly, Total
 from cascade.transforms.proofs import Prover
@@ -38,8 +48,12 @@ class Unfolded:
                 return self.value(body)
             case Read(name, index):
                 return self._read(name, tuple(self.inlined(i) for i in index))
-            case Map("??", _):
-                return self.inlined(e)
+            case Map("??", (x, otherwise)):
+                here = self.presence(x)
+                if any(_is_there(c) for c in here):
+                    return self.inlined(e)
+                known = conjunction(tuple(sorted(here, key=print_expr)))
+                return self.value(Map("select", (known, x, otherwise)))
             case Map(_, args):
                 return rebuild(e, tuple(self.value(a) for a in args))
             case _:
@@ -67,15 +81,29 @@ class Unfolded:
             return self.inlined(substitute(step.body, dict(zip(step.ranks, e.index, strict=True))))
         return e
 
-    def accumulated(self, e: Expr) -> Expr:
-        """`e` with chi in the place of every accumulator: what one point adds to it."""
+    def accumulated(self, e: Expr, guard: frozenset[Expr]) -> Expr:
+        """`e` with chi in the place of every accumulator: what a point adds to it for which
+        `guard` holds.
+        """
 
         def rule(node: Expr) -> Expr | None:
             known = self.plan.accumulators.get(node.tensor) if isinstance(node, Read) else None
             if not isinstance(node, Read) or known is None or node.tensor in self.steps:
                 return None
-            place = dict(zip(known.ranks, node.index, strict=True))
-            return substitute(self.expression(known.chi), place)
+            chi = self.expression(known.chi)
+            further = tuple(sorted(self.points(known.present) - guard, key=print_expr))
+            if further:
+                chi = Map("select", (conjunction(further), chi, Const(0)))
+            return substitute(chi, dict(zip(known.ranks, node.index, strict=True)))
+
+        return transform(e, rule)
+
+    def spelled(self, e: Expr) -> Expr:
+        """`e` with shifts and deltas written out, where a substitution can reach their ranks."""
+
+        def rule(node: Expr) -> Expr | None:
+            own = isinstance(node, Read) and node.tensor.endswith(("#u", "#d"))
+            return self.value(node) if own else None
 
         return transform(e, rule)
 
@@ -172,6 +200,12 @@ class Unfolded:
                 if name in self.recurring:
                     return {*found, _there(e)}
                 return found | self._in_extents(e) | self._carried(e)
+            case Map("??", (_, otherwise)) if not self._present(otherwise):
+                return set()
+            case Map("select", (c, x, y)):
+                own = self._present(c)
+                first, second = (self.presence(a) | self.presence(c) for a in (x, y))
+                return own | self._present(x) if first == second else {_there(e)}
             case Map(op, args) if MAPS[op].absence != "strict":
                 return {_there(e)} if any(self._present(a) for a in args) else set()
             case _:
@@ -207,6 +241,15 @@ class Unfolded:
             if index not in wholes and index != Const(0):
                 found.add(Map("<=", (Const(0), index)))
         return found
+
+
+def _is_there(condition: Expr) -> bool:
+    return (
+        isinstance(condition, Map)
+        and condition.op == "or"
+        and condition
+        == _there(condition.args[0].args[0] if isinstance(condition.args[0], Map) else condition)
+    )
 
 
 def _there(e: Expr) -> Expr:

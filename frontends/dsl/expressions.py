@@ -221,6 +221,7 @@ class Lowering:
                 "slots",
                 f"`{e.name}` has {ranks_in_words(slots)}, and {count} {_are(count)} given",
                 span,
+                hints=(f"write `{self.names.form(e.name)}`",),
                 related=((first, "declared here"),) if first else (),
             )
         index = tuple(self.expr(i, scope) for i in e.indices if not isinstance(i, s.Rebind))

@@ -140,7 +140,12 @@ class _Body:
                 args = ", ".join(a.text for a in self.macro.args)
                 hint = f"write `def {self.macro.name}[{ranks}]({args}) = …`"
                 self._report(binder.text, message, binder.span, hint)
-        if call.name in self.args or call.name not in KNOWN_CALLS | set(self.names.macros):
+        if call.name in self.args:
+            message = f"the argument `{call.name}` is called, and it is a value"
+            hint = "a macro is given values; call functions and macros by their names"
+            where = call.span.word(call.name) if call.span else None
+            self._report(f"{call.name}(", message, where, hint)
+        elif call.name not in KNOWN_CALLS | set(self.names.macros):
             error = unknown_function(call, self.names)
             self.found.setdefault(f"{call.name}(", error.diagnostics[0])
 

@@ -223,6 +223,14 @@ def _misspelled(p: _Place) -> _Reason | None:
     head = re.search(r"[-+*/%<>=!?]*$", p.source.text[: p.offset])
     tail = re.match(r"[-+*/%<>=!?]*", p.source.text[p.offset :])
     run = (head[0] if head else "") + (tail[0] if tail else "")
+    if run == "=" and p.operator in ("<", ">", "="):
+        start = len(p.before) - 1
+        whole = f"{p.operator}="
+        return _Reason(
+            f"`{p.operator} =` is two signs",
+            f"write `{whole}` without a space",
+            Span(p.source, start, p.offset + 1),
+        )
     if run not in MISSPELLED:
         return None
     start = p.offset - len(head[0] if head else "")

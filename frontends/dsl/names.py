@@ -273,6 +273,7 @@ def _declare_tensor(names: Names, assign: s.Assign) -> None:
             "slots",
             f"`{name}` has {ranks_in_words(names.tensors[name])} above and {slots} here",
             assign.left,
+            hints=("a tensor has the same ranks wherever it is written",),
             related=((first, "above"),) if first else (),
         )
     if not slots:

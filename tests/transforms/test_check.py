@@ -31,6 +31,7 @@ from cascade.transforms.normal_form import (
 )
 from cascade.transforms.separate import Refusal
 from cascade.transforms.spell import to_expr
+from tests.transforms.specs import SPECS
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.cascade"))
@@ -69,6 +70,12 @@ def test_derivation_holds(name):
     assert report.ok, "\n".join(map(str, report.failures))
     assert report.to_dict()["ok"] is True
     assert f"{len(report.obligations)} obligations hold" in str(report)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)
+def test_derivation_of_a_spec_holds(spec):
+    report = check(derive(spec.cascade))
+    assert report.ok, "\n".join(map(str, report.failures))
 
 
 @pytest.mark.parametrize("name", [*NAMES, *TEXTS])
@@ -149,7 +156,7 @@ def swapped(p: Poly) -> Poly:
 
 def without_indicator(p: Poly) -> Poly:
     def rule(a: Any) -> Poly | None:
-        return constant(1) if isinstance(a, Indicator) else None
+        return constant(1) if isinstance(a, Indicator) else None  # where it is a factor
 
     return replace_atoms(p, rule, lambda a: False)
 
@@ -235,7 +242,8 @@ PLANTED: dict[str, tuple[str, str, Callable[[Plan], dict[str, Any]]]] = {
     ),
     "class without its indicator": (
         "var_class_split", "separation",
-        lambda p: accumulator(p, "Os", chi=without_indicator(p.accumulators["Os"].chi)),
+        lambda p: accumulator(p, "Os", chi=without_indicator(p.accumulators["Os"].chi),
+                              present=p.fused["O"].guard),
     ),
     "a result of the same pass inside": (
         "attention_3pass", "body",

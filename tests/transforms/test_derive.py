@@ -15,8 +15,8 @@ from tests.transforms.check import (
     situations,
     tiles,
 )
-from tests.transforms.single import Single
 from tests.transforms.specs import SPECS
+from tests.transforms.values import SINGLE, Values
 
 EACH = pytest.mark.parametrize("spec", SPECS, ids=[s.name for s in SPECS])
 
@@ -108,7 +108,7 @@ def test_variance_far_from_zero_in_single_precision(tile):
     found = derived(spec_named("variance").cascade)
     x = (np.random.default_rng(0).standard_normal((1, 4096)) + 1e4).astype(np.float32)
     true = float(np.var(x.astype(np.float64)))
-    result = Single(found.result, {"X": x}, {"D0": tile}).at("VAR", (0,))
+    result = Values(found.result, {"X": x}, {"D0": tile}, SINGLE, np.float32).at("VAR", (0,))
     assert isinstance(result, np.float32)
     assert abs(float(result) - true) < 1e-3 * true
 
