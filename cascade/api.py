@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Number = int | float | bool
 Progress = Callable[[int, int], None]
 
-MOST_DERIVED = 200  # statements up to which a report shows the derived passes, too
+MOST_DERIVED = 60  # statements up to which a report shows the derived passes, too
 AGREEMENT = 1e-9  # largest difference of two evaluations, relative to 1 or the value
 
 __all__ = [

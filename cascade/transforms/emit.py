@@ -9,10 +9,20 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cascade.analysis.normalise import Step
-from cascade.ir.cascade import Cascade, Einsum, Param, Partition, Rank, extent_symbol, in_file_order
+from cascade.ir.cascade import (
+    Cascade,
+    Einsum,
+    Param,
+    Partition,
+    Rank,
+    Tensor,
+    extent_symbol,
+    in_file_order,
+)
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Symbol, Where
 from cascade.ir.ops import MAPS, REDUCERS
 from cascade.ir.walk import (
+    conjunction,
     free_ranks,
     reads,
     substitute,
@@ -91,6 +101,9 @@ class _Emission:
         self.rewritten = {n for n in self.enabled if plan.fused[n].laws}
         self.names = Names(plan)
         self.einsums: list[Einsum] = []
+        self.written: set[str] = set()  # accumulators that have their statements
+        self.shifts: dict[str, Expr] = {}  # kappa of each anchor after a tile
+        self.decays: dict[str, Expr] = {}
         self.new_ranks: dict[str, Rank] = {}
         self.new_params: list[Param] = []
         self.new_partitions: list[Partition] = []
@@ -149,6 +162,7 @@ class _Emission:
         return self._finished()
 
     def _finished(self) -> Cascade:
+        self.einsums += [e for e in self.results.extra if e not in self.einsums]
         kept = _reachable(self._shared(self.einsums), self.source.outputs)
         kept = _reinlined(kept, self.source)
         ranks = list(self.source.ranks)
@@ -161,9 +175,11 @@ class _Emission:
             self.new_params = []
         gone = {r for p in self.source.partitions if p not in partitions for r in p.parts}
         ranks = [r for r in ranks if r.name not in gone or _mentions(kept, r.name)]
+        inputs = _read_inputs(kept, self.source, ranks)
         return replace(
             self.source,
-            ranks=in_file_order(ranks, self.source.inputs, partitions),
+            inputs=inputs,
+            ranks=in_file_order(ranks, inputs, partitions),
             einsums=tuple(kept),
             params=self.source.params + tuple(self.new_params),
             partitions=partitions,
@@ -267,6 +283,9 @@ class _Emission:
         conditions = self.stream.presence.of(value)
         poly = normal_form(without_conditions(value), self.results.ranges.is_positive)
         spelled = self.results.spelled(self.results.with_results(poly, every=True))
+        there = self.results.present(poly)
+        if there:
+            spelled = Map("select", (conjunction(tuple(there)), spelled, without_conditions(value)))
         return guarded(spelled, conditions)
 
     # -- the state
@@ -300,22 +319,24 @@ class _Emission:
         here = self._value(components, Coordinate(self.step_rank))
         after = self._value(components, Map("+", (Coordinate(self.step_rank), Const(1))))
         for anchor in state.anchors:
-            self._anchor(anchor, state, components)
-        shifts = {a.name: self._shift(a, after) for a in state.anchors}
-        decays = {
-            a.name: self._decay(a, here, after)
-            for a in state.anchors
-            if any(s for b in state.accumulators for n, _, s in b.powers if n == a.name)
-        }
+            if anchor.name not in self.shifts:  # a state of an earlier pass may have it too
+                self._anchor(anchor, state, components)
+                self.shifts[anchor.name] = self._shift(anchor, after)
+            exponential = any(s for b in state.accumulators for n, _, s in b.powers if n == anchor.name)
+            if exponential and anchor.name not in self.decays:
+                self.decays[anchor.name] = self._decay(anchor, here, after)
         by_name = {a.name: a for a in state.anchors}
         for accumulator in state.accumulators:
             if accumulator.name not in self.transported:
                 self._plain(accumulator)
                 continue
-            body = shifted(accumulator, by_name, lambda n: shifts[n])
+            if accumulator.name in self.written:
+                continue
+            self.written.add(accumulator.name)
+            body = shifted(accumulator, by_name, self.shifts.__getitem__)
             value = self._over_tile("sum", body, accumulator.bound, accumulator.present)
             self._write_local(accumulator.name, accumulator.ranks, value)
-            carried = moved(accumulator, state, here, after, lambda n: decays[n])
+            carried = moved(accumulator, state, here, after, self.decays.__getitem__)
             self._write_running(components[accumulator.name], carried)
 
     def _anchor(self, anchor: Anchor, state: State, components: dict[str, Component]) -> None:
@@ -367,9 +388,9 @@ class _Emission:
         inner = tuple(r for r in bound if r != self.stream.rank) + self.tile
         identity = REDUCERS[op].identity
         if inner:
-            value = Reduce(op, inner, guarded(body, conditions))
+            total = Reduce(op, inner, guarded(body, conditions))
             whole = self._whole_tile(body, conditions, inner)
-            return Map("??", (value, Const(identity or 0))) if whole else value
+            return Map("??", (total, Const(identity or 0))) if whole else total
         if op == "count":
             body = Map("select", (self._true(body), Const(1), Const(0)))
         value = guarded(body, conditions)
@@ -401,8 +422,9 @@ class _Emission:
         self.einsums.append(Einsum(running, ranks, combine(component.op, carried, local), slot))
 
     def _plain(self, a: Accumulator) -> None:
-        if a.name in self.stream.by_name:
+        if a.name in self.stream.by_name or a.name in self.written:
             return
+        self.written.add(a.name)
         body = self._resolved(to_expr(a.chi))
         conditions = tuple(self._resolved(c) for c in self._needed(body, a.present))
         self._add(a.name, a.ranks, Reduce(a.op, a.bound, guarded(body, conditions)))
@@ -493,6 +515,24 @@ def _reinlined(einsums: list[Einsum], source: Cascade) -> list[Einsum]:
             result.append(replace(e, body=transform(e.body, rule)))
     left = {r.tensor for e in result for r in reads(e.body)}
     return [e for e in einsums if e.tensor in bodies and e.tensor in left] + result
+
+
+def _read_inputs(
+    einsums: list[Einsum], source: Cascade, ranks: list[Rank]
+) -> tuple[Tensor, ...]:
+    """The inputs that matter: those that are read, or that alone give an extent."""
+    read = {r.tensor for e in einsums for r in reads(e.body)}
+    named = {n for rank in ranks for n in symbols(rank.extent) if n != rank.name.upper()}
+    named |= {n for p in source.params if p.value is not None for n in symbols(p.value)}
+    named |= {n for q in source.requirements for n in symbols(q.condition)}
+    given = {r for t in source.inputs if t.name in read for r in t.ranks}
+    kept = []
+    for t in source.inputs:
+        alone = [r for r in t.ranks if r not in given]
+        if t.name in read or any(r.upper() in named or _mentions(einsums, r) for r in alone):
+            kept.append(t)
+            given |= set(t.ranks)
+    return tuple(kept)
 
 
 def _mentions(einsums: list[Einsum], rank: str) -> bool:

@@ -13,7 +13,7 @@ from cascade.analysis.conditions import upper_bounds
 from cascade.ir.cascade import Einsum
 from cascade.ir.expr import Expr, Map, Read, Reduce
 from cascade.ir.printer import print_expr
-from cascade.ir.walk import children, reads, walk
+from cascade.ir.walk import children, free_ranks, reads, walk
 from cascade.transforms.draft import NotChunkable
 from cascade.transforms.normal_form import (
     Atom,
@@ -75,6 +75,8 @@ def find_forms(opener: Opener, e: Einsum) -> list[tuple[Form | None, Reduce, Not
 
 
 def _form(opener: Opener, e: Einsum, node: Reduce, column: str) -> Form | None:
+    if not set(free_ranks(node)) <= set(e.scope):
+        return None
     left = [r for r in e.scope if r not in node.ranks and r != column]
     rows = []
     for row in left:
@@ -95,10 +97,10 @@ def _form(opener: Opener, e: Einsum, node: Reduce, column: str) -> Form | None:
         if not (mentions(c, {column}) and mentions(c, own)):
             kept.append(c)
             continue
-        row, is_strict = _prefix(c, column)
-        if row is None or (causal is not None and row != causal):
+        found, is_strict = _prefix(c, column)
+        if found is None or causal not in (None, found):
             raise NotChunkable(print_expr(c), f"the condition is no prefix of `{column}`")
-        causal, strict = row, strict or is_strict
+        causal, strict = found, strict or is_strict
         prefix.append(c)
     if (
         causal is None
@@ -224,5 +226,7 @@ def _reason(a: Atom, n: Fraction, both: str) -> str:
             return f"a sum of {both} to the power {n} has infinite rank"
         case Indicator():
             return f"a condition on {both} has infinite rank"
+        case Map():
+            return f"a choice on {both} does not separate"
         case _:
             return f"one tensor has {both}"

@@ -249,7 +249,9 @@ class _Planner:
         chosen = self.stream.presence.chosen(inlined)
         value, summed = self._split_classes(without_conditions(chosen), step, present)
         conditions = tuple(
-            c for c in present if not any(self._is_index_bound(c, s) for s in summed.values())
+            c
+            for c in present
+            if not any(self._is_index_bound(c, index, r) for r, index in summed.items())
         )
         classes = tuple(Map("==", (index, Coordinate(r))) for r, index in summed.items())
         needs = self._needs(value)
@@ -266,11 +268,12 @@ class _Planner:
             return op.gives in ("real", "int") or (op.gives, op.takes) == ("same", "number")
         return isinstance(e, Const) and not isinstance(e.value, bool)
 
-    def _is_index_bound(self, condition: Expr, index: Expr) -> bool:
+    def _is_index_bound(self, condition: Expr, index: Expr, rank: str) -> bool:
         """0 <= f or f < C of a class index: the indicator of the class says it already."""
-        return (
-            isinstance(condition, Map) and condition.op in ("<=", "<") and index in condition.args
-        )
+        extent = self.result.classes.get(rank)
+        if extent is None:
+            extent = self.cascade.rank[rank].extent
+        return condition in (Map("<=", (Const(0), index)), Map("<", (index, extent)))
 
     def _split_classes(
         self, e: Expr, step: Step, present: tuple[Expr, ...]
@@ -582,23 +585,28 @@ class _Planner:
         return anchor
 
     def _shifted(self, poly: Poly, unit: Poly, anchor: Anchor) -> Poly:
-        """x = u + kappa: everywhere if x is an atom, in exponents if it is a sum."""
+        """x = u + kappa in the exponents that are linear in x, and in the powers beside them."""
         moved = add(atom(anchor.shift), atom(anchor.kappa))
         single = unit.single()
+        x: Atom | None = None
         if single is not None and len(single[0].powers) == 1 and single[0].exponent is None:
-            ((x, n),) = single[0].powers
-            if n == 1 and single[1] == 1:
-                return replace_atoms(
-                    poly, lambda a: moved if a == x else None, self.ranges.is_positive
-                )
+            ((base, n),) = single[0].powers
+            x = base if n == 1 and single[1] == 1 else None
         result = Poly(frozenset())
         for monomial, coefficient in poly.terms:
-            if monomial.exponent is not None:
-                factor = _multiple(monomial.exponent, unit)
-                if factor is not None:
-                    rest = add(monomial.exponent, scale(unit, -factor), scale(moved, factor))
-                    monomial = Monomial(monomial.powers, None if rest.is_zero else rest)
-            result = add(result, of_monomial(monomial, coefficient))
+            factor = None if monomial.exponent is None else _multiple(monomial.exponent, unit)
+            if monomial.exponent is None or factor is None:
+                result = add(result, of_monomial(monomial, coefficient))
+                continue
+            rest = add(monomial.exponent, scale(unit, -factor), scale(moved, factor))
+            degree = dict(monomial.powers).get(x, Fraction(0)) if x is not None else Fraction(0)
+            powers = monomial.powers
+            if x is not None and degree > 0 and degree.denominator == 1:
+                powers = powers - {(x, degree)}
+            else:
+                degree = Fraction(0)
+            term = of_monomial(Monomial(powers, None if rest.is_zero else rest), coefficient)
+            result = add(result, multiply(term, power(moved, degree, self.ranges.is_positive)))
         return result
 
     def _polynomial_shifts(

@@ -22,7 +22,7 @@ from cascade.ir.walk import (
 from cascade.transforms.presence import Presence
 
 
-MOST_NODES = 2_000  # of an inlined body
+MOST_NODES = 800  # of an inlined body
 
 
 class TooLarge(Exception):
@@ -39,6 +39,8 @@ class Stream:
         self.by_name = {s.target: s for s in self.steps}
         self.presence = Presence(cascade, self.steps)
         self.nodes = 0
+        self.deep: dict[str, bool] = {}
+        self.behind: dict[str, dict[str, int]] = {}
         self.available: dict[str, int] = {}  # the pass after which a result is final
 
     def carries(self, e: Expr) -> bool:
@@ -54,7 +56,9 @@ class Stream:
             if self.depends(r.tensor):
                 found[r.tensor] = self.available[r.tensor]
             elif self.depends_deeply(r.tensor):
-                found |= self.results(self.by_name[r.tensor].body)
+                if r.tensor not in self.behind:
+                    self.behind[r.tensor] = self.results(self.by_name[r.tensor].body)
+                found |= self.behind[r.tensor]
         return found
 
     def depends(self, name: str) -> bool:
@@ -94,13 +98,18 @@ class Stream:
         return has_exponential_factor(step.body)
 
     def depends_deeply(self, name: str) -> bool:
-        """Whether a tensor is a result, or pointwise in results."""
+        """Whether a tensor is a result, or pointwise in results.
+
+        Steps are visited in the order of their dependences, so an answer once given stays right.
+        """
         if self.depends(name):
             return True
-        step = self.by_name.get(name)
-        if step is None or step.op is not None or step.recurs is not None:
-            return False
-        return any(self.depends_deeply(r.tensor) for r in reads(step.body) if r.tensor != name)
+        if name not in self.deep:
+            step = self.by_name.get(name)
+            self.deep[name] = False  # for what recurs
+            if step is not None and step.op is None and step.recurs is None:
+                self.deep[name] = any(self.depends_deeply(r.tensor) for r in reads(step.body))
+        return self.deep[name]
 
 
 def has_exponential_factor(e: Expr) -> bool:

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 
 from cascade.analysis.normalise import Step, normalise
 from cascade.ir.cascade import Einsum
-from cascade.ir.expr import Const, Coordinate, Expr, Read, Reduce
+from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce
+from cascade.ir.ops import MAPS
 from cascade.ir.printer import print_expr
-from cascade.ir.walk import children, free_ranks, rebuild, substitute, transform
+from cascade.ir.walk import children, free_ranks, reads, rebuild, substitute, transform
 from cascade.transforms.draft import Draft, NotChunkable
 from cascade.transforms.normal_form import (
     Monomial,
@@ -89,7 +90,22 @@ class Opener:
         return transform(e, rule)
 
     def normal(self, e: Expr) -> Poly:
-        return normal_form(e, self.ranges.is_positive)
+        return normal_form(e, self.ranges.is_positive, self._stays)
+
+    def _stays(self, e: Expr) -> bool:
+        """Choices stay as they are: a branch not taken may have no number, or be absent.
+
+        One between values of a state is opened, for both branches are computed from it.
+        """
+        if not isinstance(e, Map) or MAPS[e.op].absence == "strict":
+            return False
+        if e.op != "select" or not self._recurs(e):
+            return True
+        conditions = (c for a in e.args for c in self.presence.of(a))
+        return any(not self._recurs(c) for c in conditions)
+
+    def _recurs(self, e: Expr) -> bool:
+        return any(r.tensor in self.recurring for r in reads(e))
 
     def conditions(self, e: Expr, opened: Callable[[Reduce], bool]) -> tuple[Expr, ...]:
         """Where `e` is present, but for what filters the sums that are opened."""

@@ -250,6 +250,8 @@ class Recurrence:
         if found is None or found[1] not in (0, 1):
             raise NotChunkable(print_expr(first), "the state of another step is read")
         row, shift = found
+        if not set(free_ranks(node)) <= set(e.scope):
+            raise NotChunkable(print_expr(node), "the state is read inside another reduction")
         if row != self.rank:
             if self.rank in free_ranks(node):
                 raise NotChunkable(print_expr(node), "the state is read along another rank")

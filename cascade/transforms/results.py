@@ -46,7 +46,7 @@ class Results:
         if fused.terms:
             value = self._by_class(fused)
         else:
-            value = self.spelled(self.with_results(fused.value))
+            value = self.spelled(self.with_results(fused.value, within=fused))
         if fused.summed:
             value = Reduce("sum", fused.summed, value)
         value = self._guarded_result(step, fused, value)
@@ -57,7 +57,7 @@ class Results:
         """The terms of a value; one whose accumulators are 0 counts as 0, even times infinity."""
         result: Expr | None = None
         for value, test in fused.terms:
-            term = self.spelled(self.with_results(value))
+            term = self.spelled(self.with_results(value, within=fused))
             if test is not None:
                 empty = Map("==", (self.spelled(test), Const(0)))
                 term = Map("select", (empty, Const(0), term))
@@ -74,22 +74,49 @@ class Results:
 
         return transform(e, rule)
 
-    def with_results(self, p: Poly, every: bool = False) -> Poly:
-        """Results that are a single term are written out: their exponentials cancel."""
+    def with_results(
+        self, p: Poly, every: bool = False, within: Fused | None = None
+    ) -> Poly:
+        """Results that are a single term are written out: their exponentials cancel.
+
+        Only where they have a point whenever the result `within` has one.
+        """
 
         def rule(a: Atom) -> Poly | None:
             if not isinstance(a, Read) or a.tensor not in self.rewritten:
                 return None
             fused = self.plan.fused[a.tensor]
-            if fused.summed or (fused.value.single() is None and not every):
+            if fused.summed or fused.terms or (fused.value.single() is None and not every):
+                return None
+            if within is not None and not self._has_points(fused, within):
                 return None
             ranks = dict(zip(fused.step.ranks, a.index, strict=True))
-            inner = self.with_results(fused.value, every)
+            inner = self.with_results(fused.value, every, fused)
             if all(isinstance(i, Coordinate) and i.rank == r for r, i in ranks.items()):
                 return inner
             return replace_atoms(inner, lambda b: _placed(b, ranks), self._positive)
 
         return replace_atoms(p, rule, self._positive)
+
+    def _has_points(self, fused: Fused, within: Fused) -> bool:
+        """Whether one result needs no guard wherever another has a point."""
+        if fused.step.op == "sum" and self._only_accumulators(fused):
+            return True
+        same = set(fused.step.bound) == set(within.step.bound)
+        return same and set(fused.guard) <= set(within.guard)
+
+    def present(self, p: Poly) -> list[Expr]:
+        """Conditions under which the results that `with_results` writes out have points."""
+        found: dict[Expr, None] = {}
+        for a in atoms(p):
+            if isinstance(a, Read) and a.tensor in self.rewritten:
+                fused = self.plan.fused[a.tensor]
+                plain = fused.step.op == "sum" and self._only_accumulators(fused)
+                if not plain and not fused.summed and not fused.terms:
+                    there = self._nonempty(fused.step, fused)
+                    places = dict(zip(fused.step.ranks, a.index, strict=True))
+                    found[substitute(there, places)] = None
+        return list(found)
 
     def _positive(self, a: Atom) -> bool:
         if isinstance(a, Read) and a.tensor in self.plan.accumulators:

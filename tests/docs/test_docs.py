@@ -278,7 +278,7 @@ def folder(tmp_path, monkeypatch):
     """A folder with the shipped examples and some data, as the current one."""
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     draw = np.random.default_rng(0).standard_normal
-    q, k, v = draw((1, 2, 5, 4)), draw((1, 2, 7, 4)), draw((1, 2, 7, 3))
+    q, k, v = draw((5, 4)), draw((7, 4)), draw((7, 3))
     np.savez(tmp_path / "data.npz", Q=q, K=k, V=v)
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -1,4 +1,4 @@
-"""Chunked forms mean what the quadratic forms and recurrences mean, at any chunk size and length."""
+"""Chunked forms mean what quadratic forms and recurrences mean, at any chunk size and length."""
 
 from __future__ import annotations
 
@@ -216,6 +216,22 @@ SPECS: dict[str, tuple[str, Make]] = {
         output O""",
         attention(),
     ),
+    "steps passed over": (
+        f"""{STEPS}, a[b,h,i], keep[b,i]: bool
+        {START}
+        S[b,h,i+1,e,f] = select(keep[b,i], a[b,h,i] * S[b,h,i,e,f] + K[b,h,i,e] * V[b,h,i,f],
+            S[b,h,i,e,f])
+        {READ}""",
+        attention(a=lambda n: uniform(1, 2, n), keep=lambda n: uniform(1, n) < 0.5),
+    ),
+    "choices of one side": (
+        f"""{PREFIX}, keep[b,m]: bool
+        A[b,h,p,m] = sum[e](select(Q[b,h,p,e] > 0, 1 + Q[b,h,p,e], exp(Q[b,h,p,e])) * K[b,h,m,e])
+        B[b,h,p,m] = A[b,h,p,m] * ((exp(K[b,h,m,0]) where keep[b,m]) ?? 2)   where m <= p
+        O[b,h,p,f] = B[b,h,p,m] * select(keep[b,m], V[b,h,m,f], (V[b,h,m+1,f] ?? -1))
+        output O""",
+        attention(Q=lambda n: 900 * uniform(1, 2, n, 3), keep=lambda n: uniform(1, n) < 0.5),
+    ),
     "taylor": (
         f"""{PREFIX}
         param eps = 1e-12
@@ -324,7 +340,7 @@ def test_the_chunked_form_means_the_same(name: str) -> None:
 
 @pytest.mark.parametrize("name", SPECS)
 def test_no_whole_square_is_left(name: str) -> None:
-    """No tensor of the result has rows and columns of the whole length, nor a state of each step."""
+    """No tensor has rows and columns of the whole length, and no state is kept at every step."""
     _, found = chunked(SPECS[name][0])
     long = {
         n: sum(r in ("p", "m", "i", "t") for r in t.ranks) for n, t in found.result.tensors.items()
@@ -395,6 +411,10 @@ O[i,f] = K[i,e] * S[i+1,e,f]
 output O"""
 
 REFUSED = {
+    "a choice on values of p and of m": f"""{PREFIX}
+        QK[b,h,p,m] = Q[b,h,p,e] * K[b,h,m,e]
+        O[b,h,p,f]  = sum[m](select(m <= p, QK[b,h,p,m], 0) * V[b,h,m,f])
+        output O""",
     "inside an exponential": f"""{PREFIX}
         QK[b,h,p,m] = Q[b,h,p,e] * K[b,h,m,e]   where m <= p
         A[b,h,p,m]  = exp(QK[b,h,p,m]) / sum[m](exp(QK[b,h,p,m]))

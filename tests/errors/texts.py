@@ -1,0 +1,186 @@
+"""Mistakes that no `.cascade` file can hold: texts made here, files, commands, Python programs.
+
+Each entry is called in an empty folder and must raise `CascadeError`. The messages are in `texts/`.
+"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+
+import cascade
+from cascade import api
+from cascade.diagnostics import CascadeError
+from cascade.ir.cascade import Cascade, Einsum, Rank, Tensor
+from cascade.ir.expr import Coordinate, Expr, Map, Read, Symbol
+from cascade.ir.verify import verify
+
+SPEC = "input  A[m]\nZ[m] = A[m]\noutput Z\n"
+
+
+def statement(body: str, before: str = "") -> str:
+    return f"input  A[m]\n{before}Z[m] = {body}\noutput Z\n"
+
+
+def of(term: str, joined: str, count: int = 5_000) -> str:
+    """A left-deep expression over many lines."""
+    return f"\n   {joined} ".join([term] * count)
+
+
+def laughs(levels: int) -> str:
+    """Macros that double what the one before makes."""
+    macros = [f"def a{n}(x) = a{n - 1}(x) + a{n - 1}(x)\n" for n in range(1, levels)]
+    return "def a0(x) = x + x\n" + "".join(macros)
+
+
+TEXTS: dict[str, str] = {
+    "long_line": statement("A[m] " + "+ A[m] " * 30_000),
+    "deep_nesting": statement("(" * 500 + "A[m]" + ")" * 500),
+    "nul_byte": "input  A[m]\0\nZ[m] = A[m]\noutput Z\n",
+    "half_a_character": "input  A[m]\nZ[m] = A[m] \ud800\noutput Z\n",
+    "old_line_ends": SPEC.replace("\n", "\r"),
+    "empty": "",
+    "only_empty_lines": "\n\n",
+    "large_file": SPEC + "# line\n" * 300_000,
+    "many_mistakes": "input  A[m]\n"
+    + "".join(f"X{n}[m] = Y{n}[m]\n" for n in range(40))
+    + "output X0\n",
+    "macros_that_double": statement("a59(A[m])", laughs(60)),
+    "sum_of_5000_terms": statement(of("A[m]", "+")),
+    "product_of_5000_factors": statement(of("A[m]", "*")),
+    "condition_of_5000_parts": statement("A[m] where " + of("m < 3", "and")),
+    "comparison_of_500_parts": statement("A[m] where " + " < ".join(["m"] * 500)),
+    "index_of_5000_terms": statement(f"A[{of('m', '+')}]"),
+    "left_side_of_5000_terms": f"input  A[m]\nZ[{of('m', '+')}] = A[0]\noutput Z\n",
+    "param_of_5000_terms": statement("s * A[m]", f"param  s = {of('1', '+')}\n"),
+    "extent_of_5000_terms": statement("A[m]", f"rank   j < {of('1', '+')}\n"),
+    "partition_of_5000_parts": statement("A[m]", f"rank   m = {of('m1*8', '+')} + m0\n"),
+    "requirement_of_5000_terms": statement("A[m]", f"require 3 < {of('1', '+')}\n"),
+    "macro_body_of_5000_terms": statement("f(A[m])", f"def f(x) = {of('x', '+')}\n"),
+    "minus_signs": statement("-" * 900 + "A[m]"),
+    "cycle_of_5000": "input  A[m]\nX0[m] = X4999[m] + A[m]\n"
+    + "".join(f"X{n}[m] = X{n - 1}[m]\n" for n in range(1, 5_000))
+    + "output X0\n",
+}
+
+PROGRAMS: dict[str, str] = {
+    "python_truth": "c.let('Z', m, A[m], where=0 <= m < 3)",
+    "python_value": "c.let('Z', m, A[m] * 'two')",
+    "python_name": "c.input('2A', m)",
+    "python_unknown_tensor": "c.let('Z', m, c.tensor('B')[m])\nc.build(outputs='Z')",
+}
+
+
+def load_directory() -> None:
+    Path("specs.cascade").mkdir()
+    cascade.load("specs.cascade")
+
+
+def load_missing() -> None:
+    Path("attention.cascade").write_text(SPEC)
+    cascade.load("atention.cascade")
+
+
+def load_bytes() -> None:
+    Path("spec.cascade").write_bytes(b"input  A[m]\nZ[m] = A[m] \xff\noutput Z\n")
+    cascade.load("spec.cascade")
+
+
+def run_program(text: str) -> None:
+    """A Python program that builds a cascade, as a file of its own."""
+    head = "from cascade import Builder\n\nc = Builder('model')\nm = c.ranks('m')\nA = c.input('A', m)\n"
+    Path("model.py").write_text(head + text + "\n")
+    runpy.run_path("model.py")
+
+
+def read_one_array_as_many() -> None:
+    np.save("A.npz.npy", np.ones(3))
+    Path("A.npz.npy").rename("A.npz")
+    api.read_arrays(("A.npz",))
+
+
+def read_many_arrays_as_one() -> None:
+    np.savez("A.npz", A=np.ones(3))
+    Path("A.npz").rename("A.npy")
+    api.read_arrays(("A=A.npy",))
+
+
+def read_directory() -> None:
+    Path("data.npz").mkdir()
+    api.read_arrays(("data.npz",))
+
+
+def read_without_package() -> None:
+    with patch.dict(sys.modules, {"safetensors": None}):
+        api.read_arrays(("data.safetensors",))
+
+
+def write_two_arrays_as_one() -> None:
+    api.write_arrays("out.npy", {"Y": np.ones(3), "Z": np.ones(3)})
+
+
+def copy_example_twice() -> None:
+    api.copy_examples("attention", "folder")
+    api.copy_examples("attention", "folder")
+
+
+def draw_what_is_missing() -> None:
+    api.random_inputs(cascade.parse(GATHER), {}, {"N": 4, "M": 3}, 0)
+
+
+def read_target(text: str) -> None:
+    Path("machine.toml").write_text(text)
+    api.analyse(cascade.parse(SPEC), target="machine.toml")
+
+
+def parts_without_a_state() -> None:
+    from cascade.transforms.parts import parts_of
+
+    parts_of(api.derive(cascade.parse(SPEC, "copy.cascade")))
+
+
+def verify_by_hand(body: Expr) -> None:
+    """A cascade that no frontend makes: `Z[m] = body` over an input `A[m]`."""
+    tensor, rank = Tensor("A", ("m",)), Rank("m", Symbol("M"))
+    errors = verify(Cascade("by_hand", (rank,), (tensor,), (Einsum("Z", ("m",), body),), ("Z",)))
+    raise CascadeError(*errors)
+
+
+GATHER = "input  page[m]: int, A[n]\nZ[m] = A[page[m]]\noutput Z\n"
+STRAY = Map("+", (Read("A", (Coordinate("m"),)), Coordinate("n")))
+
+CALLS: dict[str, Callable[[], object]] = {
+    "directory": load_directory,
+    "missing_file": load_missing,
+    "missing_file_alone": partial(cascade.load, "spec.cascade"),
+    "not_utf_8": load_bytes,
+    "no_format": partial(api.read_arrays, ("data.csv",)),
+    "array_without_name": partial(api.read_arrays, ("data.npy",)),
+    "missing_data": partial(api.read_arrays, ("data.npz",)),
+    "data_is_a_directory": read_directory,
+    "one_array_as_many": read_one_array_as_many,
+    "many_arrays_as_one": read_many_arrays_as_one,
+    "package_missing": read_without_package,
+    "output_format": partial(api.check_output, "out.csv", 1),
+    "output_folder": partial(api.check_output, "nowhere/out.npz", 1),
+    "two_outputs_in_one": write_two_arrays_as_one,
+    "example_unknown": partial(api.example_text, "atention"),
+    "example_exists": copy_example_twice,
+    "integers_are_not_drawn": draw_what_is_missing,
+    "target_unknown": partial(api.analyse, cascade.parse(SPEC), target="h20"),
+    "target_file_missing": partial(api.analyse, cascade.parse(SPEC), target="h20.toml"),
+    "target_without_rates": partial(
+        read_target, "name = 'mine'\nbandwidth = 1e12\non_chip = 1024\n"
+    ),
+    "no_single_state": parts_without_a_state,
+    "stray_rank_by_hand": partial(verify_by_hand, STRAY),
+    "slots_by_hand": partial(verify_by_hand, Read("A", ())),
+}
+CALLS |= {name: partial(cascade.parse, text, "spec.cascade") for name, text in TEXTS.items()}
+CALLS |= {name: partial(run_program, text) for name, text in PROGRAMS.items()}
