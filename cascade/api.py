@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from cascade.analysis.report import Report
+    from cascade.transforms.chunk import Chunked
     from cascade.transforms.derive import Derivation
 
 Number = int | float | bool
@@ -110,6 +111,40 @@ def derive(spec: Cascade, steps: int | None = None) -> Derivation:
     from cascade.transforms.derive import derive
 
     return derive(spec, steps)
+
+
+def chunk(spec: Cascade) -> Chunked:
+    """The chunked form of prefix sums and recurrences, with what was refused and why.
+
+    Raises `CascadeError` where nothing in the cascade asks for one.
+    """
+    from cascade.transforms.chunk import chunk
+
+    found = chunk(spec)
+    if found is None:
+        raise fail(
+            "no-chunks",
+            f"`{spec.name}` has no sum over a prefix and no recurrence to chunk",
+            hints=("`cascade derive` without `--chunk` looks for fewer passes",),
+        )
+    return found
+
+
+def check_derivation(spec: Cascade, derivation: Derivation, trials: int = 21) -> dict[str, Any]:
+    """Replay a derivation: each obligation by itself, then both cascades on random and extreme data."""
+    from cascade.backends.compare import compare
+    from cascade.transforms.check import check
+
+    report = check(derivation)
+    compared = compare(spec, derivation.result, 0, trials)
+    wrong = [c for c in compared if not c.ok]
+    return {
+        "ok": report.ok and not wrong,
+        "obligations": report.to_dict(),
+        "text": str(report),
+        "comparisons": len(compared),
+        "disagreements": len(wrong),
+    }
 
 
 def run(

@@ -209,22 +209,42 @@ def analyse(
 @click.option("--steps", type=click.IntRange(0), metavar="N", help="Stop after N steps")
 @click.option("--emit", metavar="FILE", help="Write the derived spec to a .cascade file")
 @click.option("--explain", is_flag=True, help="Only what stands in the way of fewer passes")
+@click.option("--chunk", "chunked", is_flag=True, help="Chunk prefix sums and recurrences instead")
+@click.option("--check", "recheck", is_flag=True, help="Prove and compare every step again")
 @json_option
-def derive(spec: str, steps: int | None, emit: str | None, explain: bool, as_json: bool) -> None:
+def derive(
+    spec: str,
+    steps: int | None,
+    emit: str | None,
+    explain: bool,
+    chunked: bool,
+    recheck: bool,
+    as_json: bool,
+) -> None:
     """The form with the fewest passes, step by step, with what allows each step."""
     from cascade import api
 
+    if chunked and (steps is not None or explain or recheck):
+        raise click.UsageError("--chunk stands alone, with --emit or --json")
     c = api.load(spec)
-    derivation = api.derive(c, steps)
+    found: Any = api.chunk(c) if chunked else api.derive(c, steps)
+    checked = api.check_derivation(c, found) if recheck else None
     if emit is not None:
-        api.new_text(emit, str(derivation.result))
+        api.new_text(emit, str(found.result))
     if as_json:
-        _print_json(derivation.to_dict())
-        return
-    _warn(c)
-    click.echo(derivation.explanation() if explain else str(derivation))
-    if emit is not None:
-        click.echo(f"written to {emit}")
+        _print_json({**found.to_dict(), **({"check": checked} if checked else {})})
+    else:
+        _warn(c)
+        click.echo(found.explanation() if explain else str(found))
+        if checked is not None:
+            click.echo(
+                f"\n{checked['text']}\n{checked['comparisons']} comparisons with the source, "
+                f"{checked['disagreements']} disagree"
+            )
+        if emit is not None:
+            click.echo(f"written to {emit}")
+    if checked is not None and not checked["ok"]:
+        raise click.ClickException("the derivation does not check: please report it")
 
 
 @cli.command()

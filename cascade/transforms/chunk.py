@@ -10,7 +10,7 @@ state takes the place of the columns of earlier chunks. Sums without a predicate
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from cascade.ir.cascade import Cascade, Einsum
 from cascade.ir.expr import Expr
@@ -60,6 +60,14 @@ class Chunked:
     @property
     def changed(self) -> bool:
         return bool(self.steps)
+
+    def to_dict(self) -> dict[str, object]:
+        return {
+            "name": self.source.name,
+            "text": str(self.result),
+            "steps": [asdict(s) for s in self.steps],
+            "refusals": [asdict(r) for r in self.refusals],
+        }
 
     def __str__(self) -> str:
         lines = []

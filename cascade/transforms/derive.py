@@ -202,8 +202,9 @@ def _stream(cascade: Cascade, rank: str, most: int | None) -> _Streamed | None:
     counted = _counted(rank, cascade)
     shown = cascade
     passes = count_passes(cascade).of_rank().get(counted, 1)
-    best = count_passes(emit(found)).of_rank().get(counted, 1) if order else passes
-    if best >= passes:
+    whole = emit(found) if order else prepared
+    best = count_passes(whole).of_rank().get(counted, 1)
+    if best >= passes or not _reads_its_inputs(whole):
         return _Streamed(found, set(), [], cascade) if found.barriers or found.bounded else None
     enabled: set[str] = set()
     steps: list[Step] = []
@@ -215,6 +216,12 @@ def _stream(cascade: Cascade, rank: str, most: int | None) -> _Streamed | None:
         steps.append(_step(found, name, shown, after, counted))
         shown = after
     return _Streamed(found, enabled, steps, shown)
+
+
+def _reads_its_inputs(cascade: Cascade) -> bool:
+    """Whether no input is left with only its extents in use: where it cancels, it stays as it is."""
+    read = {r.tensor for e in cascade.einsums for r in reads(e.body)}
+    return all(t.name in read for t in cascade.inputs)
 
 
 def _counted(rank: str, cascade: Cascade) -> str:

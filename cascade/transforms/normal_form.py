@@ -18,8 +18,10 @@ from fractions import Fraction
 from typing import TypeAlias
 
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Select, Symbol, Where
+from cascade.ir.walk import transform
 
 MAX_POWER = 8  # of a sum that is expanded
+LINEAR = ("select", "+", "-", "neg", "*")  # a choice inside is a sum of products already
 MAX_TERMS = 512  # of a poly; beyond, an expression is opaque
 
 
@@ -297,9 +299,25 @@ class _Normal:
             case Const(value):
                 return self._constant(e, value)
             case Map(op, args):
+                choice = None if op in LINEAR else self._choice(args)
+                if choice is not None:  # f(select(c, a, b)) = select(c, f(a), f(b))
+                    condition, yes, no = choice.args
+                    ways = (transform(e, lambda n, x=x: x if n == choice else None) for x in (yes, no))
+                    return self._select((condition, *ways))
                 return self._map(op, args)
             case _:
                 return atom(e)
+
+    def _choice(self, args: tuple[Expr, ...]) -> Map | None:
+        """The first choice inside that does not stay whole."""
+        for arg in args:
+            if isinstance(arg, Map) and not self.whole(arg):
+                if arg.op == "select":
+                    return arg
+                found = self._choice(arg.args)
+                if found is not None:
+                    return found
+        return None
 
     def _constant(self, e: Const, value: int | float | bool) -> Poly:
         if isinstance(value, bool) or value != value or value in (math.inf, -math.inf):

@@ -16,6 +16,8 @@ MAX_NODES = 20_000  # nodes of one statement, macros expanded
 MAX_DIGITS = 40  # characters of a number
 LARGEST = 2**63  # whole numbers are below
 
+NO_TEXT = "the file may be binary, or saved in another encoding than UTF-8"
+OLD_LINE_ENDS = "save the file with a newline at the end of each line"
 CLOSES = {")": "(", "]": "["}
 PARTNER = {opening: closing for closing, opening in CLOSES.items()}
 
@@ -113,7 +115,7 @@ def _check_characters(source: Source) -> None:
                 "control-character",
                 f"a control character (U+{ord(c):04X})",
                 Span(source, offset, offset + 1),
-                hints=("the file may be binary, or saved in another encoding than UTF-8",),
+                hints=(OLD_LINE_ENDS if c == "\r" else NO_TEXT,),
             )
         if ord(c) >= 127 and not comment and not string:
             what = f"`{c}`" if c.isprintable() else f"the invisible character U+{ord(c):04X}"

@@ -18,13 +18,13 @@ REPORTERS = ("fail", "input_error", "Diagnostic", "_report")  # their first argu
 INTRODUCTION = """\
 # Errors
 
-A message says where, which rule is broken (the code in brackets), what stands there, and what to type.
-Independent mistakes of a file are reported together, each once. A *warning* does not stop anything.
+A message says where, which rule is broken (the code in brackets), what stands there, and what to
+type. Independent mistakes of a file are reported together, each once. A *warning* stops nothing.
 
-In Python a message is a `cascade.CascadeError`; where the spec is right and the data or a setting is
-wrong, it is a `cascade.InputError`. Both print as below, and carry `diagnostics`: code, message, place,
-hints. On the command line `--json` prints them as data; the exit code is 1 for a wrong spec, 2 for wrong
-usage of a command, 3 for wrong data or settings, 70 for a bug of cascade itself.
+In Python a message is a `cascade.CascadeError`; where the spec is right and the data or a setting
+is wrong, it is a `cascade.InputError`. Both print as below, and carry `diagnostics`: code, message,
+place, hints. On the command line `--json` prints them as data; the exit code is 1 for a wrong spec,
+2 for wrong usage of a command, 3 for wrong data or settings, 70 for a bug of cascade itself.
 
 This page is made by `tests/errors/make_docs.py` from the expected messages in `tests/errors/`.
 """

@@ -18,7 +18,6 @@ from tests.errors.texts import CALLS
 
 HERE = Path(__file__).parent
 SPECS = sorted(HERE.glob("*.cascade"))
-SLOW = 10  # seconds for the worst text
 
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda p: p.stem)

@@ -23,7 +23,7 @@ DIGITS = 120
 ROUNDING = 1e-12  # what float64 may lose, relative to the largest intermediate value
 
 
-def tested(case: Case, counts: Counter[str]) -> None:
+def compare(case: Case, counts: Counter[str]) -> None:
     """Assert what must hold of one cascade; points are counted by how they were compared."""
     c = cascade.parse(case.text)
     found = derived(c)  # passes never rise, and the text reads back
@@ -148,7 +148,7 @@ def campaign(seeds: range) -> Counter[str]:
     for seed in seeds:
         case = generate(random.Random(seed))
         try:
-            tested(case, counts)
+            compare(case, counts)
         except AssertionError as error:
             raise AssertionError(f"seed {seed}: {error}\n{case.text}") from error
         refused(case, counts, odd)

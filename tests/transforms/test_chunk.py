@@ -228,7 +228,8 @@ SPECS: dict[str, tuple[str, Make]] = {
         f"""{PREFIX}, keep[b,m]: bool
         A[b,h,p,m] = sum[e](select(Q[b,h,p,e] > 0, 1 + Q[b,h,p,e], exp(Q[b,h,p,e])) * K[b,h,m,e])
         B[b,h,p,m] = A[b,h,p,m] * ((exp(K[b,h,m,0]) where keep[b,m]) ?? 2)   where m <= p
-        O[b,h,p,f] = B[b,h,p,m] * select(keep[b,m], V[b,h,m,f], (V[b,h,m+1,f] ?? -1))
+        U[b,h,m,f] = select(keep[b,m], V[b,h,m,f], (V[b,h,m+1,f] ?? -1))
+        O[b,h,p,f] = sum[m](B[b,h,p,m] * U[b,h,m,f] * select(keep[b,m], 1, 1 / 3))
         output O""",
         attention(Q=lambda n: 900 * uniform(1, 2, n, 3), keep=lambda n: uniform(1, n) < 0.5),
     ),
