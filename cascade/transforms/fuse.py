@@ -213,7 +213,10 @@ class _Planner:
         if not isinstance(e, Map) or e.op not in ("select", "??", "min", "max", "clamp"):
             return False
         depends = any(self.stream.depends_deeply(r.tensor) for r in reads(e))
-        return self.rank not in free_ranks(e) or not depends
+        split = depends or (self._splits_choices and e.op == "select")
+        return self.rank not in free_ranks(e) or not split
+
+    _splits_choices = False  # between streamed values too: tried where a body is refused
 
     def _needs(self, e: Expr) -> dict[str, int]:
         return self.stream.results(e)
@@ -378,7 +381,13 @@ class _Planner:
         if not body.needs and step.op != "sum":
             return self._plain(body, streamed, outer)
         if step.op == "sum" or (step.op == "count" and body.expr == ONE_EXPR):
-            return self._sum(body, classes, streamed, outer)
+            found = self._sum(body, classes, streamed, outer)
+            if isinstance(found, Refusal):
+                self._splits_choices = True
+                again = self._sum(body, classes, streamed, outer)
+                self._splits_choices = False
+                return found if isinstance(again, Refusal) else again
+            return found
         if step.op in ("max", "min"):
             return self._extreme(body, classes, streamed, outer)
         if step.op == "mean":

@@ -302,7 +302,7 @@ class _Normal:
                 choice = None if op in LINEAR else self._choice(args)
                 if choice is not None:  # f(select(c, a, b)) = select(c, f(a), f(b))
                     condition, yes, no = choice.args
-                    ways = (transform(e, lambda n, x=x: x if n == choice else None) for x in (yes, no))
+                    ways = (_replaced(e, choice, way) for way in (yes, no))
                     return self._select((condition, *ways))
                 return self._map(op, args)
             case _:
@@ -414,6 +414,10 @@ class _Normal:
                 return op in ("!=", ">")
             case _:
                 return None
+
+
+def _replaced(e: Expr, old: Expr, new: Expr) -> Expr:
+    return transform(e, lambda n: new if n == old else None)
 
 
 def _whole(p: Poly) -> Poly:

@@ -55,6 +55,7 @@ def one(body: str, declarations: str = "") -> str:
 
 
 A = {"A": np.ones(3)}
+CHAIN = "".join(f"param  s{n} = s{n + 1}\n" for n in range(150)) + "param  s150\n"
 K = np.ones((4, 2))
 
 RUNS = (
@@ -90,7 +91,7 @@ RUNS = (
     Run("unknown_setting", ATTENTION, attention(), {"N": 3}),
     Run(
         "unknown_setting_misspelled",
-        one("s * A[m]", "param  scale = 1, s = scale\n"),
+        one("scale * A[m]", "param  scale = 1\n"),
         A,
         {"scal": 3},
     ),
@@ -118,9 +119,7 @@ RUNS = (
     Run("complex_param", one("s * A[m]", "param  s = (0 - M)**0.5\n"), A),
     Run(
         "long_chain_of_params",
-        one(
-            "s0 * A[m]", "".join(f"param  s{n} = s{n + 1}\n" for n in range(150)) + "param  s150\n"
-        ),
+        one("s0 * A[m]", CHAIN),
         A,
         {"s150": 1},
     ),

@@ -156,6 +156,7 @@ SECTIONS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
             "example": ("There is no such example.", "texts/example_unknown"),
             "target": ("There is no such machine, or its file is wrong.", "texts/target_unknown"),
             "no-state": ("A derived form has no single state.", "texts/no_single_state"),
+            "no-chunks": ("Nothing in the cascade can be chunked.", "texts/nothing_to_chunk"),
         },
     ),
     (

@@ -92,14 +92,14 @@ def load_bytes() -> None:
     cascade.load("spec.cascade")
 
 
-def run_program(text: str) -> None:
+def run_program(name: str, text: str) -> None:
     """A Python program that builds a cascade, as a file of its own."""
     head = (
         "from cascade.frontends.builder import Builder\n\n"
         "c = Builder('model')\n(m,) = c.ranks('m')\nA = c.input('A', m)\n"
     )
-    Path("model.py").write_text(head + text + "\n")
-    runpy.run_path("model.py")
+    Path(f"{name}.py").write_text(head + text + "\n")
+    runpy.run_path(f"{name}.py")
 
 
 def read_one_array_as_many() -> None:
@@ -142,6 +142,10 @@ def parts_without_a_state() -> None:
     parts_of(api.derive(cascade.parse(SPEC, "copy.cascade")))
 
 
+def chunk_without_a_prefix() -> None:
+    api.chunk(cascade.parse(SPEC, "copy.cascade"))
+
+
 def verify_by_hand(body: Expr) -> None:
     """A cascade that no frontend makes: `Z[m] = body` over an input `A[m]`."""
     tensor, rank = Tensor("A", ("m",)), Rank("m", Symbol("M"))
@@ -173,8 +177,9 @@ CALLS: dict[str, Callable[[], object]] = {
     "target_file_missing": partial(api.analyse, cascade.parse(SPEC), target="h20.toml"),
     "target_without_rates": partial(read_target, "bandwidth = 1e12\non_chip = 1024\n"),
     "no_single_state": parts_without_a_state,
+    "nothing_to_chunk": chunk_without_a_prefix,
     "stray_rank_by_hand": partial(verify_by_hand, STRAY),
     "slots_by_hand": partial(verify_by_hand, Read("A", ())),
 }
 CALLS |= {name: partial(cascade.parse, text, "spec.cascade") for name, text in TEXTS.items()}
-CALLS |= {name: partial(run_program, text) for name, text in PROGRAMS.items()}
+CALLS |= {name: partial(run_program, name, text) for name, text in PROGRAMS.items()}
