@@ -42,7 +42,9 @@ def relations(cascade: Cascade, passes: Passes) -> tuple[Relation, ...]:
             relation = _relation(output, key, dependences)
             if relation is not None:
                 found.append(relation)
-    return tuple(dict.fromkeys(found))
+    whole = {(r.output, r.tensor, r.slot_rank) for r in found if r.sign == "all"}
+    told = [r for r in found if r.sign == "all" or (r.output, r.tensor, r.slot_rank) not in whole]
+    return tuple(dict.fromkeys(told))
 
 
 def _relation(output: str, key: Key, dependences: tuple[Dependence, ...]) -> Relation | None:

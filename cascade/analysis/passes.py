@@ -204,7 +204,7 @@ class _Flow:
         holding = step_conditions(step, self.conditions)
         arriving: dict[Key, Facts] = {}
         own: dict[Key, dict[Dependence, None]] = {}
-        ahead: dict[Key, dict[Dependence, Mode]] = {}
+        ahead: dict[Key, dict[Dependence, None]] = {}
         for read in reads(step.body):
             if read.tensor in self.inputs:
                 for key, dependence in self._visit(read, step):
@@ -212,7 +212,7 @@ class _Flow:
                     index = read.index[key.slot]
                     side = _shifted(Mode.POINT, index, False, _direction(index))
                     if side is not Mode.POINT and not key.indexed:
-                        ahead.setdefault(key, {})[dependence] = side
+                        ahead.setdefault(key, {})[replace(dependence, mode=side, whole=False)] = None
             elif read.tensor in self.facts:
                 self._arrive(read, arriving)
         for key, facts in arriving.items():
@@ -223,9 +223,8 @@ class _Flow:
             for group in groups:
                 visit = self._level(step, key, group, arriving.get(key, {}))
                 self.visits.setdefault(key, []).append(visit)
-                shift = ahead.get(key, {}).get(group)
-                held = group if shift is None else replace(group, mode=shift, whole=False)
-                arriving.setdefault(key, {})[held] = (visit.level, visit, step.target)
+                for held in (group, *(d for d in ahead.get(key, {}) if d.ranks == group.ranks)):
+                    arriving.setdefault(key, {})[held] = (visit.level, visit, step.target)
         for key, facts in arriving.items():
             waits = [level + 1 for d, (level, _, _) in facts.items() if d.mode is Mode.ALL]
             if waits:

@@ -322,7 +322,9 @@ class _Emission:
             if anchor.name not in self.shifts:  # a state of an earlier pass may have it too
                 self._anchor(anchor, state, components)
                 self.shifts[anchor.name] = self._shift(anchor, after)
-            exponential = any(s for b in state.accumulators for n, _, s in b.powers if n == anchor.name)
+            exponential = any(
+                s for b in state.accumulators for n, _, s in b.powers if n == anchor.name
+            )
             if exponential and anchor.name not in self.decays:
                 self.decays[anchor.name] = self._decay(anchor, here, after)
         by_name = {a.name: a for a in state.anchors}
@@ -517,9 +519,7 @@ def _reinlined(einsums: list[Einsum], source: Cascade) -> list[Einsum]:
     return [e for e in einsums if e.tensor in bodies and e.tensor in left] + result
 
 
-def _read_inputs(
-    einsums: list[Einsum], source: Cascade, ranks: list[Rank]
-) -> tuple[Tensor, ...]:
+def _read_inputs(einsums: list[Einsum], source: Cascade, ranks: list[Rank]) -> tuple[Tensor, ...]:
     """The inputs that matter: those that are read, or that alone give an extent."""
     read = {r.tensor for e in einsums for r in reads(e.body)}
     named = {n for rank in ranks for n in symbols(rank.extent) if n != rank.name.upper()}

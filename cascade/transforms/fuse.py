@@ -39,12 +39,11 @@ from cascade.transforms.normal_form import (
     normal_form,
     of_monomial,
     power,
-    replace_atoms,
     scale,
 )
 from cascade.transforms.ranges import Range, Ranges
 from cascade.transforms.separate import Classes, Refusal, is_trivial, separate
-from cascade.transforms.spell import to_expr
+from cascade.transforms.spell import in_order, to_expr
 
 MAX = "max"
 MEAN = "mean"
@@ -308,9 +307,7 @@ class _Planner:
 
         return visit(e), found
 
-    def _only_class(
-        self, index: Expr, slot: str, present: tuple[Expr, ...]
-    ) -> Coordinate | None:
+    def _only_class(self, index: Expr, slot: str, present: tuple[Expr, ...]) -> Coordinate | None:
         """`i` where every point that counts has `index == i`, for a rank i of the slot's extent."""
         if self.rank not in free_ranks(index):
             return None
@@ -482,7 +479,7 @@ class _Planner:
         apart.
         """
         grouped: dict[tuple[tuple[str, int, Fraction], ...], Poly] = {}
-        for monomial, coefficient in chi.terms:
+        for monomial, coefficient in in_order(chi):
             key = _degrees(monomial, used)
             grouped[key] = add(
                 grouped.get(key, Poly(frozenset())), of_monomial(monomial, coefficient)
@@ -602,7 +599,7 @@ class _Planner:
             ((base, n),) = single[0].powers
             x = base if n == 1 and single[1] == 1 else None
         result = Poly(frozenset())
-        for monomial, coefficient in poly.terms:
+        for monomial, coefficient in in_order(poly):
             factor = None if monomial.exponent is None else _multiple(monomial.exponent, unit)
             if monomial.exponent is None or factor is None:
                 result = add(result, of_monomial(monomial, coefficient))
@@ -678,7 +675,7 @@ class _Planner:
         step = body.step
         assert step.op is not None
         poly = self._normal(body.expr)
-        for monomial, _ in poly.terms:
+        for monomial, _ in in_order(poly):
             if all(classes.of_monomial(monomial)):
                 break
         else:
@@ -743,7 +740,7 @@ class _Planner:
 def _by_condition(poly: Poly, classes: Classes) -> list[tuple[tuple[Expr, ...], Poly]]:
     """The terms of a poly, grouped by the streamed conditions under which they count."""
     groups: dict[tuple[Expr, ...], list[tuple[Monomial, Fraction]]] = {}
-    for monomial, coefficient in poly.terms:
+    for monomial, coefficient in in_order(poly):
         conditions: list[Expr] = []
         rest: list[tuple[Atom, Fraction]] = []
         for a, n in monomial.powers:

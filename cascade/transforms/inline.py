@@ -21,7 +21,6 @@ from cascade.ir.walk import (
 )
 from cascade.transforms.presence import Presence
 
-
 MOST_NODES = 800  # of an inlined body
 
 

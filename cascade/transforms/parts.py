@@ -156,7 +156,8 @@ class _Parts:
 
     def _init(self) -> Cascade:
         einsums = [Einsum(c.name, c.ranks, c.identity) for c in self._components()]
-        return self._cascade("init", [], einsums, [c.name for c in self._components()])
+        names = [c.name for c in self._components()]
+        return self._cascade("init", [], einsums, names, self.source.params)
 
     # -- lift
     def _lift(self) -> Cascade:
@@ -273,7 +274,8 @@ class _Parts:
             name = f.step.target
             body = combine(f.step.op or "", a(name), b(name))
             einsums.append(Einsum(self.names.of(name), f.step.ranks, body))
-        return self._cascade("merge", inputs, einsums, [c.name for c in self._components()])
+        names = [c.name for c in self._components()]
+        return self._cascade("merge", inputs, einsums, names, self.source.params)
 
     def _transport(self) -> Cascade:
         a, b = self._reader("_a"), self._reader("_b")
@@ -290,7 +292,8 @@ class _Parts:
             einsums.append(Einsum(self.names.of(acc.name), acc.ranks, body))
         used = {r.tensor for e in einsums for r in reads(e.body)}
         kept = [t for t in inputs if t.name in used]
-        return self._cascade("transport", kept, einsums, [e.tensor for e in einsums])
+        names = [e.tensor for e in einsums]
+        return self._cascade("transport", kept, einsums, names, self.source.params)
 
     # -- finalise
     def _finalise(self) -> Cascade:

@@ -50,7 +50,7 @@ class Range:
     def fits_exponent(self) -> bool:
         """Whether exp of it, and sums of many of them, are far from both ends of a float."""
         known = self.low > -INF and self.high < INF
-        return max(-self.low, self.high) <= LARGEST_EXPONENT if known else self.bounded
+        return known and max(-self.low, self.high) <= LARGEST_EXPONENT
 
 
 class Ranges:

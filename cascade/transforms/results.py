@@ -74,9 +74,7 @@ class Results:
 
         return transform(e, rule)
 
-    def with_results(
-        self, p: Poly, every: bool = False, within: Fused | None = None
-    ) -> Poly:
+    def with_results(self, p: Poly, every: bool = False, within: Fused | None = None) -> Poly:
         """Results that are a single term are written out: their exponentials cancel.
 
         Only where they have a point whenever the result `within` has one.

@@ -30,7 +30,7 @@ from cascade.transforms.normal_form import (
     of_monomial,
     scale,
 )
-from cascade.transforms.spell import atom_expr, to_expr
+from cascade.transforms.spell import atom_expr, in_order, to_expr
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ Separated = tuple[tuple[Poly, Poly], ...]  # (chi, rho) pairs
 def separate(body: Poly, classes: Classes) -> Separated | Refusal:
     """The pairs (chi, rho) with body = sum of rho * chi, as few as exact proportionality shows."""
     by_chi: dict[Monomial, Poly] = {}
-    for monomial, coefficient in body.terms:
+    for monomial, coefficient in in_order(body):
         split = _split(monomial, classes)
         if isinstance(split, Refusal):
             return split
@@ -93,7 +93,7 @@ def _split(m: Monomial, classes: Classes) -> tuple[Monomial, Monomial] | Refusal
         (chi if streamed else rho).append((a, n))
     above: list[tuple[Monomial, Fraction]] = []
     below: list[tuple[Monomial, Fraction]] = []
-    for term, coefficient in m.exponent.terms if m.exponent is not None else ():
+    for term, coefficient in in_order(m.exponent) if m.exponent is not None else ():
         streamed, result = classes.of_monomial(term)
         if streamed and result:
             return _mixed_exponent(term)

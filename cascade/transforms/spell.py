@@ -26,6 +26,11 @@ def to_expr(p: Poly) -> Expr:
     return result
 
 
+def in_order(p: Poly) -> list[tuple[Monomial, Fraction]]:
+    """The terms of a poly in a stable order."""
+    return sorted(p.terms, key=lambda t: (print_expr(_term(t[0], Fraction(1))), t[1]))
+
+
 def _order(part: tuple[Expr, bool]) -> tuple[bool, int, str]:
     text = print_expr(part[0])
     return (not part[1], -len(text), text)

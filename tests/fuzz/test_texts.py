@@ -57,4 +57,4 @@ def test_every_seed_is_a_cascade_unless_it_shows_a_mistake():
             accepted += bool(cascade.parse(text).outputs)
         except CascadeError:
             pass
-    assert accepted > len(texts) // 2
+    assert accepted > 80  # the rest are the specs that show mistakes

@@ -98,13 +98,15 @@ def extents(c: Cascade, streamed: str, length: int, seed: int, sizes: Arrays) ->
     found = {r: int(chance.integers(1, 5)) for r in dict.fromkeys(names)}
     found[streamed] = length
     found |= {r: int(sizes[r.upper()]) for r in found if r.upper() in sizes and r != streamed}
-    square = "P == M" in str(c) or {"p", "m"} <= set(found) and "m <= p" in str(c)
+    square = "P == M" in str(c) or ({"p", "m"} <= set(found) and "m <= p" in str(c))
     if square and "p" in found:
         found["p"] = found["m"] = length
     return found
 
 
-def situations(c: Cascade, streamed: str, large: bool, sizes: Arrays) -> Iterator[tuple[dict[str, int], int, float, float]]:
+def situations(
+    c: Cascade, streamed: str, large: bool, sizes: Arrays
+) -> Iterator[tuple[dict[str, int], int, float, float]]:
     """(extents, seed, size, fraction of -inf)"""
     for n, length in enumerate((0, 1, 2, 5, 7, 13)):
         yield extents(c, streamed, length, n, sizes), n, 1.0, 0.0

@@ -1,7 +1,7 @@
 """Specs of the derivation tests, none with a hint, and what each must become.
 
-`p` counts rows and `m` is streamed. `low[p]` and `high[p]` bound the keys that a row sees, so that rows
-may be empty and may start late.
+`p` counts rows and `m` is streamed. `low[p]` and `high[p]` bound the keys that a row sees, so that
+rows may be empty and may start late.
 """
 
 from __future__ import annotations
@@ -88,7 +88,9 @@ SPECS += [
         "masked_entropy",
         3,
         1,
-        "import std\n" + MASKED + SOFTMAX
+        "import std\n"
+        + MASKED
+        + SOFTMAX
         + "O[p,f] = A[p,m] * v[m,f]\nH[p] = -sum[m](xlogx(A[p,m]))\n"
         "L[p] = select(D[p] > 0, log(D[p]) + G[p], -inf)\noutput O, L, H",
     ),
@@ -206,7 +208,9 @@ SPECS += [
         3,
         1,
         MASKED.replace("X[p,m] = c[p,m]", "X[p,m] = c[p,m] + select(m == 0, log(gamma), 0)")
-        + "param gamma = 1.5\n" + SOFTMAX + "O[p,f] = A[p,m] * v[m,f]\noutput O",
+        + "param gamma = 1.5\n"
+        + SOFTMAX
+        + "O[p,f] = A[p,m] * v[m,f]\noutput O",
     ),
     Spec(
         "temperature_before",
@@ -283,8 +287,7 @@ SPECS += [
         4,
         3,
         "input Q[p,e], K[m,e], V[m,f]\nparam limit = 0.1, beta = 0.4\nrequire P == M\n"
-        "X[p,m] = Q[p,e] * K[m,e] where m <= p\n" + SOFTMAX
-        + "C[m] = sum[p](A[p,m]) / (M - m)\n"
+        "X[p,m] = Q[p,e] * K[m,e] where m <= p\n" + SOFTMAX + "C[m] = sum[p](A[p,m]) / (M - m)\n"
         "K1[m] = C[m] > limit and m != 0\n"
         "S[p] = sum[m](A[p,m] where K1[m])\n"
         "W[p,m] = select(K1[m], beta, 1 + (1 - beta) * S[p] / (1 - S[p]))\n"
@@ -327,7 +330,8 @@ SPECS += [
         "linear_in_a_result",
         4,
         1,
-        "input c[p,m], d[p,m], v[m,f]\nR[p] = sum[m](d[p,m])\nX[p,m] = c[p,m]\n" + SOFTMAX
+        "input c[p,m], d[p,m], v[m,f]\nR[p] = sum[m](d[p,m])\nX[p,m] = c[p,m]\n"
+        + SOFTMAX
         + "O[p,f] = sum[m](A[p,m] * d[p,m] * R[p] * v[m,f])\nT[p] = sum[m](A[p,m] * d[p,m])\n"
         "Y[p,f] = sum[m](A[p,m] * T[p] * v[m,f]) + O[p,f]\noutput Y",
     ),

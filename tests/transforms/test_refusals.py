@@ -61,8 +61,7 @@ CASES = [
     ),
     Case(
         "gaussian_around_a_result",
-        "input c[p,m]\nR[p] = mean[m](c[p,m])\n"
-        "T[p] = sum[m](exp(-((c[p,m] - R[p])**2)))\noutput T",
+        "input c[p,m]\nR[p] = mean[m](c[p,m])\nT[p] = sum[m](exp(-((c[p,m] - R[p])**2)))\noutput T",
         2,
         2,
         "T",
@@ -121,8 +120,7 @@ CASES = [
     ),
     Case(
         "threshold_by_a_result",
-        "input c[p,m]\nR[p] = mean[m](c[p,m])\n"
-        "T[p] = sum[m](c[p,m] where c[p,m] > R[p])\noutput T",
+        "input c[p,m]\nR[p] = mean[m](c[p,m])\nT[p] = sum[m](c[p,m] where c[p,m] > R[p])\noutput T",
         2,
         2,
         "T",

@@ -1,5 +1,5 @@
-"""A cascade point by point in another arithmetic: float32, with every intermediate result rounded, or
-mpmath, with as many digits as it takes. Absent points are None.
+"""A cascade point by point in another arithmetic: float32, with every intermediate result rounded,
+or mpmath, with as many digits as it takes. Absent points are None.
 """
 
 from __future__ import annotations
