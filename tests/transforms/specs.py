@@ -63,7 +63,7 @@ SPECS = [
     Spec("sliding_window", 3, 1),
     Spec("grouped_query", 3, 1, settings={"H": 4, "G": 2}),
     Spec("differential_attention", 3, 1),
-    Spec("soft_cap", 3, 1, anchored=False, says=("tanh lies in",)),
+    Spec("soft_cap", 3, 1, anchored=True),
     Spec("cosine_attention", 3, 1),
     Spec("entropy", 3, 1),
     Spec("var_class_split", 4, 1),
