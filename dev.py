@@ -48,7 +48,7 @@ Step = tuple[str, list[str]]
 
 def main(arguments: list[str]) -> int:
     if arguments == ["demo"]:
-        install(".")
+        install(".[plot,safetensors]")
         return run_all(DEMO)
     if arguments[:1] == ["test"]:
         install(".[dev]")

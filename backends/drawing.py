@@ -533,7 +533,7 @@ def _paint(g: Graph, target: Path, form: str) -> None:
         raise input_error(
             "missing-package",
             f"drawing .{form} needs the package matplotlib",
-            "install it: `pip install cascade-attention[plot]`",
+            "install it: `pip install matplotlib`",
             "or write .dot, the language of Graphviz, which needs no package",
         ) from None
     made = layout(g)

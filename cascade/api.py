@@ -131,7 +131,9 @@ def chunk(spec: Cascade) -> Chunked:
 
 
 def check_derivation(spec: Cascade, derivation: Derivation, trials: int = 21) -> dict[str, Any]:
-    """Replay a derivation: each obligation by itself, then both cascades on random and extreme data."""
+    """Replay a derivation: each obligation by itself, then both cascades on random and extreme
+    data.
+    """
     from cascade.backends.compare import compare
     from cascade.transforms.check import check
 
@@ -237,6 +239,15 @@ def format_file(path: str) -> tuple[str, str]:
     return source.text, format_text(source)
 
 
+def emit(path: str, spec: Cascade, source: str) -> None:
+    """Write a cascade as canonical text. Never over the file it came from. Raises `InputError`."""
+    from cascade.frontends.dsl.format import format_text
+
+    if Path(path).exists() and Path(source).exists() and Path(path).samefile(source):
+        raise input_error("file-write", f"{path} is the spec itself", "choose another file")
+    new_text(path, format_text(Source(path, str(spec))))
+
+
 def replace_text(path: str, text: str) -> None:
     """Replace a file as a whole: a failure leaves the old one."""
     target = Path(path).resolve()
@@ -337,7 +348,8 @@ def _first_sentence(text: str) -> str:
         if not line.startswith("#"):
             break
         words += line.lstrip("# ").split()
-    return re.split(r"(?<!et al)[.:;] ", " ".join(words))[0].rstrip(".")
+    sentence = re.split(r"(?<!et al)[.:] ", " ".join(words))[0].rstrip(".")
+    return sentence if sentence.count("(") == sentence.count(")") else sentence.split(" (")[0]
 
 
 def example_text(name: str) -> str:

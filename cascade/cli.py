@@ -230,7 +230,7 @@ def derive(
     found: Any = api.chunk(c) if chunked else api.derive(c, steps)
     checked = api.check_derivation(c, found) if recheck else None
     if emit is not None:
-        api.new_text(emit, str(found.result))
+        api.emit(emit, found.result, spec)
     if as_json:
         _print_json({**found.to_dict(), **({"check": checked} if checked else {})})
     else:

@@ -86,8 +86,8 @@ def _safetensors() -> Any:
     except ImportError:
         raise input_error(
             "missing-package",
-            "reading .safetensors needs the package safetensors",
-            "install it: `pip install cascade-attention[safetensors]`",
+            ".safetensors files need the package safetensors",
+            "install it: `pip install safetensors`",
         ) from None
     safetensors.numpy.SafetensorError = safetensors.SafetensorError  # type: ignore[attr-defined]
     return safetensors.numpy

@@ -26,8 +26,9 @@ class Relation:
         name, slot = self.tensor, self.slot_rank
         if self.sign == "all":
             return f"{self.output} reads all of {name} along {slot}"
-        where = f"{slot} {self.sign} {self.rank}"
-        return f"{self.output}[{self.rank}] reads {name}[{slot}] only for {where}"
+        other = slot if slot != self.rank else f"{slot}'"
+        where = f"{other} {self.sign} {self.rank}"
+        return f"{self.output}[{self.rank}] reads {name}[{other}] only for {where}"
 
 
 def relations(cascade: Cascade, passes: Passes) -> tuple[Relation, ...]:

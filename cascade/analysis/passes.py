@@ -212,7 +212,9 @@ class _Flow:
                     index = read.index[key.slot]
                     side = _shifted(Mode.POINT, index, False, _direction(index))
                     if side is not Mode.POINT and not key.indexed:
-                        ahead.setdefault(key, {})[replace(dependence, mode=side, whole=False)] = None
+                        ahead.setdefault(key, {})[replace(dependence, mode=side, whole=False)] = (
+                            None
+                        )
             elif read.tensor in self.facts:
                 self._arrive(read, arriving)
         for key, facts in arriving.items():

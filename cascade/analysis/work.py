@@ -40,9 +40,11 @@ def step_work(step: Step) -> StepWork:
     found: dict[str, list[Count]] = {}
     body = step.body.body if isinstance(step.body, Where) else step.body
     fused: Expr | None = None
-    if step.op == "sum" and isinstance(body, Map) and body.op == "*":
-        fused = body
-    _maps(step.body, fused, found)
+    if step.op == "sum":
+        body = _hoisted(body, step, found)
+        if isinstance(body, Map) and body.op == "*":
+            fused = body
+    _maps(body, fused, found)
     if step.op is not None:
         ranks = set(free_ranks(step.body)) | set(step.bound)
         kind = (
@@ -54,6 +56,24 @@ def step_work(step: Step) -> StepWork:
         )
         found.setdefault(kind, []).append(Count.of(ranks))
     return StepWork(step, {k: total(c) for k, c in found.items()})
+
+
+def _hoisted(e: Expr, step: Step, found: dict[str, list[Count]]) -> Expr:
+    """Without outer factors that the summed ranks do not touch: they cost once per result."""
+    while isinstance(e, Map) and e.op in ("*", "/"):
+        free = [not set(free_ranks(a)) & set(step.bound) for a in e.args]
+        if free[1]:
+            inner, outer = e.args
+        elif free[0] and e.op == "*":
+            outer, inner = e.args
+        else:
+            break
+        if free_ranks(outer):
+            _maps(outer, None, found)
+        if step.ranks:
+            found.setdefault(_kind(e), []).append(Count.of(step.ranks))
+        e = inner
+    return e
 
 
 def _maps(e: Expr, fused: Expr | None, found: dict[str, list[Count]]) -> None:

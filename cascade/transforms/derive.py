@@ -89,6 +89,7 @@ class Derivation:
     passes_after: dict[str, int]
     plans: tuple[Plan, ...] = field(default=(), compare=False, repr=False)
     states: tuple[State, ...] = field(default=(), compare=False, repr=False)
+    complete: bool = True  # false where steps were left out on request
 
     def to_dict(self) -> dict[str, object]:
         return {
@@ -116,8 +117,12 @@ class Derivation:
             + [_step_text(n, s) for n, s in enumerate(self.steps, 1)]
             + ([_remarks_text(self.remarks)] if self.remarks else [])
             + ([_obstacles_text(self.obstacles)] if self.obstacles else [])
-            + [f"Derived ({HONEST}):\n\n{self.result}".rstrip()]
+            + ([self._ending()] if self.steps else [])
         )
+
+    def _ending(self) -> str:
+        title = f"Derived ({HONEST})" if self.complete else f"After {len(self.steps)} steps"
+        return f"{title}:\n\n{self.result}".rstrip()
 
 
 def derive(cascade: Cascade, most: int | None = None) -> Derivation:
@@ -154,6 +159,7 @@ def derive(cascade: Cascade, most: int | None = None) -> Derivation:
         count_passes(current).of_rank(),
         tuple(plans),
         tuple(states),
+        most is None or len(steps) < most,
     )
 
 
@@ -219,7 +225,9 @@ def _stream(cascade: Cascade, rank: str, most: int | None) -> _Streamed | None:
 
 
 def _reads_its_inputs(cascade: Cascade) -> bool:
-    """Whether no input is left with only its extents in use: where it cancels, it stays as it is."""
+    """Whether no input is left with only its extents in use: where it cancels, it stays as it
+    is.
+    """
     read = {r.tensor for e in cascade.einsums for r in reads(e.body)}
     return all(t.name in read for t in cascade.inputs)
 
@@ -431,8 +439,9 @@ def _heading(d: Derivation) -> str:
     changed = [
         f"{r}: {n} -> {d.passes_after.get(r, n)}" for r, n in d.passes_before.items() if n > 1
     ]
-    passes = ", ".join(changed) if changed else "every rank is traversed once already"
-    return f"{d.source.name}: passes {passes}"
+    if not changed:
+        return f"{d.source.name}: every rank is traversed once already"
+    return f"{d.source.name}: passes {', '.join(changed)}"
 
 
 def _step_text(n: int, s: Step) -> str:

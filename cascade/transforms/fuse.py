@@ -211,7 +211,7 @@ class _Planner:
         """
         if not isinstance(e, Map) or e.op not in ("select", "??", "min", "max", "clamp"):
             return False
-        depends = any(self.stream.depends_deeply(r.tensor) for r in reads(e))
+        depends = any("#" in r.tensor or self.stream.depends_deeply(r.tensor) for r in reads(e))
         split = depends or (self._splits_choices and e.op == "select")
         return self.rank not in free_ranks(e) or not split
 
@@ -513,12 +513,8 @@ class _Planner:
         order = [*step.ranks, *body.summed]
         kept = tuple(r for r in order if r in ranks and r not in step.bound)
         for known in self.result.accumulators.values():
-            if (known.chi, known.present, known.ranks, known.bound) == (
-                chi,
-                streamed,
-                kept,
-                step.bound,
-            ):
+            same = (known.op, known.chi, known.present) == ("sum", chi, streamed)
+            if same and (known.ranks, known.bound) == (kept, step.bound):
                 return known
         name = self._fresh(f"{step.target.split('.')[0]}s")
         accumulator = Accumulator(name, "sum", kept, step.bound, chi, streamed, key)
@@ -645,6 +641,8 @@ class _Planner:
                     )
                     return Map("+", (shifted, delta))
                 return Map(e.op, (visit(e.args[0]), visit(e.args[1])), e.span)
+            if self._stays_whole(e):
+                return e
             if isinstance(e, Map) and e.op in ("*", "/", "neg", "**", "select"):
                 return rebuild(e, tuple(visit(a) for a in e.args))
             return e

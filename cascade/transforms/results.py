@@ -47,6 +47,8 @@ class Results:
             value = self._by_class(fused)
         else:
             value = self.spelled(self.with_results(fused.value, within=fused))
+        if isinstance(value, Const):
+            value = Const(float(value.value))  # a sum of reals, although all its terms cancel
         if fused.summed:
             value = Reduce("sum", fused.summed, value)
         value = self._guarded_result(step, fused, value)
