@@ -193,7 +193,7 @@ class _Emission:
         """An exponential of the tile that several statements read is a tensor, computed once."""
         uses: dict[Expr, int] = {}
         for e in einsums:
-            for node in {n for n in walk(e.body) if _is_tile_exponential(n, self.step_rank)}:
+            for node in {n for n in walk(e.body) if self._may_share(n)}:
                 uses[node] = uses.get(node, 0) + 1
         shared = {e: self.names.fresh("S") for e, n in uses.items() if n > 1}
         if not shared:
@@ -218,6 +218,12 @@ class _Emission:
                     done.add(name)
             result.append(replace(e, body=body))
         return result
+
+    def _may_share(self, e: Expr) -> bool:
+        """An exponential of the tile that is absent past the end of the rank by itself."""
+        if not _is_tile_exponential(e, self.step_rank):
+            return False
+        return self.partition is None or _reads_inside(e, self.point)
 
     # -- statements that stay
     def _keep(self, step: Step) -> None:

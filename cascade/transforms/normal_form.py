@@ -265,6 +265,16 @@ def take_out(p: Poly) -> tuple[Monomial, Poly]:
     return common, rest
 
 
+def factored(p: Poly) -> Poly:
+    """The same value with the common monomial outside: infinite factors then meet one sum."""
+    if len(p.terms) < 2:
+        return p
+    common, rest = take_out(p)
+    if common == UNIT:
+        return p
+    return multiply(of_monomial(common), atom(Total(rest)))
+
+
 def _shared_exponent(monomials: list[Monomial]) -> Poly | None:
     if any(m.exponent is None for m in monomials):
         return None
@@ -354,6 +364,8 @@ class _Normal:
                 return power(p, Fraction(-1, 2), self.positive)
             case "log":
                 return self._log(p)
+            case "abs" if p.single() is not None:
+                return self._abs(p)
             case "sigmoid":
                 return power(add(ONE, exponential(scale(p, -1))), Fraction(-1), self.positive)
             case "tanh":
@@ -372,6 +384,17 @@ class _Normal:
         if base is not None and base[1] > 0 and all(self.positive(a) for a, _ in base[0].powers):
             return exponential(multiply(q, self._log(p)))
         return atom(Opaque("**", (p, q)))
+
+    def _abs(self, p: Poly) -> Poly:
+        """|c x^n y exp(z)| = |c| |x|^n |y| exp(z), for whole powers."""
+        ((monomial, coefficient),) = p.terms
+        if any(n.denominator != 1 for _, n in monomial.powers):
+            return atom(Opaque("abs", (p,)))
+        result = of_monomial(Monomial(frozenset(), monomial.exponent), abs(coefficient))
+        for a, n in monomial.powers:
+            bare = n.numerator % 2 == 0 or self.positive(a) or _is_absolute(a)
+            result = multiply(result, atom(a if bare else Opaque("abs", (atom(a),)), n))
+        return result
 
     def _log(self, p: Poly) -> Poly:
         single = p.single()
@@ -418,6 +441,10 @@ class _Normal:
 
 def _replaced(e: Expr, old: Expr, new: Expr) -> Expr:
     return transform(e, lambda n: new if n == old else None)
+
+
+def _is_absolute(a: Atom) -> bool:
+    return isinstance(a, Opaque) and a.op == "abs"
 
 
 def _whole(p: Poly) -> Poly:

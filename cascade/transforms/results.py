@@ -15,7 +15,7 @@ from cascade.ir.ops import REDUCERS
 from cascade.ir.walk import conjunction, free_ranks, substitute, transform
 from cascade.transforms.fuse import MAX, Fused, Plan
 from cascade.transforms.naming import Names
-from cascade.transforms.normal_form import Atom, Poly, atom, atoms, replace_atoms
+from cascade.transforms.normal_form import Atom, Poly, atom, atoms, factored, replace_atoms
 from cascade.transforms.ranges import Ranges
 from cascade.transforms.spell import to_expr
 from cascade.transforms.state import guarded, kappa
@@ -126,7 +126,7 @@ class Results:
 
     def spelled(self, p: Poly) -> Expr:
         """A poly over accumulators as an expression over the final state."""
-        return self._ended(to_expr(p))
+        return self._ended(to_expr(factored(p)))
 
     def _ended(self, e: Expr) -> Expr:
         ranks = {a.name: a.ranks for a in self.plan.anchors.values()}

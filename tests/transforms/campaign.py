@@ -119,7 +119,7 @@ class Generator:
         body = "\n".join(lines)
         used = [i for n, i in INPUTS.items() if re.search(rf"\b{n}\b", body)]
         param = "param alpha = 0.75\n" if "alpha" in body else ""
-        rows = "" if re.search(r"\b[cdq]\[p", body) else "rank p < 2\n"
+        rows = "" if re.search(r"\b(c|d|q|low|high)\[p", body) else "rank p < 2\n"
         columns = "" if re.search(r"\b(c\[p,m|d\[p,m|w\[m|kind\[m)", body) else "rank m < 3\n"
         return (
             f"cascade random\ninput {', '.join(used)}\n{param}{rows}{columns}{body}\n"

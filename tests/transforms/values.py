@@ -53,11 +53,18 @@ def _power(a: Any, b: Any) -> Any:
     return _divided(1, a**-b) if b < 0 else a**b
 
 
+def _exp(a: Any) -> Any:
+    """exp; beyond 10^(10^6) it is infinite, since mpmath would compute every digit."""
+    if abs(a) > 10**6:
+        return mpmath.inf if a > 0 else mpmath.mpf(0)
+    return mpmath.exp(a)
+
+
 EXACT: Maps = {
     **COMMON,
     "/": _divided,
     "**": _power,
-    "exp": mpmath.exp,
+    "exp": _exp,
     "log": lambda a: mpmath.log(a) if a > 0 else -mpmath.inf if a == 0 else mpmath.nan,
     "sqrt": lambda a: mpmath.sqrt(a) if a >= 0 else mpmath.nan,
     "rsqrt": lambda a: _divided(1, mpmath.sqrt(a)) if a >= 0 else mpmath.nan,
