@@ -364,8 +364,10 @@ class _Normal:
                 return power(p, Fraction(-1, 2), self.positive)
             case "log":
                 return self._log(p)
-            case "abs" if p.single() is not None:
-                return self._abs(p)
+            case "abs" if p.is_zero:
+                return ZERO
+            case "abs":
+                return self._abs_of_sum(p)
             case "sigmoid":
                 return power(add(ONE, exponential(scale(p, -1))), Fraction(-1), self.positive)
             case "tanh":
@@ -384,6 +386,17 @@ class _Normal:
         if base is not None and base[1] > 0 and all(self.positive(a) for a, _ in base[0].powers):
             return exponential(multiply(q, self._log(p)))
         return atom(Opaque("**", (p, q)))
+
+    def _abs_of_sum(self, p: Poly) -> Poly:
+        """|m (x + y)| = |m| |x + y|, and |x + y| = x + y where every term is positive."""
+        if p.single() is not None:
+            return self._abs(p)
+        common, rest = take_out(p)
+        if all(c > 0 and all(self.positive(a) for a, _ in m.powers) for m, c in rest.terms):
+            return multiply(self._abs(of_monomial(common)), rest)
+        if common == UNIT or rest.single() is not None:
+            return atom(Opaque("abs", (p,)))
+        return multiply(self._abs(of_monomial(common)), atom(Opaque("abs", (rest,))))
 
     def _abs(self, p: Poly) -> Poly:
         """|c x^n y exp(z)| = |c| |x|^n |y| exp(z), for whole powers."""
