@@ -147,7 +147,7 @@ class _Kinds:
                     "kind", message, e.span, "make two inputs of it, or compare one of them"
                 )
         elif isinstance(e, Map) and MAPS[e.op].gives == "same" and kind == "int":
-            for arg in e.args:
+            for arg in e.args[1:] if e.op == "select" else e.args:
                 self._need(arg, kind)
 
     def _want(self, e: Expr, kind: str, what: str) -> None:

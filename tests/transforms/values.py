@@ -15,6 +15,7 @@ import numpy as np
 from cascade.ir.cascade import Cascade
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Symbol, Where
 from cascade.ir.extents import bind
+from cascade.ir.walk import conjuncts, free_ranks
 
 Place = tuple[int, ...]
 Maps = Mapping[str, Callable[..., Any]]
@@ -142,6 +143,10 @@ class Values:
             case Where(body, condition):
                 return self.of(body, at) if self.of(condition, at) else None
             case Reduce(op, ranks, body):
+                outer = conjuncts(body.condition) if isinstance(body, Where) else ()
+                passing = [c for c in outer if not set(free_ranks(c)) & set(ranks)]
+                if not all(self.of(c, at) for c in passing):
+                    return None
                 return self._reduced(op, [self.of(body, p) for p in self._points(ranks, at)])
             case Map("select", (condition, yes, no)):
                 chosen = self.of(condition, at)
