@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from cascade.analysis.normalise import Step as NormalStep
+from cascade.analysis.normalise import normalise
 from cascade.analysis.passes import count_passes
 from cascade.analysis.work import step_work, sum_work
 from cascade.ir.cascade import Cascade
@@ -107,7 +109,8 @@ class Derivation:
         it.
         """
         parts = [_heading(self)]
-        parts.append(_obstacles_text(self.obstacles) if self.obstacles else "No barrier remains.")
+        none = "No barrier remains." if self.complete else "Not all steps were taken."
+        parts.append(_obstacles_text(self.obstacles) if self.obstacles else none)
         parts += [_remarks_text(self.remarks)] if self.remarks else []
         return "\n\n".join([*parts, f"({HONEST})"])
 
@@ -134,6 +137,7 @@ def derive(cascade: Cascade, most: int | None = None) -> Derivation:
     remarks: list[str] = []
     plans: list[Plan] = []
     states: list[State] = []
+    able: set[str] = set()  # reductions that could join, in a form that gains nothing by it
     for rank in _ranks_to_stream(cascade, before):
         if most is not None and len(steps) >= most:
             break
@@ -143,12 +147,19 @@ def derive(cascade: Cascade, most: int | None = None) -> Derivation:
             continue
         obstacles += [_obstacle(b, rank, streamed.plan) for b in streamed.plan.barriers]
         remarks += _remarks(streamed.plan, streamed.enabled)
+        if streamed.cancels:
+            remarks.append(f"over {rank}: an input cancels altogether, and is read as written")
+        if not streamed.steps:
+            able |= {f.step.label() for f in streamed.plan.fused.values() if f.laws}
         if streamed.steps:
             current = streamed.result
             steps += streamed.steps
             plans.append(streamed.plan)
             numbers = sorted({streamed.plan.passes[n] for n in streamed.enabled})
             states += [state_of(streamed.plan, n, streamed.enabled) for n in numbers]
+    complete = most is None or len(steps) < most
+    if complete:
+        obstacles += _unexplained(cascade, current, obstacles, able)
     return Derivation(
         cascade,
         current,
@@ -159,7 +170,7 @@ def derive(cascade: Cascade, most: int | None = None) -> Derivation:
         count_passes(current).of_rank(),
         tuple(plans),
         tuple(states),
-        most is None or len(steps) < most,
+        complete,
     )
 
 
@@ -198,6 +209,7 @@ class _Streamed:
     enabled: set[str]
     steps: list[Step]
     result: Cascade
+    cancels: bool = False  # a form with fewer passes would no longer read every input
 
 
 def _stream(cascade: Cascade, rank: str, most: int | None) -> _Streamed | None:
@@ -211,7 +223,12 @@ def _stream(cascade: Cascade, rank: str, most: int | None) -> _Streamed | None:
     whole = emit(found) if order else prepared
     best = count_passes(whole).of_rank().get(counted, 1)
     if best >= passes or not _reads_its_inputs(whole):
-        return _Streamed(found, set(), [], cascade) if found.barriers or found.bounded else None
+        kept = best < passes
+        return (
+            _Streamed(found, set(), [], cascade, kept)
+            if found.barriers or found.bounded or kept
+            else None
+        )
     enabled: set[str] = set()
     steps: list[Step] = []
     for name in order:
@@ -388,12 +405,12 @@ def _guard_text(fused: Fused, found: Plan) -> str:
 
 
 def _work(c: Cascade) -> dict[str, str]:
-    from cascade.analysis.normalise import normalise
-
     return {k: str(v) for k, v in sum_work([step_work(s) for s in normalise(c)]).items()}
 
 
 # -- barriers and remarks
+
+OUTSIDE = "statements outside of that recurrence, which do not read its state"
 
 REMEDIES: tuple[tuple[Callable[[str], bool], str], ...] = (
     (
@@ -401,7 +418,11 @@ REMEDIES: tuple[tuple[Callable[[str], bool], str], ...] = (
         "a factor on the outside of the exponential, or a result known before this traversal",
     ),
     (lambda r: "addition theorem" in r, "an exponential or a polynomial in its place"),
+    (lambda r: "not written out" in r, "a lower power"),
     (lambda r: "power of a sum" in r, "a whole power, or the sum split before"),
+    (lambda r: "root of a product" in r, "factors proved positive"),
+    (lambda r: "a value at each" in r, "a value there that needs no result of this traversal"),
+    (lambda r: "recurrence" in r, OUTSIDE),
     (lambda r: "condition" in r, "a condition that does not read a result of the same traversal"),
     (
         lambda r: "indexed by" in r,
@@ -421,6 +442,78 @@ def _obstacle(b: Barrier, rank: str, found: Plan) -> Obstacle:
     )
 
 
+def _unexplained(
+    source: Cascade, result: Cascade, known: list[Obstacle], able: set[str]
+) -> list[Obstacle]:
+    """Barriers of the derived form that no refused reduction stands for: a visit that has to wait
+    although nothing in the algebra speaks against it.
+    """
+    inner = {p for partition in source.partitions for p in partition.parts[1:]}
+    partitioned = {p.rank: p.parts for p in source.partitions}
+    counted = count_passes(result)
+    by_target = {s.target: s for s in counted.steps}
+    found: list[Obstacle] = []
+    for count in counted.counts:
+        rank = count.key.rank
+        if count.inside or rank in inner:
+            continue
+        parts = partitioned.get(rank, (rank,))
+        said = {o.statement for o in (*known, *found) if o.rank == parts[0]}
+        said |= able if said else set()
+        for visit in count.chain[1:]:
+            step = visit.step
+            made_for = _producers(said - {o.statement for o in found}, by_target)
+            if step.label() in said or (step.op is None and step.target in made_for):
+                continue
+            said.add(step.label())
+            through = by_target[visit.through].label()
+            reason, remedy = _waiting(step, rank, parts, through)
+            found.append(Obstacle(step.label(), step.line, parts[0], through, reason, remedy))
+    return found
+
+
+def _producers(labels: set[str], by_target: dict[str, NormalStep]) -> set[str]:
+    """The pointwise statements that only exist for statements with these labels to read."""
+    found: set[str] = set()
+    stack = [r.tensor for s in by_target.values() if s.label() in labels for r in reads(s.body)]
+    while stack:
+        step = by_target.get(stack.pop())
+        if step is not None and step.op is None and step.target not in found:
+            found.add(step.target)
+            stack += [r.tensor for r in reads(step.body)]
+    kept = {s.target for s in by_target.values() if s.label() in labels} | found
+    read_by_others = {
+        r.tensor for s in by_target.values() if s.target not in kept for r in reads(s.body)
+    }
+    return found - read_by_others
+
+
+def _waiting(step: NormalStep, rank: str, parts: tuple[str, ...], through: str) -> tuple[str, str]:
+    """Why a visit that no reduction was refused for has to wait, and what would remove it."""
+    late = f"{through}, which is known after the last {rank}"
+    if step.recurs is not None and step.recurs != rank:
+        return (
+            f"it is part of a recurrence over {step.recurs}, whose steps are not streamed",
+            OUTSIDE,
+        )
+    if len(parts) > 1 and rank in step.scope:
+        return (
+            f"it is written over {rank} as a whole, while {parts[0]} is what is streamed",
+            f"the same statement over {' and '.join(parts)}",
+        )
+    if step.op is None:
+        return (
+            f"it has a value at each {rank} and reads {late}",
+            f"a sum over {rank} in its place, which {through} can leave",
+        )
+    if rank not in step.bound:
+        return (
+            f"it reduces {','.join(step.bound)} at each {rank} and reads {late}",
+            f"a form in which {through} leaves the reduction over {','.join(step.bound)}",
+        )
+    return f"it reads {late}", f"{through} known before this traversal"
+
+
 def _remarks(found: Plan, enabled: set[str]) -> list[str]:
     remarks = [
         f"{b.step.label()}: exp of {b.exponent} needs no maximum: {b.why or 'it is bounded'}"
@@ -437,7 +530,9 @@ def _remarks(found: Plan, enabled: set[str]) -> list[str]:
 
 def _heading(d: Derivation) -> str:
     changed = [
-        f"{r}: {n} -> {d.passes_after.get(r, n)}" for r, n in d.passes_before.items() if n > 1
+        f"{r}: {n} -> {d.passes_after.get(r, n)}"
+        for r, n in d.passes_before.items()
+        if max(n, d.passes_after.get(r, n)) > 1
     ]
     if not changed:
         return f"{d.source.name}: every rank is traversed once already"

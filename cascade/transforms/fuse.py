@@ -41,6 +41,7 @@ from cascade.transforms.normal_form import (
     power,
     scale,
 )
+from cascade.transforms.presence import print_condition
 from cascade.transforms.ranges import Range, Ranges
 from cascade.transforms.separate import Classes, Refusal, is_trivial, separate
 from cascade.transforms.spell import in_order, to_expr
@@ -372,9 +373,8 @@ class _Planner:
         outer = tuple(c for c in body.present if c not in streamed)
         for condition in streamed:
             if self._is_late(condition, base):
-                return Refusal(
-                    print_expr(condition), "the condition compares with a result of this pass"
-                )
+                reason = "the condition compares with a result of this pass"
+                return Refusal(print_condition(condition), reason)
         if not body.needs and step.op != "sum":
             return self._plain(body, streamed, outer)
         if step.op == "sum" or (step.op == "count" and body.expr == ONE_EXPR):
@@ -426,6 +426,12 @@ class _Planner:
         if isinstance(parts, Refusal):
             return parts
         terms, names, anchored = parts
+        if anchored and body.step.recurs is not None:
+            return Refusal(
+                body.step.label(),
+                f"it is part of a recurrence over {body.step.recurs}: a running value inside its "
+                "steps cannot be written",
+            )
         if not anchored and not laws:
             return self._plain(body, streamed, outer)
         if anchored:
@@ -701,9 +707,18 @@ class _Planner:
         return self._shifted_extreme(body, op, chi, rho, rest, streamed, outer)
 
     def _sign(self, rho: Poly) -> bool | None:
-        if self.ranges.poly_positive(rho):
+        """Whether a factor is never negative, or never positive, where it is a number."""
+        if self._never_negative(rho):
             return True
-        return False if self.ranges.poly_positive(scale(rho, -1)) else None
+        return False if self._never_negative(scale(rho, -1)) else None
+
+    def _never_negative(self, rho: Poly) -> bool:
+        def squared(a: Atom, n: Fraction) -> bool:
+            return n.denominator % 2 == 0 or n.numerator % 2 == 0 or self.ranges.is_positive(a)
+
+        return self.ranges.poly_positive(rho) or all(
+            c > 0 and all(squared(a, n) for a, n in m.powers) for m, c in rho.terms
+        )
 
     def _shifted_extreme(
         self,

@@ -54,19 +54,22 @@ class Parts:
     finalise: Cascade
 
 
-def parts_of(derivation: Derivation) -> Parts:
-    """The parts of the state of a derivation with a single streamed pass.
+def parts_of(derivation: Derivation, which: int | None = None) -> Parts:
+    """The parts of a state of a derivation: of `states[which]`, or of the only one.
 
-    Raises `CascadeError` where the derived form has several passes, or a reduction that has no
-    merge.
+    Where a rank after another was streamed, the parts of each are of the cascade that its plan
+    began with, `states[which].plan.stream.cascade`. Raises `CascadeError` where there is not one
+    state, or a reduction has no merge.
     """
-    if len(derivation.plans) != 1 or len(derivation.states) != 1:
+    states = derivation.states
+    if which is None and len(states) != 1:
         raise fail(
             "no-state",
             f"`{derivation.source.name}` has no single state: "
-            f"{len(derivation.states)} streamed passes were derived",
+            f"{len(states)} streamed passes were derived",
         )
-    return _Parts(derivation.plans[0], derivation.states[0]).parts()
+    state = states[which or 0]
+    return _Parts(state.plan, state).parts()
 
 
 class _Parts:

@@ -11,6 +11,7 @@ from cascade.analysis.normalise import Step
 from cascade.ir.cascade import Cascade
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Where
 from cascade.ir.ops import MAPS, REDUCERS
+from cascade.ir.printer import print_expr
 from cascade.ir.walk import (
     children,
     conjunction,
@@ -165,3 +166,11 @@ class Presence:
 def is_present(e: Expr) -> Expr:
     """True where `e` is present (NaN included), unknown elsewhere."""
     return Map("or", (Map("==", (e, e)), Map("!=", (e, e))))
+
+
+def print_condition(condition: Expr) -> str:
+    """The text of a condition; that a value is present is said in words."""
+    match condition:
+        case Map("or", (Map("==", (e, same)), _)) if e == same and condition == is_present(e):
+            return f"the presence of {print_expr(e)}"
+    return print_expr(condition)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
+from cascade.ir.expr import Coordinate, Read
 from cascade.ir.printer import print_expr
 from cascade.transforms.normal_form import (
     ONE,
@@ -89,7 +90,7 @@ def _split(m: Monomial, classes: Classes) -> tuple[Monomial, Monomial] | Refusal
     for a, n in m.powers:
         streamed, result = classes.of(a)
         if streamed and result:
-            return _mixed_factor(a)
+            return _mixed_factor(a, n)
         (chi if streamed else rho).append((a, n))
     above: list[tuple[Monomial, Fraction]] = []
     below: list[tuple[Monomial, Fraction]] = []
@@ -104,15 +105,21 @@ def _split(m: Monomial, classes: Classes) -> tuple[Monomial, Monomial] | Refusal
     )
 
 
-def _mixed_factor(a: Atom) -> Refusal:
+def _mixed_factor(a: Atom, power: Fraction) -> Refusal:
     text = print_expr(atom_expr(a))
     match a:
         case Opaque(op, _):
             reason = f"no addition theorem takes {op} of a result and a streamed value apart"
+        case Total() if power > 0 and power.denominator == 1:
+            reason = "a power of a sum of a result and a streamed value is not written out so far"
+        case Total(poly) if len(poly.terms) == 1:
+            reason = "a root of a product comes apart only where its factors are proved positive"
         case Total():
             reason = "a power of a sum of a result and a streamed value has infinite rank"
         case Indicator():
             reason = "the condition compares a streamed value with a result"
+        case Read(_, index) if all(isinstance(i, Coordinate) for i in index):
+            reason = "it has a value at each streamed point and depends on a result of this pass"
         case _:
             reason = "it is indexed by a streamed coordinate and depends on a result of this pass"
     return Refusal(text, reason)

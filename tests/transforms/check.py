@@ -33,6 +33,13 @@ def derived(c: Cascade) -> Derivation:
     for one, two in zip(found.steps, found.steps[1:], strict=False):
         assert one.rank != two.rank or two.passes_before == one.passes_after
     assert all(step.passes_after <= step.passes_before for step in found.steps)
+    parts = {r: p.parts[0] for p in c.partitions for r in p.parts} | {
+        p.rank: p.parts[0] for p in c.partitions
+    }
+    tile = {r for p in found.result.partitions for r in p.parts[1:]}
+    explained = {o.rank for o in found.obstacles}
+    for rank, n in after.items():  # what is left of passes has a reason
+        assert n == 1 or rank in tile or parts.get(rank, rank) in explained, (rank, n)
     return found
 
 

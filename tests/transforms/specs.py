@@ -187,6 +187,20 @@ SPECS += [
         "O[p,f] = sum[m](N[p,m] / D[p] * v[m,f]) + R[p] / D[p] * mean_v[f]\noutput O",
         positive=("number",),
     ),
+    Spec(  # the keys in the middle stand in for by their mean, made in the same pass
+        "razor_from_keys",
+        3,
+        1,
+        "input Q[p,e], K[m,e], V[m,f]\nparam first = 1, last = 3\n"
+        "count_d = count[m](1 where first <= m < M - last)\n"
+        "KB[e] = sum[m](K[m,e] where first <= m < M - last) / max(count_d, 1)\n"
+        "VB[f] = sum[m](V[m,f] where first <= m < M - last) / max(count_d, 1)\n"
+        "X[p,m] = sum[e](Q[p,e] * K[m,e]) where m < first or m >= M - last\n"
+        "extra[p] = Q[p,e] * KB[e]\nG[p] = max(extra[p], max[m](X[p,m]))\n"
+        "N[p,m] = exp(X[p,m] - G[p])\nR[p] = count_d * exp(extra[p] - G[p])\n"
+        "D[p] = sum[m](N[p,m]) + R[p]\n"
+        "O[p,f] = sum[m](N[p,m] / D[p] * V[m,f]) + R[p] / D[p] * VB[f]\noutput O",
+    ),
     Spec(
         "zero_tuning",
         4,
@@ -270,6 +284,14 @@ SPECS += [
         large=False,
     ),
     Spec(
+        "extremes_of_standardised",
+        3,
+        1,
+        "input c[p,m]\nU[p] = mean[m](c[p,m])\nV[p] = mean[m]((c[p,m] - U[p])**2)\n"
+        "T[p] = max[m]((c[p,m] - U[p]) * rsqrt(V[p] + 1e-5))\n"
+        "B[p] = min[m]((c[p,m] - U[p]) * rsqrt(V[p] + 1e-5))\noutput T, B",
+    ),
+    Spec(
         "max_of_exponential",
         2,
         1,
@@ -293,21 +315,23 @@ SPECS += [
         "W[p,m] = select(K1[m], beta, 1 + (1 - beta) * S[p] / (1 - S[p]))\n"
         "O[p,f] = sum[m](A[p,m] * W[p,m] * V[m,f])\noutput O",
     ),
-    Spec(
+    Spec(  # eps is added to both operands of each product of flows, as in the published code
         "flowformer",
         4,
         2,
         "input q[p,e], k[m,e], v[m,f]\nparam eps = 1e-6\n"
-        "F[p,e] = sigmoid(q[p,e]) + eps\nJ[m,e] = sigmoid(k[m,e]) + eps\n"
+        "F[p,e] = sigmoid(q[p,e])\nJ[m,e] = sigmoid(k[m,e])\n"
         "KS[e] = sum[m](J[m,e])\nQS[e] = sum[p](F[p,e])\n"
-        "I[p] = 1 / sum[e](F[p,e] * KS[e])\nO[m] = 1 / sum[e](J[m,e] * QS[e])\n"
+        "I[p] = 1 / sum[e]((F[p,e] + eps) * (KS[e] + eps))\n"
+        "O[m] = 1 / sum[e]((J[m,e] + eps) * (QS[e] + eps))\n"
         "KC[e] = sum[m](J[m,e] * O[m])\nQC[e] = sum[p](F[p,e] * I[p])\n"
-        "Z[p] = sum[e](F[p,e] * KC[e])\n"
-        "R[m] = clamp(sum[e](J[m,e] * QC[e]), -1, 1)\n"
+        "Z[p] = sum[e]((F[p,e] + eps) * (KC[e] + eps))\n"
+        "R[m] = clamp(sum[e]((J[m,e] + eps) * (QC[e] + eps)), -1, 1)\n"
         "G = max[m](R[m])\nN[m] = exp(R[m] - G)\nD = sum[m](N[m])\n"
         "C[m] = N[m] / D * M\n"
-        "KV[e,f] = sum[m](sigmoid(k[m,e]) * v[m,f] * C[m])\n"
-        "Y[p,f] = sum[e](sigmoid(q[p,e]) * I[p] * KV[e,f]) * sigmoid(Z[p] * P / M)\noutput Y",
+        "KV[e,f] = sum[m](J[m,e] * v[m,f] * C[m])\n"
+        "Y[p,f] = sum[e](F[p,e] * I[p] * KV[e,f]) * sigmoid(Z[p] * P / M)\noutput Y",
+        says=("clamp(",),
     ),
     Spec(
         "probabilities",

@@ -1,4 +1,4 @@
-"""The laws of merge, and its four uses, on the state of every derivation that has a single one."""
+"""The laws of merge, and its four uses, on every state of every derivation."""
 
 from __future__ import annotations
 
@@ -18,30 +18,20 @@ from tests.transforms.specs import SPECS
 
 @cache
 def state_of(name):
+    name, _, number = name.partition("/")
     spec = next(s for s in SPECS if s.name == name)
     derivation = derive(spec.cascade)
-    return spec, derivation, parts_of(derivation)
+    return spec, derivation.states[int(number)].plan.stream, parts_of(derivation, int(number))
 
 
-def with_state():
-    names = []
-    for spec in SPECS:
-        try:
-            parts_of(derive(spec.cascade))
-        except CascadeError:
-            continue
-        names.append(spec.name)
-    return names
-
-
-NAMES = with_state()
+NAMES = [f"{s.name}/{n}" for s in SPECS for n in range(len(derive(s.cascade).states))]
 EACH = pytest.mark.parametrize("name", NAMES)
 
 
 def problem(name, length, seed, size=1.0, gone=0.0):
-    spec, derivation, parts = state_of(name)
-    source = derivation.plans[0].stream.cascade
-    found = extents(spec.cascade, spec.rank, length, seed, spec.settings)
+    spec, stream, parts = state_of(name)
+    source = stream.cascade
+    found = extents(spec.cascade, parts.rank, length, seed, spec.settings)
     inputs = arrays(spec.cascade, found, seed, size, gone, spec.positive)
     settings = dict(spec.settings)
     outputs = cascade.run(spec.cascade, inputs, settings)
@@ -105,5 +95,13 @@ def test_loop_tree_scan_and_devices_give_the_whole(name, length):
         close({n: result[n] for n in finite}, finite)
 
 
-def test_there_are_enough_states():
-    assert len(NAMES) >= 25
+def test_every_derivation_with_a_step_has_a_state():
+    with_steps = {s.name for s in SPECS if derive(s.cascade).steps}
+    assert {name.partition("/")[0] for name in NAMES} == with_steps
+    assert len(NAMES) > len(with_steps) >= 25
+
+
+def test_a_state_has_to_be_chosen_where_there_are_several():
+    derivation = derive(next(s for s in SPECS if s.name == "cosine_attention").cascade)
+    with pytest.raises(CascadeError, match="no single state"):
+        parts_of(derivation)

@@ -59,6 +59,20 @@ CASES = [
         "relu(c[p,m]",
         "no addition theorem takes relu",
     ),
+    Case(  # the threshold of a row from the order of its values, as published
+        "sparsemax_from_sorted_values",
+        "input z[p,m], v[m,f]\nrank n < M\n"
+        "C[p,m] = sum[n](z[p,n] where z[p,n] >= z[p,m])\n"
+        "L[p,m] = count[n](z[p,n] where z[p,n] >= z[p,m])\n"
+        "k[p] = max[m](L[p,m] where 1 + L[p,m] * z[p,m] > C[p,m])\n"
+        "R[p] = (sum[m](z[p,m] where L[p,m] <= k[p]) - 1) / k[p]\n"
+        "T[p,f] = sum[m](relu(z[p,m] - R[p]) * v[m,f])\noutput T",
+        4,
+        4,
+        "T",
+        "relu(z[p,m] - R[p])",
+        "no addition theorem takes relu",
+    ),
     Case(
         "gaussian_around_a_result",
         "input c[p,m]\nR[p] = mean[m](c[p,m])\nT[p] = sum[m](exp(-((c[p,m] - R[p])**2)))\noutput T",
@@ -77,6 +91,35 @@ CASES = [
         "T",
         "c[p,m]",
         "a power of a sum of a result and a streamed value has infinite rank",
+    ),
+    Case(
+        "root_of_a_product",
+        "input c[p,m]\nR[p] = sum[m](c[p,m]**2)\nT[p] = sum[m](sqrt(c[p,m] * R[p]))\noutput T",
+        2,
+        2,
+        "T",
+        "R[p] * c[p,m]",
+        "only where its factors are proved positive",
+    ),
+    Case(  # of finite rank, which the reason must not deny
+        "ninth_moment",
+        "input c[p,m]\nR[p] = mean[m](c[p,m])\nT[p] = sum[m]((c[p,m] - R[p])**9)\noutput T",
+        2,
+        2,
+        "T",
+        "c[p,m] - R[p]",
+        "is not written out so far",
+    ),
+    Case(
+        "inside_another_recurrence",
+        "input c[i,m]\ninit H[0] = 0\nX[i,m] = c[i,m] + H[i]\n"
+        "T[i] = sum[m](exp(X[i,m] - max[m](X[i,m])))\nH[i+1] = H[i] / 2 + T[i]\nY = H[I]\n"
+        "output Y",
+        2,
+        2,
+        "T",
+        "T",
+        "it is part of a recurrence over i",
     ),
     Case(
         "larger_of_two_under_a_maximum",
@@ -148,7 +191,7 @@ CASES = [
         3,
         "S",
         "C[m]",
-        "depends on a result",
+        "it has a value at each streamed point and depends on a result",
     ),
     Case(
         "normalised_across_queries",
@@ -159,7 +202,7 @@ CASES = [
         2,
         "O",
         "C[m]",
-        "depends on a result",
+        "it has a value at each streamed point and depends on a result",
     ),
 ]
 
@@ -180,6 +223,47 @@ def test_refused_with_the_reason(case):
     assert reasons, [(o.statement, o.part, o.reason) for o in found.obstacles]
     text = str(found)
     assert "Barriers that remain" in text and reasons[0].part in text and reasons[0].remedy in text
+
+
+WRITTEN_OUT = {
+    "an output": (
+        "input c[p,m]\nG[p] = max[m](c[p,m])\nA[p,m] = exp(c[p,m] - G[p])\noutput A",
+        "m", "A", "it has a value at each m and reads G",
+    ),
+    "another rank is reduced": (
+        "input K[m,e], Q[e]\nU[e] = max[m](K[m,e])\nT[m] = sum[e](Q[e] * tanh(K[m,e] * U[e]))\n"
+        "output T",
+        "m", "T", "it reduces e at each m and reads U",
+    ),
+    "a recurrence over another rank": (
+        "input k[m,f], x[i,f]\ninit H[0,f] = 0\nS[i,m] = sum[f]((x[i,f] + H[i,f]) * k[m,f])\n"
+        "G[i] = max[m](S[i,m])\nO[i,f] = sum[m](exp(S[i,m] - G[i]) * k[m,f])\n"
+        "H[i+1,f] = H[i,f] + O[i,f]\nY[f] = H[I,f]\noutput Y",
+        "m", "O", "it is part of a recurrence over i",
+    ),
+    "half partitioned": (
+        "input x[p,m]\nparam M0 = 3\nrank m = m1*M0 + m0\nL[p,m1] = max[m0](x[p,m])\n"
+        "G[p] = max[m1](L[p,m1])\nD[p] = sum[m](exp(x[p,m] - G[p]))\noutput D",
+        "m1", "D", "it is written over m as a whole, while m1 is what is streamed",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRITTEN_OUT)
+def test_what_waits_without_a_refusal_has_a_reason(name):
+    text, rank, statement, reason = WRITTEN_OUT[name]
+    found = derived(cascade.parse(f"cascade x\n{text}\n"))
+    said = [(o.rank, o.statement, o.reason) for o in found.obstacles]
+    assert any(s[:2] == (rank, statement) and s[2].startswith(reason) for s in said), said
+    assert "No barrier remains" not in found.explanation()
+
+
+def test_an_input_that_cancels_stays_and_is_named():
+    c = cascade.parse(
+        "cascade x\ninput x[p,m]\nD[p] = sum[m](0 * x[p,m])\n"
+        "Y[p] = sum[m](x[p,m] - x[p,m] + D[p])\noutput Y\n"
+    )
+    assert "an input cancels altogether" in derived(c).explanation()
 
 
 @EACH
