@@ -323,6 +323,7 @@ FORMULAS: dict[str, Formula] = {
     "entropy": entropy,
     "grouped_query": grouped_query,
     "landmark": landmark,
+    "landmark_blocks": landmark,
     "layernorm_matmul": layernorm_matmul,
     "layernorm_matmul_moments": layernorm_matmul,
     "neighbourhood_1d": neighbourhood_1d,

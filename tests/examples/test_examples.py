@@ -38,6 +38,7 @@ SIZES: dict[str, list[dict[str, Any]]] = {
     "delta_rule": RECURRENCE,
     "grouped_query": both(ATTENTION, {"H": 6, "G": 2}, {"H": 4, "G": 4}, {"H": 3, "G": 1}),
     "landmark": both(SELF, {"L": 3}, {"L": 4}, {"L": 2}, {"L": 5}),
+    "landmark_blocks": both(SELF, {"L": 3}, {"L": 4}, {"L": 2}, {"L": 5}),
     "layernorm_matmul": MATMUL,
     "layernorm_matmul_moments": MATMUL,
     "neighbourhood_1d": [
@@ -96,7 +97,7 @@ DRAWS: dict[tuple[str, str], Any] = {
 }
 
 # Extents that follow one another when one is varied, and the values that `require` refuses.
-TIED = {"landmark": ("P", "M"), "var_class_split": ("P", "M")}
+TIED = {"landmark": ("P", "M"), "landmark_blocks": ("P", "M"), "var_class_split": ("P", "M")}
 REFUSED = {("grouped_query", "G", 0), ("grouped_query", "H", 1), ("rotary", "E", 1)}
 
 
@@ -239,6 +240,7 @@ BLIND = [
     Blind("neighbourhood_2d", WHOLE, params={"I": 0}),
     Blind("topk_attention", WHOLE, params={"J": 0}),
     Blind("landmark", WHOLE, params={"L": 1}),
+    Blind("landmark_blocks", WHOLE, params={"L": 1}),
     Blind("sigmoid_attention", WHOLE, params={"bias": float("-inf")}),
     Blind("var_class_split", (0, WHOLE, slice(0, 4)), {"class": ((0, slice(0, 4)), 9)}),
 ]

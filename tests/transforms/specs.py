@@ -73,7 +73,8 @@ SPECS = [
     Spec("layernorm_matmul_moments", 2, 1, rank="d", large=False),
     Spec("rmsnorm_matmul", 2, 1, rank="d"),
     Spec("sigmoid_attention", 1, 1, anchored=False),
-    Spec("landmark", 4, 3),
+    Spec("landmark", 4, 3),  # a state for each group would grow with the keys
+    Spec("landmark_blocks", 3, 1, settings={"L": 3}),
 ]
 
 SPECS += [
@@ -155,25 +156,6 @@ SPECS += [
         "G[p] = max[m](c[p,m] + d[p,m] where m < high[p])\n"
         "N[p,m] = exp(c[p,m] + d[p,m] - G[p]) where m < high[p]\nD[p] = sum[m](N[p,m])\n"
         "O[p,f] = N[p,m] / D[p] * v[m,f]\noutput O",
-    ),
-    Spec(
-        "landmark_blocks",
-        3,
-        1,
-        "input Q[p,e], K[m,e], V[m,f]\nparam L0 = 3\nrank m = m1*L0 + m0\n"
-        "require P == M\n"
-        "S[p,m] = Q[p,e] * K[m,e] where m <= p\n"
-        "T[p,m1] = max[m0](S[p,m] where m0 < L0 - 1)\n"
-        "I[p,m1,m0] = exp(S[p,m] - T[p,m1]) where m0 < L0 - 1 and m1 < p // L0\n"
-        "J[p,m1] = sum[m0](I[p,m1,m0])\n"
-        "B[p,m1,f] = sum[m0](I[p,m1,m0] * V[m,f]) / J[p,m1]\n"
-        "Z[p,m1] = sum[m0](S[p,m] where m0 == L0 - 1) where m1 < p // L0\n"
-        "W[p,m1,m0] = S[p,m] where m0 < L0 - 1 and m1 == p // L0\n"
-        "G[p] = max(max[m1](Z[p,m1]), max[m1,m0](W[p,m1,m0]))\n"
-        "N[p,m1] = exp(Z[p,m1] - G[p])\nE1[p,m1,m0] = exp(W[p,m1,m0] - G[p])\n"
-        "D[p] = sum[m1](N[p,m1]) + sum[m1,m0](E1[p,m1,m0])\n"
-        "O[p,f] = sum[m1](N[p,m1] / D[p] * B[p,m1,f])\n"
-        "         + sum[m1,m0](E1[p,m1,m0] / D[p] * V[m,f])\noutput O",
     ),
     Spec(
         "razor",
