@@ -224,8 +224,8 @@ def derive(
     """The form with the fewest passes, step by step, with what allows each step."""
     from cascade import api
 
-    if chunked and (steps is not None or explain or recheck):
-        raise click.UsageError("--chunk stands alone, with --emit or --json")
+    if chunked and (steps is not None or explain):
+        raise click.UsageError("--chunk stands alone, with --check, --emit or --json")
     c = api.load(spec)
     found: Any = api.chunk(c) if chunked else api.derive(c, steps)
     checked = api.check_derivation(c, found) if recheck else None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce
 from cascade.ir.printer import print_expr
-from cascade.ir.walk import free_ranks
+from cascade.ir.walk import conjunction, free_ranks
 from cascade.transforms.draft import Draft, NotChunkable, reads_inside
 from cascade.transforms.forms import Form, Summand, by_exponent, summands
 from cascade.transforms.normal_form import (
@@ -29,6 +29,7 @@ from cascade.transforms.tiles import Tiles, add, filtered, mentions, summed, tim
 
 INFINITY = Const(float("inf"))
 LOWEST = Const(float("-inf"))
+GUARD = "a guard was inserted"
 
 
 class Quadratic:
@@ -68,7 +69,10 @@ class Quadratic:
             rho = s.rho if anchor is None else multiply(s.rho, exponential(atom(anchor)))
             outer = tuple(r for r in s.bound if r not in inner)
             filters = tuple(c for c in s.conditions if not mentions(c, {column}))
-            parts.append(summed(outer, times(to_expr(rho), state), filters))
+            part = summed(outer, times(to_expr(rho), state), filters)
+            if may_have_no_number(s.rho):
+                part = Map("select", (self._some(present, inner), part, Const(0)))
+            parts.append(part)
             self._note(s, state)
         return filtered(add(*parts) if parts else Const(0), own)
 
@@ -155,7 +159,48 @@ class Quadratic:
         filters = tuple(c for c in s.conditions if not mentions(c, {column}))
         placed = [tiles.at(e, form.causal, tiles.inner) for e in (times(*factors), *filters)]
         self._note(s, state)
-        return summed(outer, placed[0], tuple(placed[1:]))
+        part = summed(outer, placed[0], tuple(placed[1:]))
+        if may_have_no_number(s.rho):
+            part = Map("select", (self._some_before(present, over, tiles), part, Const(0)))
+        return part
+
+    # -- where a factor of the row is evaluated
+    def _some(self, present: tuple[Expr, ...], inner: tuple[str, ...]) -> Expr:
+        """Whether there is a column."""
+        column, stem = self.form.column, self.form.einsum.tensor
+        self._guards()
+        if not present:
+            return Map(">", (self.draft.ranks[column].extent, Const(0)))
+        ranks = self._ranks({r for c in present for r in free_ranks(c)} - {column, *inner})
+        there = Reduce("any", (column, *inner), conjunction(present))
+        return self.draft.once("any", f"{stem}_some", ranks, there)
+
+    def _some_before(self, present: tuple[Expr, ...], over: tuple[str, ...], tiles: Tiles) -> Expr:
+        """Whether there is a column in an earlier chunk."""
+        column, draft = self.form.column, self.draft
+        self._guards()
+        if not present:
+            extent = draft.ranks[column].extent
+            first = Map("<", (Const(0), Coordinate(tiles.outer)))
+            return Map("and", (first, Map("<", (Const(0), extent))))
+        gone = {column, *over}
+        kept = self._ranks({r for c in present for r in free_ranks(c)} - gone)
+        ranks = (*kept, tiles.outer)
+        conditions = tuple(tiles.at(c, column, tiles.column) for c in present)
+        conditions += self._column_tail(Const(1), tiles)
+        number = summed(over, Const(1), conditions)
+        key = ("number", ranks, number)
+        if key not in draft.made:
+            draft.made[key] = name = draft.fresh(f"{self.form.einsum.tensor}_seen")
+            here = Read(name, tuple(Coordinate(r) for r in ranks))
+            draft.iterate(name, ranks, Const(0), add(here, number))
+        seen = Read(draft.made[key], tuple(Coordinate(r) for r in ranks))
+        return Map("<", (Const(0), seen))
+
+    def _guards(self) -> None:
+        says = "where there is no column the sum is 0, whatever the factor of the row"
+        if (says, GUARD) not in self.conditions:
+            self.conditions.append((says, GUARD))
 
     def _state(
         self, stem: str, ranks: tuple[str, ...], carry: list[Expr], lifted: Expr, tiles: Tiles
@@ -231,6 +276,15 @@ class Quadratic:
                 "the exponent of a column is then at most 0",
             )
         )
+
+
+def may_have_no_number(rho: Poly) -> bool:
+    """Whether a factor of finite values may be infinite or NaN: all but a polynomial in them."""
+    return any(
+        m.exponent is not None
+        or any(n.denominator != 1 or n < 0 or not isinstance(a, Read) for a, n in m.powers)
+        for m, _ in rho.terms
+    )
 
 
 def _guarded_exponents(rho: Poly, best: Expr) -> Expr:

@@ -8,7 +8,7 @@ product with the state before it. Only the state at the ends of chunks is kept.
 from __future__ import annotations
 
 from cascade.ir.cascade import Einsum
-from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce
+from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Symbol
 from cascade.ir.order import evaluation_order, offset
 from cascade.ir.printer import print_expr
 from cascade.ir.walk import children, free_ranks, reads, rebuild
@@ -188,8 +188,8 @@ class Recurrence:
         if not t.bound:
             return Const(1), [*product, between]
         tiles, bound = self.tiles, set(t.bound)
-        inner = [f for f in (*product, between) if mentions(f, bound)]
-        light = [f for f in (*product, between) if not mentions(f, bound)]
+        inner = [f for f in (*product, between) if mentions(f, bound) or _is_setting(f)]
+        light = [f for f in (*product, between) if f not in inner]
         conditions = tuple(tiles.at(c, self.rank, tiles.inner) for c in t.conditions)
         value = summed(t.bound, times(*inner), conditions)
         pair = (tiles.outer, tiles.inner, tiles.column)
@@ -276,3 +276,10 @@ class Recurrence:
         self.draft.add(name, tuple(ranks), body)
         whole = self.tiles.whole(name, tuple(ranks))
         return self.opener.substituted(whole, {self.rank: Coordinate(row)})
+
+
+def _is_setting(e: Expr) -> bool:
+    """A param or an extent stays in the sum that it was in: 1/sqrt(E) has no value for E = 0."""
+    return isinstance(e, Symbol) or (
+        isinstance(e, Map) and not free_ranks(e) and not any(True for _ in reads(e))
+    )

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import cascade
+from cascade.backends.compare import compare
 from cascade.ir.cascade import Cascade
 from cascade.transforms.chunk import Chunked, chunk
 
@@ -72,6 +73,22 @@ SPECS: dict[str, tuple[str, Make]] = {
         O[b,h,i,f] = sum[j](sum[e](Q[b,h,i,e] * K[b,h,j,e]) * V[b,h,j,f] where j < i)
         output O""",
         attention(),
+    ),
+    "linear, strict, normalised": (  # row 0 has no column, and no normaliser
+        f"""{PREFIX}
+        A[b,h,p,m] = sum[e](exp(Q[b,h,p,e]) * exp(K[b,h,m,e]))   where m < p
+        N[b,h,p]   = sum[m](A[b,h,p,m])
+        O[b,h,p,f] = sum[m](A[b,h,p,m] / N[b,h,p] * V[b,h,m,f])
+        output O""",
+        attention(),
+    ),
+    "linear, normalised over few columns": (
+        f"""{PREFIX}, keep[b,m]: bool
+        A[b,h,p,m] = sum[e](exp(Q[b,h,p,e]) * exp(K[b,h,m,e]))   where m <= p and keep[b,m]
+        N[b,h,p]   = sum[m](A[b,h,p,m])
+        O[b,h,p,f] = sum[m](A[b,h,p,m] / N[b,h,p] * V[b,h,m,f])
+        output O""",
+        attention(keep=lambda n: (np.arange(n) % 40 == 37)[None]),
     ),
     "retention, quadratic": (
         f"""{STEPS}
@@ -348,6 +365,29 @@ def test_no_whole_square_is_left(name: str) -> None:
     }
     assert max(long.values()) <= 1
     assert not any(t.iterative is not None and long[n] for n, t in found.result.tensors.items())
+
+
+@pytest.mark.parametrize("name", [n for n in SPECS if n != "scalar decay"])
+def test_no_finite_value_is_lost(name: str) -> None:
+    """Random extents, those of 0 among them, and extreme values. (A decay above 1 that is infinite
+    has no value in a chunk.)
+    """
+    source, found = chunked(SPECS[name][0])
+    compared = compare(source, found.result, 5, 21)
+    assert [c for c in compared if not c.ok] == [] and sum(c.compared for c in compared) > 0
+
+
+def test_a_normaliser_without_a_predicate_needs_a_column() -> None:
+    source, found = chunked("""
+        input Q[p,e], K[m,e], V[m,f], keep[m]: bool
+        A[p,m] = sum[e](exp(Q[p,e]) * exp(K[m,e]))   where keep[m]
+        N[p]   = sum[m](A[p,m])
+        O[p,f] = sum[m](A[p,m] / N[p] * V[m,f])
+        output O""")
+    assert any("whatever the factor of the row" in says for says, _ in found.steps[-1].conditions)
+    for n in (0, 1, 5):
+        x = {"Q": normal(4, 2), "K": normal(n, 2), "V": normal(n, 3), "keep": np.zeros(n, bool)}
+        agree(source, found.result, x)
 
 
 @pytest.mark.parametrize("more", [-7, 0, 9])
