@@ -8,6 +8,7 @@ passes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -313,7 +314,8 @@ def _anchors(found: Plan, fused: Fused) -> list[Anchor]:
 
 
 def _anchor_identities(found: Plan, anchor: Anchor, fused: Fused) -> list[str]:
-    u, x = f"u_{_name(found, anchor.name)}", print_expr(anchor.value)
+    u = f"u_{_shift_name(found, anchor.name)}"
+    x = _readable(found, print_expr(anchor.value))
     kind = "maximum" if anchor.kind == MAX else "mean"
     lines = [f"{u} = {x} - k, k the running {kind} of {x}"]
     powers = [
@@ -344,15 +346,24 @@ def _name(found: Plan, name: str) -> str:
     return step.label() if step is not None else name
 
 
+def _shift_name(found: Plan, name: str) -> str:
+    """A name without spaces for the shifted value of an anchor."""
+    step = found.stream.by_name.get(name)
+    return name if step is None or step.named else f"{step.einsum.tensor}_{step.op}"
+
+
 def _readable(found: Plan, text: str) -> str:
     """Symbols of the plan as a reader would write them."""
+
+    def put(old: str, new: str, text: str) -> str:
+        return re.sub(rf"(?<![\w.]){re.escape(old)}", lambda _: new, text)
+
     for name in found.anchors:
-        text = text.replace(f"{name}#u", f"u_{_name(found, name)}").replace(
-            f"{name}#k", f"k_{name}"
-        )
+        text = put(f"{name}#u", f"u_{_shift_name(found, name)}", text)
+        text = put(f"{name}#k", f"k_{_shift_name(found, name)}", text)
     for name, step in found.stream.by_name.items():
         if not step.named:
-            text = text.replace(f"{name}[", f"({step.label()})[")
+            text = put(f"{name}[", f"({step.label()})[", text)
     return text.replace("#d", "")
 
 
@@ -365,23 +376,24 @@ def _conditions(found: Plan, fused: Fused) -> tuple[Condition, ...]:
         )
     ]
     for anchor in _anchors(found, fused):
+        x = _readable(found, print_expr(anchor.value))
         if anchor.kind == MAX:
             source = (
                 f"k is {_name(found, anchor.name)}, a maximum over a set with all these points"
                 if anchor.result is not None
                 else "k is a maximum taken over exactly these points"
             )
-            result.append(Condition(f"u_{_name(found, anchor.name)} <= 0", source))
+            result.append(Condition(f"u_{_shift_name(found, anchor.name)} <= 0", source))
             result.append(
                 Condition(
-                    f"{print_expr(anchor.value)} is not proved bounded, so it is shifted",
+                    f"{x} is not proved bounded, so it is shifted",
                     "range analysis",
                 )
             )
         else:
             result.append(
                 Condition(
-                    f"{print_expr(anchor.value)} would cancel against its mean",
+                    f"{x} would cancel against its mean",
                     "it stands in a polynomial beside a result; the difference stays one symbol",
                 )
             )
@@ -515,10 +527,10 @@ def _waiting(step: NormalStep, rank: str, parts: tuple[str, ...], through: str) 
 
 
 def _remarks(found: Plan, enabled: set[str]) -> list[str]:
-    remarks = [
-        f"{b.step.label()}: exp of {b.exponent} needs no maximum: {b.why or 'it is bounded'}"
-        for b in found.bounded
-    ]
+    remarks = []
+    for b in found.bounded:
+        why = f"exp of {b.exponent} needs no maximum: {b.why or 'it is bounded'}"
+        remarks.append(f"{b.step.label()}: {_readable(found, why)}")
     for name, fused in found.fused.items():
         if name in enabled and "defer" in fused.laws and "anchor" not in fused.laws:
             remarks.append(f"{fused.step.label()}: deferral alone, nothing to correct")
