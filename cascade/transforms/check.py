@@ -22,7 +22,7 @@ from dataclasses import replace
 
 from cascade.ir.cascade import Cascade, Einsum
 from cascade.ir.expr import Const, Expr, Map, Reduce, Where
-from cascade.ir.walk import children, free_ranks, rebuild
+from cascade.ir.walk import children, conjuncts, free_ranks, rebuild
 from cascade.transforms.check_body import Bodies
 from cascade.transforms.check_state import States
 from cascade.transforms.derive import Derivation
@@ -88,7 +88,10 @@ def _matches(a: Expr, b: Expr, unfolded: Unfolded) -> bool:
             Map("/", (Reduce("sum", over, y), n)), Map(">", (m, Const(0)))
         ):
             if isinstance(n, Reduce):
-                counted = (n.op, n.ranks) == ("count", ranks) and _matches(x, n.body, unfolded)
+                counted = (n.op, n.ranks) == ("count", ranks) and _points(n.body) is not None
+                counted &= unfolded.points(_points(n.body) or ()) == {
+                    c for c in unfolded.presence(y) if set(ranks) & set(free_ranks(c))
+                }
             else:
                 extents = [unfolded.cascade.rank[r].extent for r in ranks]
                 counted = n == _product(extents) and not any(
@@ -102,6 +105,14 @@ def _matches(a: Expr, b: Expr, unfolded: Unfolded) -> bool:
     return rebuild(a, holes) == rebuild(b, holes) and all(
         _matches(x, y, unfolded) for x, y in zip(inner, other, strict=True)
     )
+
+
+def _points(e: Expr) -> tuple[Expr, ...] | None:
+    """The conditions of `1 where ...`."""
+    match e:
+        case Where(Const(1), condition):
+            return conjuncts(condition)
+    return None
 
 
 def _product(factors: list[Expr]) -> Expr:

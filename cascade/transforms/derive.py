@@ -430,6 +430,8 @@ REMEDIES: tuple[tuple[Callable[[str], bool], str], ...] = (
         "a factor on the outside of the exponential, or a result known before this traversal",
     ),
     (lambda r: "addition theorem" in r, "an exponential or a polynomial in its place"),
+    (lambda r: "split by classes" in r, "a sum in its place"),
+    (lambda r: "not proved bounded" in r, "an exponent that is bounded"),
     (lambda r: "not written out" in r, "a lower power"),
     (lambda r: "power of a sum" in r, "a whole power, or the sum split before"),
     (lambda r: "root of a product" in r, "factors proved positive"),

@@ -176,6 +176,10 @@ class _Emission:
         gone = {r for p in self.source.partitions if p not in partitions for r in p.parts}
         ranks = [r for r in ranks if r.name not in gone or _mentions(kept, r.name)]
         inputs = _read_inputs(kept, self.source, ranks)
+        held = {r for t in inputs for r in t.ranks} | {
+            r for p in partitions for r in (p.rank, *p.parts)
+        }
+        ranks = [r for r in ranks if r.declared or r.name in held or _mentions(kept, r.name)]
         return replace(
             self.source,
             inputs=inputs,

@@ -162,7 +162,7 @@ class _Body:
     present: tuple[Expr, ...]
     summed: tuple[str, ...]
     needs: dict[str, int]
-    classes: tuple[Expr, ...] = ()  # `c(m) == i` for each rank i of a class split
+    classes: tuple[Map, ...] = ()  # `c(m) == i` for each rank i of a class split
 
 
 class _Planner:
@@ -386,6 +386,11 @@ class _Planner:
                 return found if isinstance(again, Refusal) else again
             return found
         if step.op in ("max", "min"):
+            if body.classes:
+                return Refusal(
+                    print_expr(body.classes[0].args[0]),
+                    f"a result is indexed by it under a {step.op}, and only sums split by classes",
+                )
             return self._extreme(body, classes, streamed, outer)
         if step.op == "mean":
             return Refusal(step.label(), "a mean of values that read a result; write sum / count")
@@ -729,13 +734,20 @@ class _Planner:
         rest: Poly,
         streamed: tuple[Expr, ...],
         outer: tuple[Expr, ...],
-    ) -> Fused:
+    ) -> Fused | Refusal:
         """The reduction of x; an exponential is reduced in its exponent."""
         single = x.single()
         inside, through = x, False
         if single is not None and not single[0].powers and single[0].exponent is not None:
-            if single[1] == 1:
+            if single[1] > 0:
                 inside, through = single[0].exponent, True
+                rho = scale(rho, single[1])
+        for monomial, _ in () if through else in_order(x):
+            if monomial.exponent is not None and not self._bounded(monomial.exponent).fits_exponent:
+                return Refusal(
+                    f"exp of {print_expr(to_expr(monomial.exponent))}",
+                    f"it is not proved bounded, and stands beside other values under a {op}",
+                )
         e = to_expr(inside)
         step = body.step
         ranks = {*free_ranks(e), *(r for c in streamed for r in free_ranks(c))} - set(step.bound)

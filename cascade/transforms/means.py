@@ -1,7 +1,8 @@
 """mean[r](x) = sum[r](x) / count[r](x), absent where there is nothing to count.
 
 The law lets a mean take part in the algebra of sums. Where no condition on x mentions r, the count
-is the extent.
+is the extent. Else it counts the points of those conditions alone, so that it has no other ranks
+than they have: what is absent passes a sum over a rank that no condition mentions.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import replace
 from cascade.analysis.normalise import normalise
 from cascade.ir.cascade import Cascade
 from cascade.ir.expr import Const, Expr, Map, Reduce, Where
-from cascade.ir.walk import free_ranks, transform
+from cascade.ir.walk import conjunction, free_ranks, transform
 from cascade.transforms.presence import Presence
 
 
@@ -23,8 +24,10 @@ def expand_means(cascade: Cascade) -> Cascade:
         if not isinstance(e, Reduce) or e.op != "mean":
             return None
         bound = set(e.ranks)
-        if any(bound & set(free_ranks(c)) for c in presence.of(e.body)):
-            number: Expr = Reduce("count", e.ranks, e.body, e.span)
+        present = tuple(c for c in presence.of(e.body) if bound & set(free_ranks(c)))
+        if present:
+            points = Where(Const(1), conjunction(present), e.span)
+            number: Expr = Reduce("count", e.ranks, points, e.span)
         else:
             number = cascade.rank[e.ranks[0]].extent
             for r in e.ranks[1:]:
