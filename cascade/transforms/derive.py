@@ -129,8 +129,13 @@ class Derivation:
         return f"{title}:\n\n{self.result}".rstrip()
 
 
-def derive(cascade: Cascade, most: int | None = None) -> Derivation:
-    """The form with the fewest passes, with its derivation; at most `most` steps of it."""
+def derive(
+    cascade: Cascade, most: int | None = None, keep: frozenset[str] = frozenset()
+) -> Derivation:
+    """The form with the fewest passes, with its derivation; at most `most` steps of it.
+
+    Ranks of `keep` are left as they are: those that are short enough to be held whole.
+    """
     before = count_passes(cascade).of_rank()
     current = cascade
     steps: list[Step] = []
@@ -140,6 +145,8 @@ def derive(cascade: Cascade, most: int | None = None) -> Derivation:
     states: list[State] = []
     able: set[str] = set()  # reductions that could join, in a form that gains nothing by it
     for rank in _ranks_to_stream(cascade, before):
+        if rank in keep:
+            continue
         if most is not None and len(steps) >= most:
             break
         left = None if most is None else most - len(steps)

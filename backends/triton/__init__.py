@@ -1,0 +1,1 @@
+"""Prints a Program as Triton source, compiles it ahead of time, and launches it."""

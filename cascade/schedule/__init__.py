@@ -1,0 +1,1 @@
+"""From a cascade to a Program: which kernels, which loops, which tiles, in which order."""

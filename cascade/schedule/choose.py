@@ -1,0 +1,106 @@
+"""Which form of a cascade is run, and with which tiles.
+
+The form with the fewest passes is the derived one; prefix sums and recurrences are chunked where
+that turns them into contractions. Ranks of few coordinates stay whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cascade.ir.cascade import Cascade
+from cascade.ir.expr import Const, Map, Symbol
+from cascade.ir.walk import free_ranks, walk
+from cascade.schedule.build import NoSchedule
+from cascade.schedule.lower import Sizes, lower
+from cascade.schedule.program import Program
+from cascade.schedule.roles import WIDTH
+
+
+@dataclass(frozen=True)
+class Form:
+    """A cascade to lower. `unordered` names the ranks whose steps merge in any order, `free` the
+    parts whose extent is ours to choose; `how` says what was done.
+    """
+
+    cascade: Cascade
+    unordered: frozenset[str] = frozenset()
+    free: frozenset[str] = frozenset()
+    how: str = "as written"
+
+
+def schedule(cascade: Cascade, sizes: Sizes, as_written: bool = False) -> Program:
+    """The Program of a cascade. Raises `NoSchedule` where the cascade has no place for a step."""
+    chosen = Form(cascade) if as_written else form(cascade, sizes.extents)
+    try:
+        return lower(chosen.cascade, sizes, chosen.unordered, chosen.free)
+    except NoSchedule:
+        if not chosen.unordered:
+            raise
+    return lower(chosen.cascade, sizes)  # steps in order need less
+
+
+def form(cascade: Cascade, extents: Mapping[str, int]) -> Form:
+    """The form of a cascade with the fewest passes, or its chunked form."""
+    from cascade.transforms.chunk import chunk
+    from cascade.transforms.derive import derive
+
+    found = chunk(cascade)
+    if found is not None and found.changed and not _expands(found.result):
+        parts = {r for p in found.result.partitions for r in p.parts[1:]}
+        known = {r for p in cascade.partitions for r in p.parts[1:]}
+        return Form(found.result, frozenset(), frozenset(parts - known), "chunked")
+    keep = small_ranks(cascade, extents)
+    derivation = derive(cascade, keep=keep)
+    if not derivation.steps:
+        return Form(cascade)
+    result = derivation.result
+    new = [p for p in result.partitions if p not in cascade.partitions]
+    outer = {p.rank: p.parts[0] for p in result.partitions}
+    streamed = {plan.stream.rank for plan in derivation.plans}
+    return Form(
+        result,
+        frozenset(outer.get(r, r) for r in streamed),
+        frozenset(r for p in new for r in p.parts[1:]),
+        "derived",
+    )
+
+
+def small_ranks(cascade: Cascade, extents: Mapping[str, int]) -> frozenset[str]:
+    """Ranks that no input carries and whose extent is a small number: windows, classes."""
+    carried = {r for t in cascade.inputs for r in t.ranks}
+    params = {p.name: p.value for p in cascade.params}
+    found = set()
+    for r in cascade.ranks:
+        extent = r.extent
+        if isinstance(extent, Symbol):
+            extent = params.get(extent.name) or extent
+        size = extents.get(r.name, extent.value if isinstance(extent, Const) else None)
+        if isinstance(extent, Const) and r.name not in carried and (size or 0) <= WIDTH:
+            found.add(r.name)
+    return frozenset(found)
+
+
+def _expands(chunked: Cascade) -> bool:
+    """Whether a chunked form has an exponential at every pair of places of a chunk *and* at every
+    coordinate of another rank: the recurrence has fewer.
+    """
+    inner = {r for p in chunked.partitions for r in p.parts[1:]}
+    sizes = {chunked.rank[r].extent for r in inner}
+    places = {r.name for r in chunked.ranks if r.extent in sizes}
+    for e in chunked.einsums:
+        for node in walk(e.body):
+            if isinstance(node, Map) and node.op in ("exp", "exp2"):
+                free = set(free_ranks(node))
+                others = free - places - {p.parts[0] for p in chunked.partitions}
+                if len(free & places) > 1 and len(others) > len(_batch(chunked)):
+                    return True
+    return False
+
+
+def _batch(cascade: Cascade) -> set[str]:
+    """Ranks that every input of the largest rank count has."""
+    most = max((len(t.ranks) for t in cascade.inputs), default=0)
+    wide = [set(t.ranks) for t in cascade.inputs if len(t.ranks) == most]
+    return set.intersection(*wide) if wide else set()

@@ -1,0 +1,418 @@
+"""Which steps share a kernel, and what each kernel leaves in memory.
+
+Results of loops along one rank, over the same grid, share a kernel as long as nothing between them
+has to leave it. Everything else is computed where it is read, or, where that would repeat too much
+of it, in a kernel of its own. A kernel stores what outputs or other kernels need of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import networkx as nx
+
+from cascade.ir.cascade import extent_symbol
+from cascade.ir.expr import Coordinate, Expr, Map, Read
+from cascade.ir.ops import MAPS
+from cascade.ir.walk import free_ranks, reads, walk
+from cascade.schedule.roles import WIDTH, Loop, Roles, parts_of, placed, shifted
+from cascade.schedule.settle import Settled
+
+
+@dataclass
+class Draft:
+    """A kernel in the making: the results of its loops, and what it stores."""
+
+    loop: Loop | None
+    grid: tuple[str, ...]
+    members: list[str] = field(default_factory=list)
+    stores: list[str] = field(default_factory=list)  # tensors written, at each point of the grid
+    histories: list[str] = field(default_factory=list)  # iterative tensors stored slot by slot
+    ends: list[str] = field(default_factory=list)  # iterative tensors of which the last slot is
+    rows: tuple[str, ...] = ()  # ranks of the grid that an instance takes a tile of
+
+
+class Partition:
+    """Kernels in the order of their launches."""
+
+    def __init__(self, roles: Roles):
+        self.roles = roles
+        self.steps = roles.steps
+        self.cascade = roles.cascade
+        self.inputs = {t.name for t in self.cascade.inputs}
+        self.own: set[str] = set()  # steps that are computed once, in a kernel of their own
+        while True:
+            self.kernels: list[Draft] = []
+            self.of: dict[str, Draft] = {}
+            self._results()
+            self._outputs()
+            self._stored()
+            for kernel in self.kernels:
+                kernel.rows = self._rows(kernel)
+            again = self._repeated() - self.own
+            if not again:
+                break
+            self.own |= again
+        self.kernels = self._ordered()
+
+    # -- results of loops
+    def _results(self) -> None:
+        for cluster in self._clusters():
+            found = next((k for k in reversed(self.kernels) if self._all_join(cluster, k)), None)
+            if found is None:
+                found = Draft(self.roles.loops[cluster[0].name], ())
+                self.kernels.append(found)
+            grid = self._grid_of_all(cluster)
+            found.grid = (*found.grid, *(r for r in grid if r not in found.grid))
+            for s in cluster:
+                found.members.append(s.name)
+                self.of[s.name] = found
+        for kernel in self.kernels:
+            kernel.grid = self._without_widths(kernel)
+
+    def _clusters(self) -> list[list[Settled]]:
+        """Results that cannot be apart: iterative tensors that read each other as they run."""
+        names = [n for n in self.steps if self.roles.streams(n)]
+        graph = nx.Graph()
+        graph.add_nodes_from(names)
+        for n in names:
+            for r in self._needs(self.steps[n]):
+                s = self.steps[r.tensor]
+                if s.iterative is not None and self.roles.loops[n] == self.roles.loops[s.name]:
+                    if shifted(r.index[s.iterative], s.ranks[s.iterative]) in (0, 1):
+                        graph.add_edge(n, r.tensor)
+        order = {n: k for k, n in enumerate(names)}
+        found = [sorted(c, key=order.__getitem__) for c in nx.connected_components(graph)]
+        return [[self.steps[n] for n in c] for c in sorted(found, key=lambda c: order[c[-1]])]
+
+    def _grid_of_all(self, cluster: list[Settled]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(r for s in cluster for r in self.grid_of(s)))
+
+    def _all_join(self, cluster: list[Settled], k: Draft) -> bool:
+        grid = set(self._grid_of_all(cluster))
+        if grid != set(k.grid):
+            nested = grid <= set(k.grid) or set(k.grid) <= grid
+            if not nested or not self._shares([s.name for s in cluster], k):
+                return False
+        inside = {s.name for s in cluster}
+        return all(self._joins(s, k, inside) for s in cluster)
+
+    def grid_of(self, s: Settled) -> tuple[str, ...]:
+        loop = self.roles.loops.get(s.name)
+        gone = loop.ranks if loop is not None else frozenset()
+        return tuple(r for r in self.roles.long(s.ranks) if r not in gone)
+
+    def _joins(self, s: Settled, k: Draft, cluster: set[str]) -> bool:
+        loop = self.roles.loops[s.name]
+        if loop != k.loop and not (k.loop and loop.rank == k.loop.rank and not loop.ordered):
+            return False
+        needed = self._needs(s)
+        if any(r.tensor in k.members and not self.in_place(r, k) for r in needed):
+            return False
+        elsewhere = {r.tensor for r in needed if r.tensor not in k.members} - cluster
+        return not any(self._reaches(n, k) for n in elsewhere)
+
+    def _needs(self, s: Settled) -> set[Read]:
+        found: set[Read] = set()
+        for part in parts_of(s):
+            found |= self.roles.requires(part)
+        return found
+
+    def _reaches(self, name: str, k: Draft, seen: set[str] | None = None) -> bool:
+        """Whether a result outside of a kernel was made from one inside it."""
+        seen = set() if seen is None else seen
+        if name in seen or name not in self.of:
+            return False
+        seen.add(name)
+        for r in self._needs(self.steps[name]):
+            if r.tensor in k.members or self._reaches(r.tensor, k, seen):
+                return True
+        return False
+
+    def _shares(self, names: list[str], k: Draft) -> bool:
+        """Whether steps read along the loop what the kernel reads anyway, or nothing."""
+        assert k.loop is not None
+        own = self._streamed(names, k.loop)
+        others = self._streamed(k.members, k.loop)
+        return own <= others or others <= own or bool(own & others)
+
+    def _streamed(self, names: Iterable[str], loop: Loop) -> set[str]:
+        """The inputs that steps read along a loop."""
+        found: set[str] = set()
+        seen: set[str] = set()
+        todo = list(names)
+        while todo:
+            s = self.steps[todo.pop()]
+            for part in parts_of(s):
+                for r in reads(part):
+                    if r.tensor in self.inputs:
+                        if loop.ranks & set(free_ranks(r)):
+                            found.add(r.tensor)
+                    elif r.tensor not in seen and not self.roles.streams(r.tensor):
+                        seen.add(r.tensor)
+                        todo.append(r.tensor)
+        return found
+
+    def in_place(self, r: Read, k: Draft) -> bool:
+        """Whether a result is read at the point where the kernel has it."""
+        s = self.steps[r.tensor]
+        for slot, (rank, i) in enumerate(zip(s.ranks, r.index, strict=True)):
+            if slot == s.iterative:
+                outer = k.loop.outer if k.loop is not None else None
+                last = self._is_last(i, rank)
+                if rank != outer or not (shifted(i, rank) in (0, 1) or last):
+                    return False
+            elif rank not in self.roles.widths and i != Coordinate(rank):
+                return False
+        return True
+
+    def _without_widths(self, k: Draft) -> tuple[str, ...]:
+        """The grid, less a rank that tiles hold whole: one that some values along the loop have
+        and others do not, the last of them, if it is small and another rank is left.
+        """
+        if k.loop is None or len(k.grid) < 2:
+            return k.grid
+        values = [set(self.grid_of(self.steps[n])) for n in k.members if self._weighs(n)]
+        some = [r for r in k.grid if any(r not in own for own in values)]
+        if not some:
+            inlined = [self.steps[n] for n in self._inlined(k)]
+            along = [
+                set(s.ranks) for s in inlined if set(s.ranks) & k.loop.ranks and self._costs(s)
+            ]
+            some = [r for r in k.grid if any(r not in own for own in along)]
+        order = self._output_order()
+        for r in sorted(some, key=lambda r: -order.get(r, 0))[:1]:
+            size = self.roles.size(r)
+            if size is None or size <= WIDTH:
+                self.roles.widths.add(r)
+                return tuple(x for x in k.grid if x != r)
+        return k.grid
+
+    def _weighs(self, name: str) -> bool:
+        """Truth values along the way do not decide on the grid."""
+        return self.steps[name].kind != "bool"
+
+    def _output_order(self) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for name in self.cascade.outputs:
+            for n, r in enumerate(self.steps[name].ranks):
+                found[r] = max(n, found.get(r, 0))
+        return found
+
+    # -- what is stored
+    def _outputs(self) -> None:
+        for name in (*sorted(self.own), *self.cascade.outputs):
+            if self.roles.streams(name):
+                self._store(self.of[name], name)
+                continue
+            s = self.steps[name]
+            home = self._home(s)
+            if home is None:
+                grid = self.roles.long(s.ranks)
+                free = (k for k in self.kernels if k.loop is None and k.grid == grid)
+                home = next((k for k in free if not self._crosses(s, k)), None)
+                if home is None:
+                    home = Draft(None, grid)
+                    self.kernels.append(home)
+            home.stores.append(name)
+            self.of[name] = home
+
+    def _store(self, k: Draft, name: str, index: tuple[Expr, ...] = ()) -> None:
+        s = self.steps[name]
+        into = k.stores
+        if s.iterative is not None:
+            last = bool(index) and self._is_last(index[s.iterative], s.ranks[s.iterative])
+            into = k.ends if last and name not in k.histories else k.histories
+        if name not in into:
+            into.append(name)
+        if into is k.histories and name in k.ends:
+            k.ends.remove(name)
+
+    def _is_last(self, i: Expr, rank: str) -> bool:
+        return i in (self.cascade.rank[rank].extent, extent_symbol(rank))
+
+    def _home(self, s: Settled) -> Draft | None:
+        """The kernel at whose points a tensor can be computed from results that are there."""
+        needed = [r for r in self._needs(s) if r.tensor in self.of]
+        for k in reversed(self.kernels):
+            if k.loop is None or not any(r.tensor in k.members for r in needed):
+                continue
+            long = set(self.roles.long(s.ranks))
+            left = long - set(k.grid)
+            if set(k.grid) <= long and left <= k.loop.ranks and not self._crosses(s, k):
+                here = [r for r in self._placed_needs(s, k) if r.tensor in k.members]
+                if all(self.in_place(r, k) for r in here):
+                    return k
+        return None
+
+    def _placed_needs(self, s: Settled, k: Draft) -> set[Read]:
+        """What a tensor needs, its rows along the loop placed in the tile of a step."""
+        places = self.place_in(k, s.ranks)
+        found: set[Read] = set()
+        for part in parts_of(s):
+            found |= self.roles.requires(placed(part, places))
+        return found
+
+    def place_in(self, k: Draft, ranks: tuple[str, ...]) -> dict[str, Expr]:
+        """Where the coordinates of a tensor are in an ordered loop over tiles."""
+        loop = k.loop
+        if loop is None or not loop.ordered or not loop.inner or loop.rank not in ranks:
+            return {}
+        p = next(p for p in self.cascade.partitions if p.rank == loop.rank)
+        return {loop.rank: p.expression}
+
+    def _crosses(self, s: Settled, k: Draft) -> bool:
+        """Whether a kernel would need a result made elsewhere from what it makes."""
+        needed = {r.tensor for r in self._needs(s)} - set(k.members)
+        return any(self._reaches(n, k) for n in needed if n in self.of and self.of[n] is not k)
+
+    def _stored(self) -> None:
+        """Results that another kernel reads, or that a kernel reads elsewhere than it has them."""
+        for k in self.kernels:
+            for name in (*k.members, *k.stores):
+                s = self.steps[name]
+                for r in self._placed_needs(s, k) if name in k.stores else self._needs(s):
+                    home = self.of.get(r.tensor)
+                    if home is None:
+                        continue
+                    if home is not k or not self.in_place(r, k):
+                        self._store(home, r.tensor, r.index)
+
+    # -- tiles of the grid
+    def _rows(self, k: Draft) -> tuple[str, ...]:
+        """The ranks of which an instance takes a tile: those along which a tensor of the loop is
+        the same, so that it is loaded once for the tile.
+        """
+        if not k.grid:
+            return ()
+        ranks_of = [set(s) for s in self._indexed(k)]
+        along = [own for own in ranks_of if k.loop is None or own & k.loop.ranks]
+        heaviest = max((len(own & self.roles.widths) for own in along), default=0)
+        along = [own for own in along if len(own & self.roles.widths) == heaviest]
+        lacking = {r: frozenset(n for n, own in enumerate(along) if r not in own) for r in k.grid}
+        order = self._output_order()
+        chosen: dict[frozenset[int], str] = {}
+        for r in sorted(k.grid, key=lambda r: order.get(r, -1)):
+            if lacking[r]:
+                chosen[lacking[r]] = r
+        found = tuple(r for r in k.grid if r in chosen.values())
+        if k.loop is None:
+            return found[-1:] or k.grid[-1:]
+        if not found and not (k.loop.ordered and k.loop.inner):
+            return k.grid[-1:]
+        return found[-2:]
+
+    def _indexed(self, k: Draft) -> list[tuple[str, ...]]:
+        """The ranks that each read of a tensor in memory depends on, inside a kernel."""
+        found: dict[tuple[str, tuple[Expr, ...]], tuple[str, ...]] = {}
+        for name in (*k.members, *k.stores):
+            for part in parts_of(self.steps[name]):
+                self._collect(part, k, found, set())
+        return list(found.values())
+
+    def _collect(
+        self,
+        e: Expr,
+        k: Draft,
+        found: dict[tuple[str, tuple[Expr, ...]], tuple[str, ...]],
+        seen: set[Read],
+    ) -> None:
+        for r in [n for n in walk(e) if isinstance(n, Read)]:
+            step = self.steps.get(r.tensor)
+            if step is None or r.tensor in self.own or self.of.get(r.tensor, k) is not k:
+                if r.index:
+                    found[r.tensor, r.index] = free_ranks(r)
+            elif r not in seen and not self.roles.streams(r.tensor):
+                seen.add(r)
+                places = dict(zip(step.ranks, r.index, strict=True))
+                for part in parts_of(step):
+                    self._collect(placed(part, places, step.bound), k, found, seen)
+
+    def _repeated(self) -> set[str]:
+        """Steps that a loop would compute again for every tile of rows, at a cost."""
+        found: set[str] = set()
+        for k in self.kernels:
+            if k.loop is None:
+                continue
+            for name in self._inlined(k):
+                s = self.steps[name]
+                if s.recurs is not None or name in self.own or not s.ranks:
+                    continue
+                along = set(s.ranks) & k.loop.ranks
+                if along and any(r not in s.ranks for r in k.rows) and self._costs(s):
+                    if self._can_stand_alone(s, k):
+                        found.add(name)
+        return {n for n in found if not self._only_inside(n, found)}
+
+    def _only_inside(self, name: str, found: set[str]) -> bool:
+        """Whether every reader of a step is itself to be stored, or only serves one that is."""
+        readers = [r.name for r in self.roles.readers.get(name, [])]
+        if not readers or any(self.roles.streams(r) for r in readers):
+            return False
+        return all(r in found or self._only_inside(r, found) for r in readers)
+
+    def _inlined(self, k: Draft) -> set[str]:
+        found: set[str] = set()
+        todo = [*k.members, *k.stores]
+        while todo:
+            for part in parts_of(self.steps[todo.pop()]):
+                for r in reads(part):
+                    inner = r.tensor in self.steps and not self.roles.streams(r.tensor)
+                    if inner and r.tensor not in found and r.tensor not in self.own:
+                        found.add(r.tensor)
+                        todo.append(r.tensor)
+        return found
+
+    def _costs(self, s: Settled) -> bool:
+        if s.op is not None:
+            return True
+        maps = [n for n in walk(s.value) if isinstance(n, Map)]
+        return any(
+            MAPS[m.op].cost in ("exp", "log", "sqrt", "trigonometric", "power") for m in maps
+        )
+
+    def _can_stand_alone(self, s: Settled, k: Draft) -> bool:
+        """Whether a step is over the whole rank, and made of nothing that its loop makes."""
+        assert k.loop is not None
+        parts = k.loop.ranks - {k.loop.rank}
+        if set(s.ranks) & parts:
+            return False
+        return not any(r.tensor in k.members for r in self._needs(s))
+
+    # -- the order of launches
+    def _ordered(self) -> list[Draft]:
+        done: list[Draft] = []
+        todo = list(self.kernels)
+        while todo:
+            ready = [k for k in todo if all(d in done for d in self._before(k))]
+            if not ready:
+                raise AssertionError("kernels wait for each other")
+            done += ready
+            todo = [k for k in todo if k not in ready]
+        return [k for k in done if k.stores or k.histories or k.ends]
+
+    def _before(self, k: Draft) -> list[Draft]:
+        found = []
+        for name in (*k.members, *k.stores):
+            s = self.steps[name]
+            needed = {r.tensor for r in self._needs(s)} | (self._own_reads(name) - {name})
+            for n in needed:
+                home = self.of.get(n)
+                if home is not None and home is not k and home not in found:
+                    found.append(home)
+        return found
+
+    def _own_reads(self, name: str) -> set[str]:
+        found: set[str] = set()
+        seen = {name}
+        todo = [name]
+        while todo:
+            for part in parts_of(self.steps[todo.pop()]):
+                for r in reads(part):
+                    if r.tensor in self.own:
+                        found.add(r.tensor)
+                    elif r.tensor in self.steps and r.tensor not in seen:
+                        seen.add(r.tensor)
+                        todo.append(r.tensor)
+        return found

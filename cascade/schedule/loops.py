@@ -1,0 +1,386 @@
+"""The loops of a kernel: one for each pass over its rank, in the order of what they need.
+
+A reduction whose body reads the *end* of another belongs to a later loop. Within a loop, values
+run from tile to tile: plain reductions combine with what came before, iterative tensors are
+updated. A loop whose values may be merged in any order visits only tiles that count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from cascade.ir.cascade import extent_symbol
+from cascade.ir.expr import TRUE, Const, Coordinate, Expr, Map, Read, Symbol
+from cascade.ir.ops import REDUCERS
+from cascade.ir.walk import conjuncts, walk
+from cascade.schedule.build import COMBINE, FLOOR, Builder, NoSchedule, Scope
+from cascade.schedule.program import Carry, For, Kernel, Let, Place, Seq, Store, lane, tile
+from cascade.schedule.program import Const as Number
+from cascade.schedule.prune import pruned
+from cascade.schedule.roles import parts_of, placed, shifted
+from cascade.schedule.settle import Settled
+
+INFINITE = Const(float("-inf"))
+
+
+def build(builder: Builder, name: str, size: int, part: int) -> Kernel:
+    """The kernel of a draft; tiles of its loop have `size` coordinates, partial ones `part`."""
+    levels = _levels(builder)
+    draft = builder.draft
+    for level in range(1, max(levels.values(), default=0) + 1):
+        members = [n for n in draft.members if levels[n] == level]
+        stores = [n for n in draft.stores if _along_loop(builder, n) and levels[n] == level]
+        if members or stores:
+            _Pass(builder, members, stores, size, part).emit()
+    for n in draft.stores:
+        if n in draft.members:
+            builder.store(builder.roles.steps[n], builder.finals[n])
+        elif not _along_loop(builder, n):
+            s = builder.roles.steps[n]
+            builder.store(s, builder.read(Read(n, tuple(Coordinate(r) for r in s.ranks))))
+    for n in draft.ends:
+        s = builder.roles.steps[n]
+        ranks = tuple(r for slot, r in enumerate(s.ranks) if slot != s.iterative)
+        index = tuple(builder.value(Coordinate(r)) for r in ranks)
+        builder.scopes[0].nodes.append(Store(n, index, builder.finals[n]))
+    places = tuple(p for p, depth in builder.places.values() if depth == 0)
+    nodes = pruned(tuple(builder.scopes[0].nodes))
+    return Kernel(name, tuple(builder.grid), builder.kernel_axes(), places, nodes)
+
+
+def _along_loop(builder: Builder, name: str) -> bool:
+    loop = builder.draft.loop
+    if loop is None or name in builder.draft.members:
+        return False
+    return bool(set(builder.roles.steps[name].ranks) & loop.ranks)
+
+
+def _levels(builder: Builder) -> dict[str, int]:
+    """The loop in which each result is made, counted from 1."""
+    draft, roles = builder.draft, builder.roles
+    names = [*draft.members, *(n for n in draft.stores if _along_loop(builder, n))]
+    levels = dict.fromkeys(names, 1)
+    changed, rounds = True, 0
+    while changed:
+        changed, rounds = False, rounds + 1
+        if rounds > len(names) + 2:
+            raise NoSchedule("results of a loop wait for each other's ends")
+        for n in names:
+            s = roles.steps[n]
+            places = builder.partition.place_in(draft, s.ranks) if n in draft.stores else {}
+            needed: set[Read] = set()
+            for e in parts_of(s):
+                needed |= roles.requires(builder.roles.tidy(placed(e, places)))
+            for r in needed:
+                if r.tensor not in draft.members or r.tensor == n:
+                    continue
+                level = levels[r.tensor] + (0 if _runs(builder, r) else 1)
+                if level > levels[n]:
+                    levels[n], changed = level, True
+    return levels
+
+
+def _runs(builder: Builder, r: Read) -> bool:
+    """Whether a read is of the value at this step or the next, not of the end."""
+    s = builder.roles.steps[r.tensor]
+    if s.iterative is None:
+        return False
+    return shifted(r.index[s.iterative], s.ranks[s.iterative]) in (0, 1)
+
+
+class _Pass:
+    """One loop, with the results that it makes and the tensors that it writes as it runs."""
+
+    def __init__(
+        self, builder: Builder, members: list[str], stores: list[str], size: int, part: int
+    ):
+        self.builder = builder
+        self.members = [builder.roles.steps[n] for n in members]
+        self.stores = [builder.roles.steps[n] for n in stores]
+        self.size, self.part = size, part
+        loop = builder.draft.loop
+        assert loop is not None
+        self.loop = loop
+        self.depth = len(builder.scopes)
+        self.names: dict[str, str] = {}
+        self.following: dict[str, Expr] = {}
+        self.inits: dict[str, Expr] = {}
+        self.best: dict[tuple[Expr, ...], tuple[str, str]] = {}
+        self.carries: list[Carry] = []
+
+    @property
+    def ordered(self) -> bool:
+        return self.loop.ordered
+
+    def emit(self) -> None:
+        b = self.builder
+        for s in self.members:
+            self.inits[s.name] = self._init(s)
+        self.scalar = b.fresh(f"{self.loop.outer or self.loop.rank}_at")
+        b.scopes.append(Scope())
+        b.depths[self.scalar] = self.depth
+        self._enter()
+        for s in self.members:
+            self._carry(s)
+        for s in self.members:
+            self._advance(s)
+        for s in self.stores:
+            value = self._at_rows(s)
+            b.store(s, value)
+        for s in self.members:
+            if s.name in b.draft.histories:
+                self._history(s)
+        self._leave()
+
+    # -- the loop itself
+    def _enter(self) -> None:
+        b, loop = self.builder, self.loop
+        if not self.ordered:
+            start = Map("+", (Symbol(self.scalar), lane(loop.rank)))
+            place = Place(loop.rank, start, b.extent(loop.rank))
+            b.places[loop.rank] = (place, self.depth)
+            b.axes[loop.rank] = Const(self.size)
+            b.loop_axis, b.loop_rank = loop.rank, loop.rank
+            b.filters = []
+            return
+        outer = loop.outer or loop.rank
+        b.places[outer] = (Place(outer, Symbol(self.scalar), b.extent(outer)), self.depth)
+        if loop.inner:
+            p = next(p for p in b.cascade.partitions if p.rank == loop.rank)
+            b.whole = {loop.rank: p.expression}
+
+    def _leave(self) -> None:
+        b, loop = self.builder, self.loop
+        carries = []
+        for s in self.members:
+            following = self.following.get(s.name)
+            if following is None:
+                continue
+            name = self.names[s.name]
+            new = b.named(f"{s.name}_next", following)
+            if not isinstance(new, Read):
+                new = b.put(Let(b.fresh(f"{s.name}_next"), new), self.depth, b.axes_in(new))
+            assert isinstance(new, Read)
+            carries.append(Carry(name, self.inits[s.name], b.tile_axes[name], new.tensor, s.kind))
+        carries = [*self.carries, *carries]
+        rank = loop.rank if not self.ordered else (loop.outer or loop.rank)
+        place, _ = b.places[rank]
+        predicate = self._predicate()
+        scope = b.scopes.pop()
+        del b.places[rank]
+        b.loop_axis = b.loop_rank = None
+        b.whole = {}
+        nodes = tuple(scope.nodes)
+        if self.ordered:
+            node: For | Seq = Seq(self.scalar, b.extent(rank), (place,), tuple(carries), nodes)
+        else:
+            node = For(
+                self.scalar, place, loop.rank, self.size, self.part, predicate, tuple(carries),
+                nodes,
+            )  # fmt: skip
+        b.scopes[self.depth - 1].nodes.append(node)
+        for c in carries:
+            b.depths[c.name] = self.depth - 1
+        for s in self.members:
+            b.running.pop(s.name, None)
+            b.finite.discard(self.names.get(s.name, ""))
+            b.finals[s.name] = self._end(s)
+
+    def _predicate(self) -> tuple[Expr, ...]:
+        """Conditions of every reduction along the loop: a tile without a point is left out."""
+        if self.ordered:
+            return ()
+        b = self.builder
+        tail = Map("<", (Coordinate(self.loop.rank), b.extent(self.loop.rank)))
+        if self.stores or b.pinned or not b.filters:
+            return (tail,)
+        shared = frozenset.intersection(*b.filters)
+        order = [c for c in _in_order(b.filters[0]) if c in shared and c != tail]
+        return (tail, *(c for c in order if self._bounds(c)))
+
+    def _bounds(self, condition: Expr) -> bool:
+        """Whether a condition says something about the rank before a tile is loaded."""
+        from cascade.schedule.bounds import solve
+
+        b = self.builder
+
+        def known(e: Expr) -> bool:
+            return all(
+                b.depths.get(r.tensor, 0) < self.depth for r in walk(e) if isinstance(r, Read)
+            )
+
+        rank = self.loop.rank
+        found = solve((condition,), rank, b.extent(rank), known)
+        plain = solve((), rank, b.extent(rank), known)
+        empty = plain[0] if plain else None
+        return any(
+            i.row or empty is None or i.low != empty.low or i.high != empty.high for i in found
+        )
+
+    # -- values that run
+    def _init(self, s: Settled) -> Expr:
+        b = self.builder
+        if s.iterative is not None:
+            start = s.start if s.start is not None else Const(0.0)
+            if not self.ordered and start == INFINITE and self._is_running_max(s):
+                b.floored.add(s.name)
+                return FLOOR
+            return _real(b.value(start), s)
+        assert s.op is not None
+        if s.op in ("top", "argtop", "argmax"):
+            return Const(0)
+        identity = REDUCERS[s.op].identity
+        return _real(Const(identity if identity is not None else 0), s)
+
+    def _is_running_max(self, s: Settled) -> bool:
+        match s.value:
+            case Map("max", (Read(name, _), Read(_, _))):
+                return name == s.name
+            case _:
+                return False
+
+    def _carry(self, s: Settled) -> None:
+        b = self.builder
+        if s.op in ("top", "argtop", "argmax"):
+            return
+        loop_ranks = self.loop.ranks if s.iterative is None else {s.ranks[s.iterative]}
+        axes = b.axes_for(tuple(r for r in s.ranks if r not in loop_ranks))
+        name = b.fresh(s.name)
+        self.names[s.name] = name
+        b.depths[name] = self.depth
+        b.tile_axes[name] = axes
+        if s.name in b.floored:
+            b.finite.add(name)
+        if s.iterative is not None:
+            b.running[s.name] = partial(self._at_slot, s)
+
+    def _at_slot(self, s: Settled, offset: int) -> Expr:
+        """An iterative tensor before this step (0), or after it (1)."""
+        if offset == 0:
+            return tile(self.names[s.name])
+        if s.name not in self.following:
+            self._update(s)
+        return self.following[s.name]
+
+    def _update(self, s: Settled) -> None:
+        b = self.builder
+        value = b.value(s.value)
+        following = b.named(f"{s.name}_next", value)
+        self.following[s.name] = following
+        if s.name in b.floored and isinstance(following, Read):
+            b.finite.add(following.tensor)
+
+    def _advance(self, s: Settled) -> None:
+        """What a result is after this step."""
+        b = self.builder
+        if s.iterative is not None:
+            if s.name not in self.following:
+                self._update(s)
+            return
+        assert s.op is not None
+        if s.op in ("top", "argtop", "argmax"):
+            self._select(s)
+            return
+        here = b.reduced(s, *self._body(s))
+        old = tile(self.names[s.name])
+        self.following[s.name] = b.named(f"{s.name}_next", Map(COMBINE[s.op], (old, here)))
+
+    def _body(self, s: Settled) -> tuple[Expr, tuple[Expr, ...], tuple[str, ...]]:
+        """Value, filters and bound ranks of a plain reduction, at the tile of this step."""
+        b = self.builder
+        bound = []
+        extra: list[Expr] = []
+        for r in s.bound:
+            if r == self.loop.rank and self.ordered and self.loop.inner:
+                bound += list(self.loop.inner)
+                extra.append(Map("<", (b.whole[r], b.extent(r))))
+            elif r == self.loop.outer and self.ordered:
+                continue
+            elif r == self.loop.outer:
+                if not set(self.loop.inner) & set(s.bound) and not b.pinned:
+                    raise NoSchedule(f"`{s.name}` is reduced over tiles whose size is free")
+            else:
+                bound.append(r)
+        return s.value, (*s.filters, *extra), tuple(bound)
+
+    def _select(self, s: Settled) -> None:
+        b = self.builder
+        value, filters, bound = self._body(s)
+        key = (value, *filters)
+        scored = b.value(value)
+        conditions = b.conditions(filters, (b.axis_of(bound[0]) or "",))
+        if key not in self.best:
+            before = (b.fresh(f"{s.name}_values"), b.fresh(f"{s.name}_places"))
+            target = s.target or f"{s.name}#"
+            if s.target is not None:
+                b.coordinate(s.target)
+            else:
+                b.axes[target] = Const(1)
+            axes = (*b.axes_for(tuple(r for r in s.ranks if r != s.target)), target)
+            for name in before:
+                b.depths[name] = self.depth
+                b.tile_axes[name] = axes
+            b._best(s, value, conditions, b.axis_of(bound[0]) or "", bound[0], before)
+            made = b.recall(("best", scored, conditions, b.axis_of(bound[0]), target, before))
+            assert isinstance(made, Map)
+            first, second = made.args
+            assert isinstance(first, Read) and isinstance(second, Read)
+            self.carries += [
+                Carry(before[0], INFINITE, axes, first.tensor),
+                Carry(before[1], Number(-1), axes, second.tensor, "int"),
+            ]
+            self.best[key] = before
+        self.names[s.name] = self.best[key][0 if s.op == "top" else 1]
+
+    def _end(self, s: Settled) -> Expr:
+        b = self.builder
+        end = tile(self.names[s.name])
+        if s.op == "argmax":
+            return b._pick(s.name, end, f"{s.name}#", Const(0))
+        if s.name in b.floored:
+            there = Map(">", (end, FLOOR))
+            return b.named(f"{s.name}_end", Map("select", (there, end, INFINITE)))
+        return end
+
+    # -- what is written as the loop runs
+    def _at_rows(self, s: Settled) -> Expr:
+        b = self.builder
+        places = b.partition.place_in(b.draft, s.ranks) if b.whole else {}
+        index = tuple(b.roles.tidy(placed(Coordinate(r), places)) for r in s.ranks)
+        if s.op is None:
+            return b.value(b.roles.tidy(placed(s.value, dict(zip(s.ranks, index, strict=True)))))
+        return b.read(Read(s.name, index))
+
+    def _history(self, s: Settled) -> None:
+        """Every slot of an iterative tensor: this step's end, and before the first the start."""
+        b = self.builder
+        assert s.iterative is not None
+        rank = s.ranks[s.iterative]
+        at: list[Expr] = [b.value(Coordinate(r)) for r in s.ranks]
+        after = list(at)
+        after[s.iterative] = Map("+", (b.value(Coordinate(rank)), Const(1)))
+        b.store(s, self.following[s.name], tuple(after))
+        first = list(at)
+        first[s.iterative] = Const(0)
+        start = b.put(Let(b.fresh(f"{s.name}_start"), self.inits[s.name]), self.depth - 1, ())
+        b.scopes[self.depth - 1].nodes.append(Store(s.name, tuple(first), start))
+
+
+def _in_order(conditions: frozenset[Expr]) -> list[Expr]:
+    from cascade.ir.printer import print_expr
+
+    return sorted(conditions, key=print_expr)
+
+
+def _real(e: Expr, s: Settled) -> Expr:
+    """A number of the kind that a tensor has."""
+    if isinstance(e, Const) and not isinstance(e.value, bool):
+        if s.kind == "real":
+            return Const(float(e.value))
+        if s.kind == "int" and abs(e.value) == float("inf"):
+            return Const(2**31 - 1 if e.value > 0 else -(2**31))
+    return e
+
+
+__all__ = ["TRUE", "Callable", "build", "conjuncts", "extent_symbol"]

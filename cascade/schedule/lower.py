@@ -1,0 +1,165 @@
+"""A cascade as a Program: the form that is run, its kernels, and what they leave in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from cascade.ir.cascade import Cascade, Param, Rank
+from cascade.ir.expr import Const, Expr, Map, Symbol
+from cascade.ir.kinds import required_kinds, tensor_kinds
+from cascade.ir.walk import symbols
+from cascade.schedule.build import Builder, NoSchedule
+from cascade.schedule.kernels import Draft, Partition
+from cascade.schedule.loops import build
+from cascade.schedule.program import Buffer, Kernel, Program
+from cascade.schedule.roles import Roles
+from cascade.schedule.settle import settle
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Extents that are known beforehand, and the tiles: of rows by rank, of loops by rank."""
+
+    extents: Mapping[str, int] = field(default_factory=dict)
+    rows: int = 128
+    stream: int = 128
+    part: int | None = None
+    tiles: Mapping[str, int] = field(default_factory=dict)
+
+
+def lower(
+    cascade: Cascade,
+    sizes: Sizes,
+    unordered: frozenset[str] = frozenset(),
+    free: frozenset[str] = frozenset(),
+) -> Program:
+    """The Program of a cascade whose form is chosen. `unordered` names the ranks whose steps may be
+    merged in any order: those that a derivation made. `free` names the parts whose extent is ours
+    to choose.
+    """
+    roles = Roles(cascade, settle(cascade), sizes.extents, unordered)
+    partition = Partition(roles)
+    names = _kernel_names(partition.kernels)
+    kernels = tuple(
+        _kernel(partition, k, names[n], sizes, free) for n, k in enumerate(partition.kernels)
+    )
+    return Program(
+        cascade.name,
+        tuple(_buffers(roles, partition)),
+        kernels,
+        _values(cascade),
+        tuple(sorted(_widths(roles, kernels).items())),
+    )
+
+
+def _kernel(
+    partition: Partition, draft: Draft, name: str, sizes: Sizes, free: frozenset[str]
+) -> Kernel:
+    tiles = {r: sizes.tiles.get(r, sizes.rows) for r in draft.rows}
+    builder = Builder(partition, draft, tiles)
+    loop = draft.loop
+    rank = loop.rank if loop is not None else ""
+    stream = sizes.tiles.get(rank, sizes.stream)
+    part = min(stream, sizes.part or stream)
+    if loop is not None and not loop.ordered and loop.inner and not set(loop.inner) <= free:
+        builder.pinned = True
+        stream = part = _size_of_parts(partition.cascade, loop.inner, sizes)
+    return build(builder, name, stream, part)
+
+
+def _size_of_parts(cascade: Cascade, inner: tuple[str, ...], sizes: Sizes) -> int:
+    """How many coordinates a tile of a partition of the spec has."""
+    values = {p.name: p.value for p in cascade.params}
+    result = 1
+    for r in inner:
+        extent = cascade.rank[r].extent
+        known: object = sizes.extents.get(r)
+        if isinstance(extent, Symbol) and known is None:
+            known = sizes.extents.get(extent.name)
+            default = values.get(extent.name)
+            known = default.value if known is None and isinstance(default, Const) else known
+        if not isinstance(known, int):
+            raise NoSchedule(f"the extent of `{r}` must be known to make tiles of it")
+        result *= known
+    return result
+
+
+def _kernel_names(drafts: list[Draft]) -> list[str]:
+    """Each kernel is named after the first tensor that it writes."""
+    names: list[str] = []
+    for d in drafts:
+        stem = next(iter([*d.stores, *d.histories, *d.ends])).replace(".", "_")
+        names.append(stem if stem not in names else f"{stem}_{len(names)}")
+    return names
+
+
+def _buffers(roles: Roles, partition: Partition) -> list[Buffer]:
+    cascade = roles.cascade
+    needed = required_kinds(cascade)
+    kinds = tensor_kinds(cascade)
+    buffers = []
+    for t in cascade.inputs:
+        shape = tuple(cascade.rank[r].extent for r in t.ranks)
+        dtype = t.dtype or needed.get(t.name) or kinds.get(t.name, "any")
+        buffers.append(Buffer(t.name, t.ranks, shape, dtype, "in"))
+    written = dict.fromkeys(
+        n for k in partition.kernels for n in (*k.stores, *k.histories, *k.ends)
+    )
+    ends = {n for k in partition.kernels for n in k.ends}
+    for name in written:
+        s = roles.steps[name]
+        shape_of: list[Expr] = []
+        for slot, r in enumerate(s.ranks):
+            extent = cascade.rank[r].extent
+            if slot != s.iterative:
+                shape_of.append(extent)
+            elif name not in ends:
+                shape_of.append(Map("+", (extent, Const(1))))
+        kind = "out" if name in cascade.outputs else "temp"
+        ranks = tuple(
+            r for slot, r in enumerate(s.ranks) if name not in ends or slot != s.iterative
+        )
+        buffers.append(Buffer(name, ranks, tuple(shape_of), s.kind, kind))
+    return buffers
+
+
+def _widths(roles: Roles, kernels: tuple[Kernel, ...]) -> dict[str, int]:
+    """The extents of axes that tiles hold whole, where they are known."""
+    found: dict[str, int] = {}
+    for k in kernels:
+        for axis in k.axes:
+            if isinstance(axis.size, Const):
+                continue
+            for name in symbols(axis.size):
+                size = roles.sizes.get(name.lower())
+                if size is not None:
+                    found[name] = size
+    return found
+
+
+def _values(cascade: Cascade) -> tuple[tuple[str, Expr], ...]:
+    """Definitions of params and of extents that follow from others, each after what it needs."""
+    defined: dict[str, Expr] = {}
+    for p in cascade.params:
+        if p.value is not None:
+            defined[p.name] = p.value
+    for r in cascade.ranks:
+        name = r.name.upper()
+        if r.extent != Symbol(name) and name not in defined:
+            defined[name] = r.extent
+    ordered: dict[str, Expr] = {}
+
+    def visit(name: str, path: tuple[str, ...] = ()) -> None:
+        if name in ordered or name not in defined or name in path:
+            return
+        for s in sorted(symbols(defined[name])):
+            visit(s, (*path, name))
+        ordered[name] = defined[name]
+
+    for name in defined:
+        visit(name)
+    return tuple(ordered.items())
+
+
+__all__ = ["Param", "Rank", "Sizes", "lower"]

@@ -1,0 +1,223 @@
+"""What each rank is for: a loop, a width, or a dimension of the grid.
+
+A *loop* is run along an iterative rank, or along a rank that a reduction binds and nothing inside a
+loop needs whole. A *width* is held in a tile from end to end: the extents of contractions inside a
+loop, small ranks, the parts of chunks. Every other rank is *long* and can only be on a grid. The
+rules look at who reads what, and at sizes; never at names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from cascade.ir.cascade import Cascade, Partition
+from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol
+from cascade.ir.walk import children, free_ranks, reads, substitute, transform
+from cascade.schedule.settle import Settled
+
+CONTRACTED = 1024  # the largest extent of a contraction that a tile holds whole
+WIDTH = 256  # the largest extent of any other width
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A loop along `rank`. `outer` is the rank that counts its steps where it is a partition or a
+    recurrence, `inner` the parts that its tiles hold. `ordered` where steps must run in order.
+    """
+
+    rank: str
+    outer: str | None = None
+    inner: tuple[str, ...] = ()
+    ordered: bool = False
+
+    @property
+    def ranks(self) -> frozenset[str]:
+        return frozenset({self.rank, *self.inner, *([self.outer] if self.outer else [])})
+
+
+@dataclass
+class Roles:
+    """Roles of the ranks of one cascade in settled steps. `sizes` are extents known beforehand."""
+
+    cascade: Cascade
+    steps: dict[str, Settled]
+    sizes: Mapping[str, int]
+    unordered: frozenset[str]
+    loops: dict[str, Loop] = field(default_factory=dict)  # stream step -> its loop
+    widths: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.readers: dict[str, list[Settled]] = {}
+        for s in self.steps.values():
+            for name in {r.tensor for e in parts_of(s) for r in reads(e)}:
+                self.readers.setdefault(name, []).append(s)
+        self.widths |= {r.name for r in self.cascade.ranks if self._small(r.name)}
+        self.widths |= {p for part in self._partitions() for p in part.parts[1:]}
+        before = None
+        while before != self.widths:  # a width found late may be bound by a step seen early
+            before = set(self.widths)
+            self.loops.clear()
+            self._iterative_loops()
+            for s in reversed(self.steps.values()):
+                self._reduction(s)
+
+    def _partitions(self) -> Iterator[Partition]:
+        yield from self.cascade.partitions
+
+    def size(self, rank: str) -> int | None:
+        rank = rank.rstrip("'")
+        if rank in self.sizes:
+            return self.sizes[rank]
+        extent = self.cascade.rank[rank].extent
+        return int(extent.value) if isinstance(extent, Const) else None
+
+    def _small(self, rank: str) -> bool:
+        """A rank of few coordinates, whatever the inputs: a window, classes, a chunk."""
+        extent = self.cascade.rank[rank].extent
+        if any(rank in t.ranks for t in self.cascade.inputs):
+            return isinstance(extent, Const) and extent.value <= WIDTH
+        params = {p.name: p.value for p in self.cascade.params}
+        if isinstance(extent, Symbol) and isinstance(params.get(extent.name), Const):
+            extent = params[extent.name]  # type: ignore[assignment]
+        size = self.sizes.get(rank, extent.value if isinstance(extent, Const) else None)
+        return isinstance(extent, Const) and size is not None and size <= WIDTH
+
+    # -- loops
+    def _iterative_loops(self) -> None:
+        for s in self.steps.values():
+            if s.iterative is not None:
+                self.loops[s.name] = self._loop_of(s.ranks[s.iterative])
+
+    def _loop_of(self, rank: str) -> Loop:
+        """The loop that steps along a rank which is iterative, or a part, or whole."""
+        for p in self.cascade.partitions:
+            if rank == p.rank or rank == p.parts[0]:
+                outer, inner = p.parts[0], p.parts[1:]
+                if outer in self.unordered:
+                    return Loop(p.rank, outer, inner)
+                if rank == outer:
+                    return Loop(p.rank, outer, inner, ordered=self._recurs(outer))
+        return Loop(rank, rank if self._recurs(rank) else None, (), ordered=self._recurs(rank))
+
+    def _recurs(self, rank: str) -> bool:
+        return any(
+            s.iterative is not None and s.ranks[s.iterative] == rank for s in self.steps.values()
+        )
+
+    def _reduction(self, s: Settled) -> None:
+        """Decide for the ranks that a step binds; its readers are decided already."""
+        if s.op is None or s.name in self.loops:
+            return
+        bound = [r for r in s.bound if r not in self.widths]
+        if not bound:
+            return
+        around = self._around(s.name, set())
+        around |= {r for n in self.steps if self.iterative(n) for r in self.loops[n].ranks}
+        if around & set(s.ranks):
+            for r in bound:
+                size = self.size(r)
+                if size is None or size <= CONTRACTED:
+                    self.widths.add(r)
+        bound = [r for r in bound if r not in self.widths]
+        if bound:
+            self.loops[s.name] = self._loop_of(bound[-1])
+
+    def _around(self, name: str, seen: set[str]) -> set[str]:
+        """Ranks of the loops inside which a step may have to be computed."""
+        found: set[str] = set()
+        seen.add(name)
+        for reader in self.readers.get(name, []):
+            if reader.name in self.loops:
+                found |= self.loops[reader.name].ranks
+            elif reader.name not in seen:
+                found |= self._around(reader.name, seen)
+        return found
+
+    # -- what a step needs
+    def long(self, ranks: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(r for r in ranks if r not in self.widths)
+
+    @property
+    def outers(self) -> set[str]:
+        """The ranks along which something iterates."""
+        return {s.ranks[s.iterative] for s in self.steps.values() if s.iterative is not None}
+
+    def streams(self, name: str) -> bool:
+        return name in self.loops
+
+    def iterative(self, name: str) -> bool:
+        return self.steps[name].iterative is not None
+
+    def tidy(self, i: Expr) -> Expr:
+        """`(m1*M0 + m0) // M0` is m1, and `% M0` is m0."""
+        wholes = {p.expression: p for p in self.cascade.partitions if len(p.parts) == 2}
+
+        def rule(e: Expr) -> Expr | None:
+            match e:
+                case Map("//" | "%" as op, (whole, stride)) if whole in wholes:
+                    p = wholes[whole]
+                    if self.cascade.rank[p.parts[1]].extent == stride:
+                        return Coordinate(p.parts[0 if op == "//" else 1])
+            return None
+
+        return transform(i, rule)
+
+    def requires(self, e: Expr) -> set[Read]:
+        """The results of loops that an expression reads, through everything that is computed in
+        place; as reads at the coordinates of the expression.
+        """
+        found: set[Read] = set()
+        self._requires(e, found, set())
+        return found
+
+    def _requires(self, e: Expr, found: set[Read], seen: set[Read]) -> None:
+        if isinstance(e, Read):
+            e = Read(e.tensor, tuple(self.tidy(i) for i in e.index))
+            for i in e.index:
+                self._requires(i, found, seen)
+            step = self.steps.get(e.tensor)
+            if step is None or e in seen:
+                return
+            seen.add(e)
+            if self.streams(e.tensor):
+                found.add(e)
+                return
+            places = dict(zip(step.ranks, e.index, strict=True))
+            for part in parts_of(step):
+                self._requires(placed(part, places, step.bound), found, seen)
+            return
+        for child in children(e):
+            self._requires(child, found, seen)
+
+
+def parts_of(s: Settled) -> tuple[Expr, ...]:
+    """The expressions of a step: value, filters, conditions, start."""
+    start = () if s.start is None else (s.start,)
+    return (s.value, *s.filters, *s.present, *start)
+
+
+def placed(e: Expr, places: dict[str, Expr], bound: tuple[str, ...] = ()) -> Expr:
+    """`e` with its ranks placed at other coordinates, those it binds left alone."""
+    moved = {r: i for r, i in places.items() if i != Coordinate(r) and r not in bound}
+    return substitute(e, moved)
+
+
+def same(e: Expr, rank: str) -> bool:
+    return e == Coordinate(rank)
+
+
+def shifted(e: Expr, rank: str) -> int | None:
+    """The constant c of an index `rank + c`, or None."""
+    match e:
+        case Coordinate(r) if r == rank:
+            return 0
+        case Map("+", (Coordinate(r), Const(int(c)))) if r == rank:
+            return int(c)
+        case Map("-", (Coordinate(r), Const(int(c)))) if r == rank:
+            return -int(c)
+        case _:
+            return None
+
+
+__all__ = ["Loop", "Roles", "free_ranks", "parts_of", "placed", "same", "shifted"]
