@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from cascade.ir.cascade import Cascade
 from cascade.ir.expr import FALSE, TRUE, Const, Coordinate, Expr, Map, Read, Symbol
 from cascade.ir.ops import REDUCERS
-from cascade.ir.walk import conjuncts, free_ranks, walk
+from cascade.ir.walk import conjuncts, free_ranks, symbols, walk
 from cascade.schedule.kernels import Draft, Partition
 from cascade.schedule.program import (
     Axis,
@@ -301,8 +301,12 @@ class Builder:
         return self.named(name, self.value(placed(step.value, places)))
 
     def _in_memory(self, name: str) -> bool:
+        """Whether a tensor is made by another kernel. What can be computed in place is, unless it
+        was given a kernel for being read again and again.
+        """
         home = self.partition.of.get(name)
-        return home is not None and home is not self.draft
+        elsewhere = home is not None and home is not self.draft
+        return elsewhere and (self.roles.streams(name) or name in self.partition.own)
 
     def _at(self, e: Read, result: Expr) -> Expr:
         """A value of a loop, read at other coordinates of the ranks that tiles hold whole."""
@@ -460,10 +464,11 @@ class Builder:
         inside: list[tuple[Expr, Expr]] = []  # as written, as a tile
         for f in factors(value):
             t = self.value(f)
-            if set(self.axes_in(t)) & set(axes):
+            fixed = not any(isinstance(n, Read | Coordinate) for n in walk(t))
+            if set(self.axes_in(t)) & set(axes) or (conditions and not fixed):
                 inside.append((f, self.named(stem, t)))
             else:
-                outside.append(t)
+                outside.append(self._if_any(t, axes))
         if not axes:
             whole = self.masked(stem, _product([*outside, *(t for _, t in inside)]), conditions,
                                 Const(0.0))  # fmt: skip
@@ -474,6 +479,26 @@ class Builder:
         else:
             result = self._folded(stem, "sum", tiles[0], axes)
         return self.named(stem, _product([*outside, result])) if outside else result
+
+    def _if_any(self, t: Expr, axes: tuple[str, ...]) -> Expr:
+        """A factor taken out of a sum, 0 where its extents make the sum empty and it infinite."""
+        named = {s for n in walk(t) if isinstance(n, Symbol) for s in [n.name]}
+        for axis in axes:
+            extent = self.extent(axis) if axis.rstrip("'") in self.cascade.rank else None
+            if isinstance(extent, Symbol) and self._mentions(named, extent.name):
+                return Map("select", (Map(">", (extent, Const(0))), t, Const(0.0)))
+        return t
+
+    def _mentions(self, names: set[str], extent: str) -> bool:
+        """Whether an extent is among names, or in the definitions of those that are params."""
+        params = {p.name: p.value for p in self.cascade.params}
+        for name in names:
+            value = params.get(name)
+            if name == extent:
+                return True
+            if value is not None and self._mentions(symbols(value) - {name}, extent):
+                return True
+        return False
 
     def _filtered(
         self,
@@ -498,10 +523,41 @@ class Builder:
             key=lambda n: (len(needed - set(self.axes_in(tiles[n]))), len(self.axes_in(tiles[n]))),
         )
         host = hosts[0]
-        vanishing = None if missing else self._vanishing(stem, inside[host][0], conditions)
-        zero = _zero(tiles[host])
-        tiles[host] = vanishing or self.masked(stem, tiles[host], conditions, zero)
-        return tiles
+        rows = [n for n, t in enumerate(tiles) if n != host and not self._along_any(t, axes)]
+        vanishing = None
+        if not missing and not rows:
+            vanishing = self._vanishing(stem, inside[host][0], conditions)
+        whole = _product([tiles[host], *(tiles[n] for n in rows)])
+        zero = _zero(whole)
+        first = vanishing or self.masked(stem, self.named(stem, whole), conditions, zero)
+        others = [n for n in range(len(tiles)) if n != host and n not in rows]
+        return [first, *(self._finite(stem, tiles[n], conditions) for n in others)]
+
+    def _along_any(self, t: Expr, axes: tuple[str, ...]) -> bool:
+        return bool(set(self.axes_in(t)) & set(axes))
+
+    def _finite(self, stem: str, t: Expr, conditions: tuple[Expr, ...]) -> Expr:
+        """A factor that cannot be infinite where another is 0 for a condition on its own axes."""
+        if self._plain(t):
+            return t
+        have = set(self.axes_in(t))
+        near = tuple(c for c in conditions if set(self.axes_in(c)) <= have)
+        return self.masked(stem, t, near, _zero(t))
+
+    def _plain(self, t: Expr) -> bool:
+        """Whether a value is made of loaded ones by sums and products: finite wherever they are."""
+        definitions = {
+            n.name: n for scope in self.scopes for n in scope.nodes if isinstance(n, Let | Load)
+        }
+        for node in walk(t):
+            match node:
+                case Map(op) if op not in ("+", "-", "*", "neg", "max", "min", "select"):
+                    return False
+                case Read(name, ()):
+                    made = definitions.get(name)
+                    if made is None or (isinstance(made, Let) and not self._plain(made.value)):
+                        return False
+        return True
 
     def _vanishing(self, stem: str, f: Expr, conditions: tuple[Expr, ...]) -> Expr | None:
         """`exp(x - r)` is 0 by itself where x is masked with -inf and r is finite."""
@@ -548,6 +604,8 @@ class Builder:
         scored = self.value(value)
         target = step.target or f"{step.name}#"
         if step.target is not None:
+            if step.target not in self.roles.widths:
+                raise NoSchedule(f"`{step.name}` fills rank `{step.target}`, which no tile holds")
             self.coordinate(step.target)
         else:
             self.axes[target] = Const(1)

@@ -320,8 +320,8 @@ class Partition:
     ) -> None:
         for r in [n for n in walk(e) if isinstance(n, Read)]:
             step = self.steps.get(r.tensor)
-            if step is None or r.tensor in self.own or self.of.get(r.tensor, k) is not k:
-                if r.index:
+            if step is None or r.tensor in self.own or self.roles.streams(r.tensor):
+                if r.index and r.tensor not in k.members:
                     found[r.tensor, r.index] = free_ranks(r)
             elif r not in seen and not self.roles.streams(r.tensor):
                 seen.add(r)

@@ -14,6 +14,7 @@ from cascade.ir.cascade import extent_symbol
 from cascade.ir.expr import TRUE, Const, Coordinate, Expr, Map, Read, Symbol
 from cascade.ir.ops import REDUCERS
 from cascade.ir.walk import conjuncts, walk
+from cascade.schedule.bounds import solve
 from cascade.schedule.build import COMBINE, FLOOR, Builder, NoSchedule, Scope
 from cascade.schedule.program import Carry, For, Kernel, Let, Place, Seq, Store, lane, tile
 from cascade.schedule.program import Const as Number
@@ -201,10 +202,9 @@ class _Pass:
 
     def _bounds(self, condition: Expr) -> bool:
         """Whether a condition says something about the rank before a tile is loaded."""
-        from cascade.schedule.bounds import solve
-
         b = self.builder
-
+        if not set(b.axes_in(condition)) <= {self.loop.rank, *b.draft.rows}:
+            return False
         def known(e: Expr) -> bool:
             return all(
                 b.depths.get(r.tensor, 0) < self.depth for r in walk(e) if isinstance(r, Read)
@@ -314,6 +314,8 @@ class _Pass:
             before = (b.fresh(f"{s.name}_values"), b.fresh(f"{s.name}_places"))
             target = s.target or f"{s.name}#"
             if s.target is not None:
+                if s.target not in b.roles.widths:
+                    raise NoSchedule(f"`{s.name}` fills rank `{s.target}`, which no tile holds")
                 b.coordinate(s.target)
             else:
                 b.axes[target] = Const(1)

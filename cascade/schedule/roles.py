@@ -54,6 +54,8 @@ class Roles:
                 self.readers.setdefault(name, []).append(s)
         self.widths |= {r.name for r in self.cascade.ranks if self._small(r.name)}
         self.widths |= {p for part in self._partitions() for p in part.parts[1:]}
+        targets = {s.target for s in self.steps.values() if s.target is not None}
+        self.widths |= {r for r in targets if (self.size(r) or 0) <= WIDTH}
         before = None
         while before != self.widths:  # a width found late may be bound by a step seen early
             before = set(self.widths)
