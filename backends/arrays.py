@@ -15,6 +15,7 @@ from cascade.ir.cascade import Cascade
 from cascade.ir.kinds import declared_kind, required_kinds
 
 Array = np.ndarray[Any, Any]
+LARGEST_INTEGER = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
@@ -196,6 +197,10 @@ def _as_kind(name: str, array: Array, kind: str) -> Array:
             "input-type", f"`{name}` has type {array.dtype}, and the spec needs truth values"
         )
     if code in "iu" and kind != "real":
+        if code == "u" and array.size and int(array.max()) > LARGEST_INTEGER:
+            raise input_error(
+                "input-type", f"`{name}` holds {array.max()}; integers go up to 2**63 - 1"
+            )
         return array.astype(np.int64)
     if kind == "int":
         raise input_error(

@@ -253,13 +253,18 @@ def emit(path: str, spec: Cascade, source: str) -> None:
 
 
 def replace_text(path: str, text: str) -> None:
-    """Replace a file as a whole: a failure leaves the old one."""
+    """Replace a file as a whole: a failure leaves the old one. Raises `InputError`."""
     target = Path(path).resolve()
-    mode = target.stat().st_mode
-    with tempfile.NamedTemporaryFile("w", dir=target.parent, delete=False, encoding="utf-8") as new:
-        new.write(text)
-    os.chmod(new.name, mode)
-    os.replace(new.name, target)
+    try:
+        mode = target.stat().st_mode
+        with tempfile.NamedTemporaryFile(
+            "w", dir=target.parent, delete=False, encoding="utf-8"
+        ) as new:
+            new.write(text)
+        os.chmod(new.name, mode)
+        os.replace(new.name, target)
+    except OSError as e:
+        raise input_error("file-write", f"{path} cannot be written: {e.strerror}") from None
 
 
 def new_text(path: str, text: str) -> None:
@@ -383,6 +388,11 @@ def copy_examples(name: str | None, folder: str) -> list[str]:
                 "file-write", f"{target / file} exists already", "choose another folder"
             )
     for file, content in texts.items():
-        (target / file).parent.mkdir(parents=True, exist_ok=True)
-        (target / file).write_bytes(content)
+        try:
+            (target / file).parent.mkdir(parents=True, exist_ok=True)
+            (target / file).write_bytes(content)
+        except OSError as e:
+            raise input_error(
+                "file-write", f"{target / file} cannot be written: {e.strerror}"
+            ) from None
     return [str(target / file) for file in texts]

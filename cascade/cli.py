@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -31,7 +31,10 @@ def main() -> None:
         click.echo("interrupted", err=True)
         sys.exit(130)
     except click.ClickException as e:
-        e.show()
+        if isinstance(e, _Bug):
+            e.show()
+        else:
+            _refuse("usage", e.format_message(), e.show)
         sys.exit(e.exit_code)
     except CascadeError as e:
         _show_error(e)
@@ -40,7 +43,8 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except MemoryError:
-        click.echo("error: not enough memory for these extents", err=True)
+        message = "not enough memory for these extents"
+        _refuse("memory", message, lambda: click.echo(f"error: {message}", err=True))
         sys.exit(3)
     except Exception as e:
         if os.environ.get("CASCADE_DEBUG"):
@@ -51,11 +55,26 @@ def main() -> None:
         sys.exit(70)
 
 
+def _refuse(code: str, message: str, show: Callable[[], None]) -> None:
+    """An error that no diagnostic describes: as JSON where that was asked for."""
+    if "--json" in sys.argv:
+        error = {"severity": "error", "code": code, "message": message, "hints": []}
+        click.echo(json.dumps({"errors": [error]}, indent=2))
+    else:
+        show()
+
+
 def _show_error(e: CascadeError) -> None:
     if "--json" in sys.argv:
         click.echo(json.dumps({"errors": [d.to_dict() for d in e.diagnostics]}, indent=2))
     else:
         click.echo(str(e), err=True)
+
+
+class _Bug(click.ClickException):
+    """Two results that must be equal are not: the spec and the data are fine."""
+
+    exit_code = 70
 
 
 def _settings(
@@ -195,8 +214,9 @@ def analyse(
     """Passes with their proof, footprints, work, traffic, and what stands in the way of fewer."""
     from cascade import api
 
-    c = api.load(spec)
-    report = api.analyse(c, settings, target, api.read_arrays(inputs))
+    with _Progress("analysing"):
+        c = api.load(spec)
+        report = api.analyse(c, settings, target, api.read_arrays(inputs))
     if as_json:
         _print_json(report.to_dict())
         return
@@ -226,9 +246,10 @@ def derive(
 
     if chunked and (steps is not None or explain):
         raise click.UsageError("--chunk stands alone, with --check, --emit or --json")
-    c = api.load(spec)
-    found: Any = api.chunk(c) if chunked else api.derive(c, steps)
-    checked = api.check_derivation(c, found) if recheck else None
+    with _Progress("deriving"):
+        c = api.load(spec)
+        found: Any = api.chunk(c) if chunked else api.derive(c, steps)
+        checked = api.check_derivation(c, found) if recheck else None
     if emit is not None:
         api.emit(emit, found.result, spec)
     if as_json:
@@ -244,7 +265,7 @@ def derive(
         if emit is not None:
             click.echo(f"written to {emit}")
     if checked is not None and not checked["ok"]:
-        raise click.ClickException("the derivation does not check: please report it")
+        raise _Bug("the derivation does not check: this is a bug of cascade, please report it")
 
 
 @cli.command()
@@ -282,23 +303,22 @@ def run(
     rows = api.describe_outputs(outputs)
     checks = []
     if recheck:
-        checks = api.recheck(c, arrays, settings, outputs)
+        with _Progress("checking"):
+            checks = api.recheck(c, arrays, settings, outputs)
     if output:
         api.write_arrays(output, outputs)
     if as_json:
         _print_json({"outputs": rows, "checks": checks, "written": output})
-        return
-    _warn(c)
-    for row in rows:
-        click.echo(api.output_line(row))
-    for result in checks:
-        click.echo(api.check_line(result))
-    if output:
-        click.echo(f"written to {output}")
+    else:
+        _warn(c)
+        for row in rows:
+            click.echo(api.output_line(row))
+        for result in checks:
+            click.echo(api.check_line(result))
+        if output:
+            click.echo(f"written to {output}")
     if any(not r["agrees"] for r in checks):
-        raise click.ClickException(
-            "the two evaluations disagree: this is a bug of cascade, please report it"
-        )
+        raise _Bug("the two evaluations disagree: this is a bug of cascade, please report it")
 
 
 @cli.command()
@@ -309,8 +329,8 @@ def graph(spec: str, output: str, as_json: bool) -> None:
     """Draw a cascade as a graph, its passes in colours."""
     from cascade import api
 
-    c = api.load(spec)
-    drawn = api.draw(c, output)
+    with _Progress("drawing"):
+        drawn = api.draw(api.load(spec), output)
     if as_json:
         _print_json(drawn)
     else:
@@ -367,34 +387,50 @@ def bench(itself: bool, repeat: int, as_json: bool) -> None:
 
 
 class _Progress:
-    """A callable `(done, total)` that shows a bar on a terminal once the work has taken two
-    seconds.
+    """A bar on a terminal for work of more than two seconds.
+
+    Gives a callable `(done, total)`; work that never calls it has a bar without an end.
     """
 
     def __init__(self, title: str):
         self.title = title
-        self.started = time.monotonic()
+        self.lock = threading.Lock()
+        self.timer = threading.Timer(SLOW, self._show)
+        self.timer.daemon = True
+        self.reached: tuple[int, int] | None = None
+        self.over = False
         self.bar: Any = None
         self.task: Any = None
 
     def __enter__(self) -> Callable[[int, int], None]:
+        if sys.stderr.isatty():
+            self.timer.start()
         return self._update
 
-    def _update(self, done: int, total: int) -> None:
-        if self.bar is None:
-            if time.monotonic() - self.started < SLOW or not sys.stderr.isatty():
-                return
-            from rich.console import Console
-            from rich.progress import Progress
+    def _show(self) -> None:
+        from rich.console import Console
+        from rich.progress import Progress
 
+        with self.lock:
+            if self.over:
+                return
             self.bar = Progress(console=Console(stderr=True), transient=True)
             self.bar.start()
-            self.task = self.bar.add_task(self.title, total=total)
-        self.bar.update(self.task, completed=done, total=total)
+            done, total = self.reached or (0, None)
+            self.task = self.bar.add_task(self.title, total=total, completed=done)
+
+    def _update(self, done: int, total: int) -> None:
+        self.reached = done, total
+        with self.lock:
+            if self.bar is not None:
+                self.bar.update(self.task, completed=done, total=total)
 
     def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.stop()
+        self.timer.cancel()
+        with self.lock:
+            self.over = True
+            if self.bar is not None:
+                self.bar.stop()
 
 
 if __name__ == "__main__":

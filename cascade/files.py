@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
+NUMPY_TYPE = {
+    **{f"F{8 * n}": f"<f{n}" for n in (2, 4, 8)},
+    **{f"{c}{8 * n}": f"<{c.lower()}{n}" for c in "IU" for n in (1, 2, 4, 8)},
+    "BOOL": "?",
+}
 FORMATS = "formats: .npz, .safetensors, or NAME=file.npy"
 
 
@@ -72,25 +77,57 @@ def _read_npy(path: Path) -> Array:
 
 
 def _read_safetensors(path: Path) -> dict[str, Array]:
-    numpy_format = _safetensors()
+    safetensors = _safetensors()
     try:
-        return dict(numpy_format.load_file(path))
-    except numpy_format.SafetensorError as e:
+        return {
+            name: _decoded(path, name, tensor)
+            for name, tensor in safetensors.deserialize(path.read_bytes())
+        }
+    except safetensors.SafetensorError as e:
         raise input_error("file-format", f"{path} cannot be read: {e}") from None
+
+
+def _decoded(path: Path, name: str, tensor: Mapping[str, Any]) -> Array:
+    """An array of a .safetensors file; narrow reals, which NumPy lacks, as f32."""
+    import numpy as np
+
+    dtype, data = tensor["dtype"], tensor["data"]
+    if dtype in NUMPY_TYPE:
+        array = np.frombuffer(data, np.dtype(NUMPY_TYPE[dtype]))
+    elif dtype == "BF16":
+        array = (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4")
+    elif dtype in ("F8_E4M3", "F8_E5M2"):
+        array = _eight_bits(dtype)[np.frombuffer(data, np.uint8)]
+    else:
+        raise input_error("file-format", f"{path}: `{name}` has type {dtype}, which is not read")
+    return array.reshape(tensor["shape"])
+
+
+def _eight_bits(dtype: str) -> Array:
+    """The values of the 256 codes of an 8-bit real."""
+    import numpy as np
+
+    code = np.arange(256, dtype=np.uint16)
+    if dtype == "F8_E5M2":  # the upper half of a half
+        return (code << 8).view(np.float16).astype(np.float32)
+    exponent, mantissa = (code >> 3 & 15).astype(int), (code & 7).astype(float)
+    size = np.where(
+        exponent > 0, np.ldexp(1 + mantissa / 8, exponent - 7), np.ldexp(mantissa / 8, -6)
+    )
+    size[code & 127 == 127] = np.nan  # the only codes that are no number: there is no infinity
+    return np.where(code < 128, size, -size).astype(np.float32)
 
 
 def _safetensors() -> Any:
     try:
         import safetensors
-        import safetensors.numpy
     except ImportError:
         raise input_error(
             "missing-package",
             ".safetensors files need the package safetensors",
             "install it: `pip install safetensors`",
         ) from None
-    safetensors.numpy.SafetensorError = safetensors.SafetensorError  # type: ignore[attr-defined]
-    return safetensors.numpy
+    return safetensors
 
 
 def write_arrays(path: str, arrays: Mapping[str, Array]) -> None:
@@ -101,14 +138,25 @@ def write_arrays(path: str, arrays: Mapping[str, Array]) -> None:
     target = Path(path)
     try:
         if path.endswith(".npz"):
-            np.savez(target, allow_pickle=False, **arrays)
+            _write_npz(target, arrays)
         elif path.endswith(".npy"):
             np.save(target, next(iter(arrays.values())), allow_pickle=False)
         else:
-            contiguous = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
-            _safetensors().save_file(contiguous, target)
+            from safetensors.numpy import save_file
+
+            save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, target)
     except OSError as e:
         raise input_error("file-write", f"{path} cannot be written: {e.strerror or e}") from None
+
+
+def _write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
+    """As `np.savez`, which takes some names (`file`, `allow_pickle`) for its own arguments."""
+    import numpy as np
+
+    with zipfile.ZipFile(path, "w", allowZip64=True) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
 def check_output(path: str, count: int) -> None:
@@ -121,6 +169,8 @@ def check_output(path: str, count: int) -> None:
             f"{path}: .npy takes one array, and there are {count} outputs",
             "use .npz",
         )
+    if path.endswith(".safetensors"):
+        _safetensors()
     parent = Path(path).parent
     if not parent.is_dir():
         raise input_error("file-write", f"there is no folder {parent}")

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from cascade.analysis.normalise import Step
 from cascade.analysis.passes import Mode, PassCount, Passes, Visit
 from cascade.ir.expr import Expr, Map, Read, Where
-from cascade.ir.walk import children, reads, rebuild, substitute, walk
+from cascade.ir.walk import reads
 
+DEPTH = 8  # producers of producers that are looked through
 NEEDS = {
     Mode.ALL: "all of {rank}",
     Mode.PREFIX: "every {rank} up to another coordinate",
@@ -79,7 +80,7 @@ def _remedy(carrier: Step | None, later: Visit, rank: str, by_target: dict[str, 
         return ""
     if carrier.op in ("order", "top", "argtop", "argmax"):
         return "none: a position in the order of all points is not known before the last"
-    use = _use(_seen_through(later.step.body, by_target), carrier.target)
+    use = _Uses(carrier.target, by_target).of(later.step.body)
     if use == "factor" and (later.step.op == "sum" or later.step.op is None):
         return (
             f"{carrier.label()} is a factor without {rank}: it can leave a sum over {rank} "
@@ -100,33 +101,62 @@ def _remedy(carrier: Step | None, later: Visit, rank: str, by_target: dict[str, 
     return "none that is general: the value stands inside a function of both"
 
 
-def _seen_through(e: Expr, by_target: dict[str, Step], depth: int = 0) -> Expr:
-    """An expression with its pointwise producers written out, a few levels deep."""
-    if isinstance(e, Read):
-        step = by_target.get(e.tensor)
-        if step is None or step.op is not None or step.recurs is not None or depth > 8:
-            return e
-        body = substitute(step.body, dict(zip(step.ranks, e.index, strict=True)))
-        return _seen_through(body, by_target, depth + 1)
-    return rebuild(e, tuple(_seen_through(c, by_target, depth) for c in children(e)))
+class _Uses:
+    """How expressions use one tensor, with pointwise producers looked through, a few levels deep.
 
+    Each producer is looked at once for each depth: written out, those of a deep network would
+    multiply.
+    """
 
-def _use(e: Expr, target: str) -> str:
-    """How an expression uses a tensor: as a factor, inside an exponent, as a term, or otherwise."""
-    if isinstance(e, Read):
-        return "factor" if e.tensor == target else ""
-    if not any(r.tensor == target for r in reads(e)):
-        return ""
-    if isinstance(e, Where):
-        return _use(e.body, target)
-    if isinstance(e, Map) and e.op in ("*", "/"):
-        inner = {_use(a, target) for a in e.args} - {""}
-        return inner.pop() if len(inner) == 1 else "other"
-    if isinstance(e, Map) and e.op in ("+", "-", "neg"):
-        return "term"
-    if isinstance(e, Map) and e.op in ("exp", "exp2"):
-        return "exponent" if _use(e.args[0], target) in ("term", "factor") else "other"
-    if isinstance(e, Map) and e.op in ("sqrt", "rsqrt", "log", "**"):
-        rest = [a for a in walk(e) if isinstance(a, Read) and a.tensor != target]
-        return _use(e.args[0], target) if not rest or e.op == "**" else "other"
-    return "other"
+    def __init__(self, target: str, by_target: dict[str, Step]):
+        self.target = target
+        self.by_target = by_target
+        self.used: dict[tuple[str, int], str] = {}
+        self.read: dict[tuple[str, int], frozenset[str]] = {}
+
+    def _producer(self, tensor: str, depth: int) -> Step | None:
+        step = self.by_target.get(tensor)
+        if step is None or depth > DEPTH:
+            return None
+        return step if step.op is None and step.recurs is None else None
+
+    def reads(self, e: Expr, depth: int = 0) -> frozenset[str]:
+        """The tensors that an expression reads, producers looked through."""
+        return frozenset().union(*(self._reads(r.tensor, depth) for r in reads(e)))
+
+    def _reads(self, tensor: str, depth: int) -> frozenset[str]:
+        key = tensor, depth
+        if key not in self.read:
+            step = self._producer(tensor, depth)
+            self.read[key] = self.reads(step.body, depth + 1) if step else frozenset({tensor})
+        return self.read[key]
+
+    def of(self, e: Expr, depth: int = 0) -> str:
+        """As a factor, inside an exponent, as a term, or otherwise; empty: not at all."""
+        if self.target not in self.reads(e, depth):
+            return ""
+        match e:
+            case Read(tensor):
+                return self._of_tensor(tensor, depth)
+            case Where(body):
+                return self.of(body, depth)
+            case Map("*" | "/", args):
+                inner = {self.of(a, depth) for a in args} - {""}
+                return inner.pop() if len(inner) == 1 else "other"
+            case Map("+" | "-" | "neg"):
+                return "term"
+            case Map("exp" | "exp2", args):
+                return "exponent" if self.of(args[0], depth) in ("term", "factor") else "other"
+            case Map("sqrt" | "rsqrt" | "log" | "**" as op, args):
+                alone = self.reads(e, depth) == {self.target}
+                return self.of(args[0], depth) if alone or op == "**" else "other"
+            case _:
+                return "other"
+
+    def _of_tensor(self, tensor: str, depth: int) -> str:
+        key = tensor, depth
+        if key not in self.used:
+            step = self._producer(tensor, depth)
+            own = "factor" if tensor == self.target else ""
+            self.used[key] = self.of(step.body, depth + 1) if step else own
+        return self.used[key]

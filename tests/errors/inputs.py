@@ -86,6 +86,11 @@ RUNS = (
     ),
     Run("boolean_for_real", "input  A[m]: f32\nZ[m] = A[m]\noutput Z\n", {"A": np.ones(3, bool)}),
     Run("complex_input", ATTENTION, attention(Q=np.ones((2, 3), complex))),
+    Run(
+        "integers_too_large",
+        "input  A[m]\nZ[m] = A[m]\noutput Z\n",
+        {"A": np.array([1 << 63], np.uint64)},
+    ),
     Run("text_input", ATTENTION, attention(Q=np.array([["a", "b", "c"]]))),
     # settings
     Run("unknown_setting", ATTENTION, attention(), {"N": 3}),
