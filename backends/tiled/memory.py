@@ -53,16 +53,16 @@ def place(
         for value in slot.tenants:
             _bind(value, buffer)
     for carry, slot in placing.homes.items():
+        assert carry.buffer is not None
         for value in slot.tenants:
-            _bind(value, carry.array.reshape(-1).view(np.uint8))
+            _bind(value, carry.buffer)
     for step in tape.binding:
         step.run()
-    return {
-        c for c, following in carried if placing.slot_of.get(following) is placing.homes.get(c)
-    }
+    return {c for c, following in carried if placing.slot_of.get(following) is placing.homes.get(c)}
 
 
 def _bind(value: Value, buffer: Array) -> None:
+    value.buffer = buffer
     value.array = buffer[: value.size].view(value.dtype).reshape(value.shape)
 
 

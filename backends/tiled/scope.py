@@ -70,6 +70,23 @@ class Scope:
             scope = scope.parent
         raise KeyError(f"the tile `{name}` is read before it is made")
 
+    def has(self, name: str) -> bool:
+        return name in self.tiles or (self.parent is not None and self.parent.has(name))
+
+    def facts(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Names of scalars that are 1 or more, and of tiles and scalars that are no integers."""
+        positive = {n for n, v in self.context.scalars.items() if type(v) is int and v >= 1}
+        real = {n for n, v in self.context.scalars.items() if isinstance(v, float)}
+        scope: Scope | None = self
+        while scope is not None:
+            real |= {n for n, v in scope.tiles.items() if v.dtype.kind == "f"}
+            scope = scope.parent
+        return frozenset(positive), frozenset(real)
+
+    def known(self, e: Expr) -> Number:
+        """The number of an expression over extents and params."""
+        return evaluate(e, self.context.scalars.__getitem__)
+
     # -- what an expression is made of
     def axes_of(self, e: Expr) -> tuple[str, ...]:
         found: set[str] = set()
@@ -101,6 +118,14 @@ class Scope:
             return evaluate(e, known.__getitem__)
         except (ArithmeticError, ValueError):
             return None
+
+    def trivial(self, condition: Expr) -> bool:
+        """Whether a condition says that a coordinate exists, as all do that have a lane here."""
+        match condition:
+            case Map("<", (Coordinate(rank), extent)) if rank in self.places:
+                return self.places[rank].extent == extent
+            case _:
+                return False
 
     # -- values
     def value(self, e: Expr) -> Value:
@@ -210,12 +235,12 @@ class Scope:
         out = Value(*like)
 
         def run() -> None:
-            if out.array.ctypes.data != b.array.ctypes.data:
+            if not out.shares(b):
                 np.copyto(out.array, b.array)
             np.copyto(out.array, a.array, where=where.array)
 
-        into = (b,) if (b.axes, b.shape, b.dtype) == like else ()
-        self.tape.emit(Step(run, (where, a, b), (out,), into))
+        apart = b.memory is not where.memory and (b.axes, b.shape, b.dtype) == like
+        self.tape.emit(Step(run, (where, a, b), (out,), (b,) if apart else ()))
         return out
 
     def _either(self, a: Value, b: Value) -> np.dtype[Any]:

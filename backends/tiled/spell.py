@@ -99,7 +99,7 @@ def expand(op: str, args: tuple[Expr, ...], exact: bool) -> Expr | None:
             return Map("min", (Map("max", (x, low)), high))
         case "??", (x, _):
             return x
-        case ("min" | "max"), (x, y, *rest) if rest:
+        case (("min" | "max"), (x, y, *rest)) if rest:
             return Map(op, (Map(op, (x, y)), *rest))
         case _:
             return None

@@ -31,7 +31,12 @@ class Value:
     root: Value | None = None
     moving: bool = False
     constant: bool = False
-    array: Array = field(default=UNBOUND, repr=False)
+    array: Array = field(default_factory=lambda: UNBOUND, repr=False)
+    buffer: Array | None = field(default=None, repr=False)
+
+    def shares(self, other: Value) -> bool:
+        """Whether both have been given the same buffer."""
+        return self.buffer is not None and self.buffer is other.buffer
 
     @property
     def memory(self) -> Value:

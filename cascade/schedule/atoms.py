@@ -33,7 +33,7 @@ from cascade.schedule.disjuncts import (
     either,
     tested,
 )
-from cascade.schedule.sums import Sum, expression, linear, quotient
+from cascade.schedule.sums import Sum, linear, quotient
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,9 @@ class Solver:
         match term:
             case Coordinate() if alone:
                 return (_bound(c, rest),)
-            case Map("//", (x, Const(int() as n))) if n < 0:
-                return self._peeled(Map("//", (Map("neg", (x,)), Const(-n))), c, rest, alone)
+            case Map("//", (x, n)) if not linear(n).terms and linear(n).constant < 0:
+                up = Map("//", (Map("neg", (x,)), Const(-linear(n).constant)))
+                return self._peeled(up, c, rest, alone)
             case Map("//", (x, n)) if self._is_positive(n) and (alone or abs(c) == 1):
                 return self._quotient(linear(x), n, c, rest)
             case Map("*", (x, n)) if alone and self._is_positive(n):
@@ -171,11 +172,14 @@ def _bound(c: int, rest: Sum) -> Interval:
 
 
 def _times(s: Sum, n: Expr) -> Sum:
-    if isinstance(n, Const):
-        return s.times(int(n.value))
-    if not s.terms:
-        return linear(n).times(s.constant)
-    return linear(Map("*", (expression(s), n)))
+    """A sum times a divisor, term by term."""
+    factor = linear(n)
+    if not factor.terms:
+        return s.times(factor.constant)
+    result = factor.times(s.constant)
+    for term, c in s.terms:
+        result = result + Sum(((Map("*", (term, n)), c),))
+    return result
 
 
 def _decided(s: Sum) -> Disjunction:

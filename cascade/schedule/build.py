@@ -315,7 +315,8 @@ class Builder:
             if slot == step.iterative or i == Coordinate(rank):
                 continue
             axis = self.axis_of(rank)
-            assert axis is not None
+            if axis is None or rank not in self.roles.widths:
+                raise NoSchedule(f"`{e.tensor}` is read at another `{rank}` than it is made at")
             result = self._pick(e.tensor, result, axis, self.value(i))
         return result
 
@@ -702,7 +703,8 @@ class Builder:
         del self.fixed[rank]
         scope = self.scopes.pop()
         assert isinstance(following, Read)
-        carry = Carried(name, Const(0.0), axes, following.tensor)
+        zero = FALSE if step.kind == "bool" else Const(0.0 if step.kind == "real" else 0)
+        carry = Carried(name, zero, axes, following.tensor, step.kind)
         node = Seq(scalar, self.extent(rank), (), (carry,), tuple(scope.nodes))
         solution = self.put(node, depth - 1, axes)
         self.scopes[depth - 1].known["solved", step.name] = solution

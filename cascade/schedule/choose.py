@@ -7,10 +7,12 @@ that turns them into contractions. Ranks of few coordinates stay whole.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from cascade.diagnostics import fail
 from cascade.ir.cascade import Cascade
 from cascade.ir.expr import Const, Map, Symbol
+from cascade.ir.extents import Number, bind
 from cascade.ir.walk import free_ranks, walk
 from cascade.schedule.build import NoSchedule
 from cascade.schedule.lower import Sizes, lower
@@ -30,15 +32,52 @@ class Form:
     how: str = "as written"
 
 
-def schedule(cascade: Cascade, sizes: Sizes, as_written: bool = False) -> Program:
-    """The Program of a cascade. Raises `NoSchedule` where the cascade has no place for a step."""
+@dataclass(frozen=True)
+class Schedule:
+    """A cascade, the form of it that is run, and the Program of that form."""
+
+    source: Cascade
+    form: Form
+    program: Program
+
+    def bind(
+        self, shapes: Mapping[str, tuple[int, ...]], settings: Mapping[str, Number] | None = None
+    ) -> dict[str, Number]:
+        """The scalars of a run: extents from the shapes of the inputs, params from settings.
+
+        Raises `InputError` where a shape is wrong or something is missing.
+        """
+        bind(self.source, shapes, settings)  # messages speak of the spec, not of its form
+        known = {n: v for n, v in (settings or {}).items()}
+        return dict(bind(self.form.cascade, shapes, known).values)
+
+    def __str__(self) -> str:
+        return str(self.program)
+
+
+def schedule(cascade: Cascade, sizes: Sizes, as_written: bool = False) -> Schedule:
+    """The Program of a cascade: that of its form with the fewest passes, or as it is written.
+
+    Raises `CascadeError` where a step has no place in a kernel, with what stands in the way.
+    """
     chosen = Form(cascade) if as_written else form(cascade, sizes.extents)
-    try:
-        return lower(chosen.cascade, sizes, chosen.unordered, chosen.free)
-    except NoSchedule:
-        if not chosen.unordered:
-            raise
-    return lower(chosen.cascade, sizes)  # steps in order need less
+    attempts = [chosen]
+    if chosen.unordered:
+        attempts.append(replace(chosen, unordered=frozenset()))  # steps in order need less
+    if chosen.cascade != cascade:
+        attempts.append(Form(cascade))
+    for n, attempt in enumerate(attempts):
+        try:
+            program = lower(attempt.cascade, sizes, attempt.unordered, attempt.free)
+            return Schedule(cascade, attempt, program)
+        except NoSchedule as reason:
+            if n == len(attempts) - 1:
+                raise fail(
+                    "no-schedule",
+                    f"`{cascade.name}` has no kernel yet: {reason}",
+                    hints=("`cascade run` evaluates any spec; `--backend reference` is its default",),
+                ) from None
+    raise AssertionError
 
 
 def form(cascade: Cascade, extents: Mapping[str, int]) -> Form:

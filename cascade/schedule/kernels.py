@@ -17,7 +17,7 @@ from cascade.ir.expr import Coordinate, Expr, Map, Read
 from cascade.ir.ops import MAPS
 from cascade.ir.walk import free_ranks, reads, walk
 from cascade.schedule.roles import WIDTH, Loop, Roles, parts_of, placed, shifted
-from cascade.schedule.settle import Settled
+from cascade.schedule.settle import Settled, presence_name
 
 
 @dataclass
@@ -42,6 +42,7 @@ class Partition:
         self.cascade = roles.cascade
         self.inputs = {t.name for t in self.cascade.inputs}
         self.own: set[str] = set()  # steps that are computed once, in a kernel of their own
+        self.apart: set[str] = set(self.cascade.outputs)  # results that need their own grid
         while True:
             self.kernels: list[Draft] = []
             self.of: dict[str, Draft] = {}
@@ -50,10 +51,11 @@ class Partition:
             self._stored()
             for kernel in self.kernels:
                 kernel.rows = self._rows(kernel)
-            again = self._repeated() - self.own
-            if not again:
+            again, apart = self._repeated() - self.own, self._narrow() - self.apart
+            if not again and not apart:
                 break
             self.own |= again
+            self.apart |= apart
         self.kernels = self._ordered()
 
     # -- results of loops
@@ -77,6 +79,8 @@ class Partition:
         graph = nx.Graph()
         graph.add_nodes_from(names)
         for n in names:
+            if presence_name(n) in self.steps:
+                graph.add_edge(n, presence_name(n))
             for r in self._needs(self.steps[n]):
                 s = self.steps[r.tensor]
                 if s.iterative is not None and self.roles.loops[n] == self.roles.loops[s.name]:
@@ -92,6 +96,9 @@ class Partition:
     def _all_join(self, cluster: list[Settled], k: Draft) -> bool:
         grid = set(self._grid_of_all(cluster))
         if grid != set(k.grid):
+            fewer = [s.name for s in cluster] if len(grid) < len(k.grid) else k.members
+            if not self.apart.isdisjoint(fewer):
+                return False
             nested = grid <= set(k.grid) or set(k.grid) <= grid
             if not nested or not self._shares([s.name for s in cluster], k):
                 return False
@@ -278,6 +285,15 @@ class Partition:
                         continue
                     if home is not k or not self.in_place(r, k):
                         self._store(home, r.tensor, r.index)
+
+    def _narrow(self) -> set[str]:
+        """What a kernel would write again and again, for having fewer ranks than its grid."""
+        return {
+            n
+            for k in self.kernels
+            for n in (*k.stores, *k.histories, *k.ends)
+            if n in k.members and not set(k.grid) <= set(self.grid_of(self.steps[n]))
+        }
 
     # -- tiles of the grid
     def _rows(self, k: Draft) -> tuple[str, ...]:

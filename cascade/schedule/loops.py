@@ -15,12 +15,12 @@ from cascade.ir.expr import TRUE, Const, Coordinate, Expr, Map, Read, Symbol
 from cascade.ir.ops import REDUCERS
 from cascade.ir.walk import conjuncts, walk
 from cascade.schedule.bounds import solve
-from cascade.schedule.build import COMBINE, FLOOR, Builder, NoSchedule, Scope
+from cascade.schedule.build import ABSENT, COMBINE, FLOOR, Builder, NoSchedule, Scope
 from cascade.schedule.program import Carry, For, Kernel, Let, Place, Seq, Store, lane, tile
 from cascade.schedule.program import Const as Number
 from cascade.schedule.prune import pruned
 from cascade.schedule.roles import parts_of, placed, shifted
-from cascade.schedule.settle import Settled
+from cascade.schedule.settle import Settled, presence_name
 
 INFINITE = Const(float("-inf"))
 
@@ -205,6 +205,7 @@ class _Pass:
         b = self.builder
         if not set(b.axes_in(condition)) <= {self.loop.rank, *b.draft.rows}:
             return False
+
         def known(e: Expr) -> bool:
             return all(
                 b.depths.get(r.tensor, 0) < self.depth for r in walk(e) if isinstance(r, Read)
@@ -362,11 +363,21 @@ class _Pass:
         at: list[Expr] = [b.value(Coordinate(r)) for r in s.ranks]
         after = list(at)
         after[s.iterative] = Map("+", (b.value(Coordinate(rank)), Const(1)))
-        b.store(s, self.following[s.name], tuple(after))
+        b.store(s, self._if_present(s, self.following[s.name]), tuple(after))
         first = list(at)
         first[s.iterative] = Const(0)
-        start = b.put(Let(b.fresh(f"{s.name}_start"), self.inits[s.name]), self.depth - 1, ())
-        b.scopes[self.depth - 1].nodes.append(Store(s.name, tuple(first), start))
+        companion = b.roles.steps.get(presence_name(s.name))
+        start = self.inits[s.name]
+        if companion is not None:
+            start = Map("select", (self.inits[companion.name], start, ABSENT[s.kind]))
+        value = b.put(Let(b.fresh(f"{s.name}_start"), start), self.depth - 1, b.axes_in(start))
+        b.scopes[self.depth - 1].nodes.append(Store(s.name, tuple(first), value))
+
+    def _if_present(self, s: Settled, value: Expr) -> Expr:
+        companion = self.builder.roles.steps.get(presence_name(s.name))
+        if companion is None:
+            return value
+        return Map("select", (self._at_slot(companion, 1), value, ABSENT[s.kind]))
 
 
 def _in_order(conditions: frozenset[Expr]) -> list[Expr]:

@@ -123,7 +123,10 @@ class Roles:
                     self.widths.add(r)
         bound = [r for r in bound if r not in self.widths]
         if bound:
-            self.loops[s.name] = self._loop_of(bound[-1])
+            loop = self._loop_of(bound[-1])
+            self.loops[s.name] = loop
+            others = [r for r in bound if r not in loop.ranks]
+            self.widths |= {r for r in others if (self.size(r) or 0) <= CONTRACTED}
 
     def _around(self, name: str, seen: set[str]) -> set[str]:
         """Ranks of the loops inside which a step may have to be computed."""

@@ -82,28 +82,38 @@ class _Settling:
         for e in cascade.einsums:
             self.ranks.setdefault(e.tensor, e.ranks)
         self.ranks |= {s.target: s.ranks for s in steps if s.target not in self.ranks}
-        self.conditions: dict[str, Conditions] = {}
+        self.stepped = {e.ranks[e.step] for e in cascade.einsums if e.step is not None}
+        self.conditions: dict[str, Conditions] = {t: self._of_slots(t) for t in companions}
         self.found: dict[str, Settled] = {}
 
     def all(self) -> dict[str, Settled]:
         starts: dict[str, Expr] = {}
+        begun: dict[str, Expr] = {}  # where the start of an iterative tensor is present
         for step in self.steps:
             if step.einsum.init and step.named:
-                starts[step.target] = settled_value(self, step.body)
+                body = step.body
+                if step.op is not None:
+                    self._step(replace(step, target=f"{step.target}.start", named=False), None)
+                    body = Read(f"{step.target}.start", coordinates(step.ranks))
+                value, conditions = self.settle(body)
+                begun[step.target] = conjoin(tuple(c for own in conditions.values() for c in own))
+                starts[step.target] = value
+                if begun[step.target] != TRUE:
+                    self.conditional.add(step.target)
                 continue
-            if step.iterative is not None and step.target in self.companions:
-                self._companion(step)
+            if step.named and step.target in self.companions:
+                self._companion(step, begun.get(step.target, TRUE))
             self._step(step, starts.get(step.target))
         return self.found
 
-    def _companion(self, step: Step) -> None:
+    def _companion(self, step: Step, start: Expr) -> None:
         """A tensor over truth values that says where an iterative tensor is present."""
         _, conditions = self.settle(step.body)
         parts = tuple(c for own in conditions.values() for c in own)
         name = presence_name(step.target)
         self.ranks[name] = step.ranks
         self.found[name] = Settled(
-            name, step.ranks, None, (), conjoin(parts), (), (), step.iterative, TRUE, step.recurs,
+            name, step.ranks, None, (), conjoin(parts), (), (), step.iterative, start, step.recurs,
             None, "bool", step.line,
         )  # fmt: skip
 
@@ -160,10 +170,12 @@ class _Settling:
         kind: str,
     ) -> None:
         present = tuple(c for own in passing.values() for c in own)
-        if step.iterative is not None:
+        if step.iterative is not None or self._substitutes(step):
             if passing:
                 self.conditional.add(step.target)
-            passing, present = self._of_slots(step), ()
+            passing, present = self._of_slots(step.target), ()
+            if step.iterative is None:
+                present = tuple(c for own in passing.values() for c in own)
         self.ranks[step.target] = step.ranks
         self.conditions[step.target] = passing
         self.found[step.target] = Settled(
@@ -172,11 +184,16 @@ class _Settling:
             step.line, step.named,
         )  # fmt: skip
 
-    def _of_slots(self, step: Step) -> Conditions:
-        if step.target not in self.companions:
+    def _substitutes(self, step: Step) -> bool:
+        """Whether a step reads itself at earlier rows, without slots."""
+        forward = step.recurs in step.ranks and step.recurs not in self.stepped
+        return forward and step.named and step.iterative is None
+
+    def _of_slots(self, name: str) -> Conditions:
+        if name not in self.companions:
             return {}
-        own = Read(presence_name(step.target), coordinates(step.ranks))
-        return {frozenset(step.ranks): (own,)}
+        own = Read(presence_name(name), coordinates(self.ranks[name]))
+        return {frozenset(self.ranks[name]): (own,)}
 
     def _kind(self, step: Step, value: Expr) -> str:
         if step.op in ("count", "argmax", "argtop", "order"):
@@ -348,13 +365,6 @@ def _divides(cascade: Cascade, part: Expr, whole: Expr) -> bool:
     """Whether the spec requires that an extent divides another."""
     remainder = Map("==", (Map("%", (whole, part)), Const(0)))
     return any(r.condition == remainder for r in cascade.requirements)
-
-
-def settled_value(settling: _Settling, e: Expr) -> Expr:
-    """The value of a start, 0 where it is absent."""
-    value, conditions = settling.settle(e)
-    parts = tuple(c for own in conditions.values() for c in own)
-    return Map("select", (conjoin(parts), value, Const(0))) if parts else value
 
 
 def presence_name(tensor: str) -> str:

@@ -150,7 +150,7 @@ class _Instance:
         ]
         where = tuple(value.axes.index(a) for a in axes)
         chosen = np.where(mask, array, identity)
-        result = FOLDS[op].reduce(chosen, axis=where)
+        result = FOLDS[op].reduce(chosen, axis=where, initial=identity)
         return Labelled(np.asarray(result), tuple(a for a in value.axes if a not in axes))
 
     def load(self, node):

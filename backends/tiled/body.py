@@ -1,0 +1,137 @@
+"""Nodes as steps of a tape, bound to memory: once for each size that the tiles of a body have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cascade.backends.tiled import address, contract, selection
+from cascade.backends.tiled.counters import Moved
+from cascade.backends.tiled.memory import Arena, place
+from cascade.backends.tiled.scope import Scope
+from cascade.backends.tiled.tape import Run, Value
+from cascade.ir.expr import Expr
+from cascade.ir.walk import conjuncts
+from cascade.schedule.program import (
+    Best,
+    Carry,
+    Contract,
+    Fold,
+    For,
+    Let,
+    Load,
+    Mask,
+    Node,
+    Pick,
+    Seq,
+    Store,
+)
+
+if TYPE_CHECKING:
+    from cascade.backends.tiled.loops import Loop
+
+
+class Body:
+    """The steps of a list of nodes. `holding` are conditions that need no test here."""
+
+    def __init__(
+        self,
+        scope: Scope,
+        nodes: tuple[Node, ...],
+        arena: Arena,
+        depth: int,
+        holding: Iterable[Expr] = (),
+        carries: tuple[tuple[Carry, Value], ...] = (),
+    ):
+        self.scope, self.arena, self.depth = scope, arena, depth
+        self.holding = {part for c in holding for part in conjuncts(c)}
+        self.moved: dict[str, Moved] = {}
+        self.loops: list[Loop] = []
+        self.times = 0
+        for node in nodes:
+            self._node(node)
+        pairs = [(value, self._following(c, carries)) for c, value in carries]
+        kept = place(scope.tape, pairs, arena, depth)
+        self.entry: list[Run] = [s.run for s in scope.tape.entry]
+        self.steps: list[Run] = [s.run for s in scope.tape.body]
+        self.steps += [_update(c, new) for c, new in pairs if c not in kept]
+        for loop in self.loops:
+            loop.prepare()
+
+    def enter(self) -> None:
+        for step in self.entry:
+            step()
+
+    def visit(self) -> None:
+        self.times += 1
+        for step in self.steps:
+            step()
+
+    def _following(self, carry: Carry, carries: tuple[tuple[Carry, Value], ...]) -> Value:
+        """What a carried value becomes; apart from every carried value as it was."""
+        value = self.scope.tile(carry.next)
+        if any(value.memory is old for _, old in carries):
+            value = self.scope.copy(value)
+        axes = next(v.axes for c, v in carries if c is carry)
+        return self.scope.spread(value, axes)
+
+    def _node(self, node: Node) -> None:
+        scope = self.scope
+        match node:
+            case Let(name, e):
+                scope.tiles[name] = scope.value(e)
+            case Load():
+                scope.tiles[node.name] = address.load(scope, node)
+                self._count(node)
+            case Mask():
+                scope.tiles[node.name] = self._mask(node)
+            case Fold():
+                scope.tiles[node.name] = contract.fold(scope, node)
+            case Contract():
+                scope.tiles[node.name] = contract.contract(scope, node)
+            case Pick():
+                scope.tiles[node.name] = selection.pick(scope, node)
+            case Best():
+                for name, value in zip(node.names, selection.best(scope, node), strict=True):
+                    scope.tiles[name] = value
+            case For() | Seq():
+                from cascade.backends.tiled.loops import loop_of
+
+                self.loops.append(loop_of(self, node))
+            case Store():
+                address.store(scope, node)
+                self._count(node)
+
+    def _mask(self, node: Mask) -> Value:
+        tests = [
+            part
+            for c in node.conditions
+            for part in conjuncts(c)
+            if part not in self.holding and not self.scope.trivial(part)
+        ]
+        value = self.scope.value(node.value)
+        there = self.scope.all_of(tuple(tests))
+        if there is None:
+            return value
+        fill = self.scope.value(node.fill)
+        return self.scope.choose(self.scope.pointwise(np.logical_not, [there], there.dtype),
+                                 fill, value)  # fmt: skip
+
+    def _count(self, node: Load | Store) -> None:
+        array = self.scope.context.tensors[node.tensor]
+        axes = {a for i in node.index for a in self.scope.axes_of(i)}
+        lanes = int(np.prod([self.scope.lengths[a] for a in axes], dtype=np.int64))
+        moved = self.moved.setdefault(node.tensor, Moved())
+        if isinstance(node, Load):
+            moved.add(Moved(tiles_loaded=1, bytes_loaded=lanes * array.dtype.itemsize), 1)
+        else:
+            moved.add(Moved(tiles_stored=1, bytes_stored=lanes * array.dtype.itemsize), 1)
+
+
+def _update(carry: Value, new: Value) -> Run:
+    def run() -> None:
+        np.copyto(carry.array, new.array, casting="unsafe")
+
+    return run

@@ -1,0 +1,88 @@
+"""Instances of a kernel on one thread: bound once for each size of their tiles, then run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from cascade.backends.tiled.body import Body
+from cascade.backends.tiled.counters import Counters
+from cascade.backends.tiled.memory import Arena
+from cascade.backends.tiled.places import lengths_of, sizes_of
+from cascade.backends.tiled.scope import Context, Scope
+from cascade.backends.tiled.tape import INT, Value
+from cascade.schedule.program import For
+
+Point = tuple[int, ...]
+
+
+class Worker:
+    """Runs points of the grid one after another, in memory of its own."""
+
+    def __init__(self, context: Context):
+        self.context = context
+        self.arena = Arena()
+        kernel = context.kernel
+        self.boxes = {
+            g.scalar: Value((), (), INT, array=np.zeros((), np.int64)) for g in kernel.grid
+        }
+        self.bodies: dict[tuple[int, ...], Body] = {}
+        self.sizes = sizes_of(kernel.axes, context.scalars)
+        streams = {b.axis for b in _loops(context)}
+        self.sizes = {a: n for a, n in self.sizes.items() if a not in streams}
+        with np.errstate(all="ignore"):
+            self._body(self._lengths((0,) * len(kernel.grid)))
+
+    def run(self, point: Point) -> None:
+        with np.errstate(all="ignore"):
+            body = self._body(self._lengths(point))
+            for box, at in zip(self.boxes.values(), point, strict=True):
+                box.array[...] = at
+            body.visit()
+
+    def _lengths(self, point: Point) -> dict[str, int]:
+        kernel = self.context.kernel
+        at = {g.scalar: n for g, n in zip(kernel.grid, point, strict=True)}
+        known = {**self.context.scalars, **at}
+        return {**self.sizes, **lengths_of(kernel.places, self.sizes, known)}
+
+    def _body(self, lengths: dict[str, int]) -> Body:
+        key = tuple(lengths.values())
+        found = self.bodies.get(key)
+        if found is None:
+            kernel = self.context.kernel
+            places = {p.rank: p for p in kernel.places}
+            changing = tuple(self.boxes.values())
+            scope = Scope(self.context, lengths, places, self.boxes, changing=changing)
+            found = self.bodies[key] = Body(scope, kernel.body, self.arena, 0)
+            found.enter()
+        return found
+
+    def held(self) -> dict[tuple[int, int], int]:
+        """Bytes of each buffer."""
+        return {key: buffer.nbytes for key, buffer in self.arena.buffers.items()}
+
+    def count(self, counters: Counters) -> None:
+        kernel = self.context.kernel.name
+        for body in self.bodies.values():
+            for inner in _all(body):
+                for tensor, moved in inner.moved.items():
+                    counters.add(kernel, tensor, moved, inner.times)
+                for loop in inner.loops:
+                    if isinstance(loop.node, For):
+                        counters.full_visits[kernel, loop.node.scalar] += loop.full
+                    counters.partial_visits[kernel, loop.node.scalar] += loop.partial
+
+
+def _all(body: Body) -> Iterator[Body]:
+    yield body
+    for loop in body.loops:
+        for inner in loop.bodies.values():
+            yield from _all(inner)
+
+
+def _loops(context: Context) -> Iterator[For]:
+    from cascade.schedule.program import inside
+
+    return (n for n in inside(context.kernel.body) if isinstance(n, For))

@@ -1,0 +1,235 @@
+"""Loops: what they carry, which tiles they visit, and a body for each size that a tile has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+
+import numpy as np
+
+from cascade.backends.tiled.body import Body
+from cascade.backends.tiled.places import lengths_of
+from cascade.backends.tiled.scope import Scope
+from cascade.backends.tiled.tape import BOOL, INT, Step, Value
+from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol
+from cascade.ir.walk import walk
+from cascade.schedule.bounds import Interval, solve
+from cascade.schedule.program import Carry, For, Node, Place, Seq, inside
+from cascade.schedule.segments import Bounds, segments, visits
+
+Visit = tuple[int, dict[str, int], bool]  # where, lengths of axes, whether every point counts
+
+
+def _expressions(node: Node) -> Iterator[Expr]:
+    """Everything a node computes from, what its own loop carries included."""
+    for f in fields(node):
+        yield from _within(getattr(node, f.name), f.name)
+
+
+def _within(part: object, name: str) -> Iterator[Expr]:
+    match part:
+        case Const() | Coordinate() | Symbol() | Map() | Read():
+            yield part
+        case Place(value=value, extent=extent):
+            yield from (value, extent)
+        case Carry(init=init, next=following):
+            yield from (init, Read(following, ()))
+        case tuple() if name == "before":
+            yield from (Read(n, ()) for n in part)
+        case tuple() if name != "body":
+            for p in part:
+                yield from _within(p, name)
+
+
+def loop_of(body: Body, node: For | Seq) -> Loop:
+    return Stream(body, node) if isinstance(node, For) else Recurrence(body, node)
+
+
+class Loop:
+    """A loop within a body, as one step of its tape."""
+
+    def __init__(self, body: Body, node: For | Seq):
+        self.node, self.outer, self.scope = node, body, body.scope
+        scope = body.scope
+        self.box = Value((), (), INT, constant=False, array=np.zeros((), np.int64))
+        self.carried: list[tuple[Carry, Value]] = []
+        self.starts: list[tuple[Value, Value]] = []
+        for c in node.carries:
+            axes = scope.sorted(c.axes)
+            dtype = {"int": INT, "bool": BOOL}.get(c.kind, scope.real)
+            value = Value(*scope.like(axes, dtype))
+            self.carried.append((c, value))
+            self.starts.append((value, scope.spread(scope.value(c.init), axes)))
+        self.bodies: dict[tuple[object, ...], Body] = {}
+        self.full = self.partial = 0
+        needed = (*self._needed(), *(start for _, start in self.starts), *self.bounds())
+        outputs = tuple(value for _, value in self.carried)
+        scope.tape.emit(Step(self.run, needed, outputs), every_visit=True)
+        for c, value in self.carried:
+            scope.tiles[c.name] = value
+
+    def _needed(self) -> Iterator[Value]:
+        """Tiles from outside that the body reads."""
+        following = (Read(c.next, ()) for c in self.node.carries)
+        within = (e for node in inside(self.node.body) for e in _expressions(node))
+        for e in (*following, *within):
+            for r in walk(e):
+                if isinstance(r, Read) and self.scope.has(r.tensor):
+                    yield self.scope.tile(r.tensor)
+
+    def bounds(self) -> tuple[Value, ...]:
+        """Values of the outer body that say what is visited."""
+        raise NotImplementedError
+
+    def visits(self) -> Iterator[Visit]:
+        raise NotImplementedError
+
+    def likely(self) -> Iterator[Visit]:
+        """Visits whose bodies are made beforehand, so that the memory they need is known."""
+        raise NotImplementedError
+
+    def places(self) -> tuple[Place, ...]:
+        raise NotImplementedError
+
+    def prepare(self) -> None:
+        for _, lengths, full in self.likely():
+            self._body(lengths, full)
+
+    def run(self) -> None:
+        for value, start in self.starts:
+            np.copyto(value.array, start.array, casting="unsafe")
+        entered: set[Body] = set()
+        box = self.box.array
+        for at, lengths, full in self.visits():
+            body = self._body(lengths, full)
+            box[...] = at
+            if body not in entered:
+                entered.add(body)
+                body.enter()
+            body.visit()
+            if full:
+                self.full += 1
+            else:
+                self.partial += 1
+
+    def _body(self, lengths: dict[str, int], full: bool) -> Body:
+        key = (full, *lengths.values())
+        found = self.bodies.get(key)
+        if found is None:
+            found = self.bodies[key] = self._make(lengths, full)
+        return found
+
+    def _make(self, lengths: dict[str, int], full: bool) -> Body:
+        outer, node = self.scope, self.node
+        scope = Scope(
+            outer.context,
+            {**outer.lengths, **lengths},
+            {**outer.places, **{p.rank: p for p in self.places()}},
+            {**outer.boxes, node.scalar: self.box},
+            outer,
+            (self.box, *(value for _, value in self.carried)),
+        )
+        scope.tiles |= {c.name: value for c, value in self.carried}
+        holding = node.predicate if isinstance(node, For) and full else ()
+        return Body(
+            scope,
+            node.body,
+            self.outer.arena,
+            self.outer.depth + 1,
+            {*self.outer.holding, *holding},
+            tuple(self.carried),
+        )
+
+
+class Stream(Loop):
+    """Tiles of a rank in any order: those at which the predicate can hold."""
+
+    node: For
+
+    def bounds(self) -> tuple[Value, ...]:
+        scope, node = self.scope, self.node
+        self.extent = int(scope.known(node.place.extent))
+        rank = node.place.rank
+        found = solve(node.predicate, rank, node.place.extent, self._is_known, *scope.facts())
+        self.intervals = [self._interval(i) for i in found]
+        return tuple(v for _, values in self.intervals for v in values)
+
+    def _is_known(self, e: Expr) -> bool:
+        for n in walk(e):
+            match n:
+                case Read(name, _) if not self.scope.has(name):
+                    return False
+                case Coordinate(rank) if rank.startswith("#"):
+                    if rank[1:] == self.node.axis:
+                        return False
+                case Coordinate(rank):
+                    if rank != self.node.place.rank and rank not in self.scope.places:
+                        return False
+        return True
+
+    def _interval(self, i: Interval) -> tuple[bool, tuple[Value, Value, Value]]:
+        """low, high and row as values with the same axes."""
+        scope = self.scope
+        low = Map("max", (*i.low, Const(0)))
+        high = Map("min", (*i.high, self.node.place.extent))
+        values = [scope.cast(scope.value(e), INT) for e in (low, high)]
+        values.append(scope.all_of(i.row) or scope.value(Const(True)))
+        axes = scope.sorted({a for v in values for a in v.axes})
+        a, b, c = (scope.spread(v, axes) for v in values)
+        return bool(i.residual), (a, b, c)
+
+    def visits(self) -> Iterator[Visit]:
+        node = self.node
+        found = segments(
+            [Bounds(a.array, b.array, c.array, r) for r, (a, b, c) in self.intervals],
+            True, node.tile, node.part, self.extent,
+        )  # fmt: skip
+        full, partial = visits(found, node.tile, node.part)
+        for start, length in full:
+            yield start, {node.axis: length}, True
+        for start, length in partial:
+            yield start, {node.axis: length}, False
+
+    def likely(self) -> Iterator[Visit]:
+        """One of each kind, as large as they come; none over a rank without coordinates."""
+        node = self.node
+        if self.extent >= node.tile:
+            yield 0, {node.axis: node.tile}, True
+        if self.extent:
+            yield 0, {node.axis: min(node.part, self.extent)}, False
+
+    def places(self) -> tuple[Place, ...]:
+        return (self.node.place,)
+
+
+class Recurrence(Loop):
+    """Steps in their order."""
+
+    node: Seq
+
+    def bounds(self) -> tuple[Value, ...]:
+        self.count = self.scope.cast(self.scope.value(self.node.count), INT)
+        self.known = dict(self.scope.context.scalars)
+        return (self.count,)
+
+    def visits(self) -> Iterator[Visit]:
+        scope = self.scope
+        count = int(self.count.array)
+        if not any(self._lengths(0)):
+            for at in range(count):
+                yield at, {}, False
+            return
+        boxes = {name: int(value.array) for name, value in scope.boxes.items()}
+        self.known = {**scope.context.scalars, **boxes}
+        for at in range(count):
+            yield at, self._lengths(at), False
+
+    def _lengths(self, at: int) -> dict[str, int]:
+        known = {**self.known, self.node.scalar: at}
+        return lengths_of(self.node.places, self.scope.lengths, known)
+
+    def likely(self) -> Iterator[Visit]:
+        return iter(())
+
+    def places(self) -> tuple[Place, ...]:
+        return self.node.places

@@ -1,0 +1,140 @@
+"""Runs a Program over NumPy arrays, kernel after kernel, and counts what it does.
+
+    result = run(program, {"Q": q, "K": k, "V": v}, {"B": 1, "H": 4, "P": 4096, ...})
+    result.outputs["O"], result.counters
+
+Real numbers are float32: other inputs are converted tile by tile, never as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from cascade.backends.tiled.counters import Counters
+from cascade.backends.tiled.instance import Point, Worker
+from cascade.backends.tiled.scope import Context
+from cascade.backends.tiled.tape import BOOL, INT, Array
+from cascade.backends.tiled.threads import available, blas_limited, for_each
+from cascade.backends.tiled.weigh import heavy_first
+from cascade.ir.extents import Number, evaluate
+from cascade.ir.kinds import declared_kind
+from cascade.schedule.program import Buffer, For, Kernel, Program, Seq, inside
+
+Progress = Callable[[int, int], None]  # instances done, instances in all
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """The outputs by their names, and what was counted."""
+
+    outputs: dict[str, Array]
+    counters: Counters
+
+
+def run(
+    program: Program,
+    arrays: Mapping[str, Array],
+    scalars: Mapping[str, Number],
+    threads: int | None = None,
+    progress: Progress | None = None,
+    dtype: Any = np.float32,
+) -> Result:
+    """Run every kernel. `scalars` has the value of every extent and param; `threads` is the number
+    of instances at a time, by default that of the processors; `dtype` is the type of real numbers.
+    """
+    real = np.dtype(dtype)
+    tensors = {b.name: _memory(b, arrays, scalars, real) for b in program.buffers}
+    counters = Counters(threads=threads or available())
+    report = _Report(program, scalars, progress)
+    for kernel in program.kernels:
+        _launch(kernel, tensors, scalars, real, counters, report)
+    outputs = {b.name: tensors[b.name] for b in program.buffers if b.kind == "out"}
+    return Result(outputs, counters)
+
+
+def _launch(
+    kernel: Kernel,
+    tensors: Mapping[str, Array],
+    scalars: Mapping[str, Number],
+    real: np.dtype[Any],
+    counters: Counters,
+    report: _Report,
+) -> None:
+    context = Context(kernel, scalars, tensors, real)
+    counts = [int(evaluate(g.count, scalars.__getitem__)) for g in kernel.grid]
+    points: list[Point] = list(product(*(range(n) for n in counts)))
+    if not points:
+        return
+    threads = min(counters.threads, len(points))
+    workers: list[Worker] = []
+
+    def worker() -> Callable[[Point], None]:
+        made = Worker(context)
+        workers.append(made)
+
+        def run(point: Point) -> None:
+            made.run(point)
+            report.after()
+
+        return run
+
+    with blas_limited(max(1, counters.threads // threads)):
+        for_each(heavy_first(context, points), worker, threads)
+    for node in inside(kernel.body):
+        match node:
+            case For(place=place):
+                counters.passes[kernel.name, place.rank] += 1
+            case Seq(places=(first, *_)):
+                counters.passes[kernel.name, first.rank] += 1
+    held: dict[tuple[int, int], int] = {}
+    for w in workers:
+        w.count(counters)
+        for key, size in w.held().items():
+            held[key] = max(size, held.get(key, 0))
+    counters.peak_bytes = max(counters.peak_bytes, threads * sum(held.values()))
+
+
+class _Report:
+    """Tells how far a run is, after each instance."""
+
+    def __init__(self, program: Program, scalars: Mapping[str, Number], progress: Progress | None):
+        self.progress = progress
+        self.done = self.total = 0
+        if progress is not None:
+            for k in program.kernels:
+                counts = [int(evaluate(g.count, scalars.__getitem__)) for g in k.grid]
+                self.total += int(np.prod(counts, dtype=np.int64))
+
+    def after(self) -> None:
+        if self.progress is not None:
+            self.done += 1
+            self.progress(self.done, self.total)
+
+
+def _memory(
+    buffer: Buffer, arrays: Mapping[str, Array], scalars: Mapping[str, Number], real: np.dtype[Any]
+) -> Array:
+    """The argument, or new memory for what the program writes."""
+    shape = tuple(int(evaluate(e, scalars.__getitem__)) for e in buffer.shape)
+    if buffer.kind == "in":
+        array = np.asarray(arrays[buffer.name])
+        if array.shape != shape:
+            raise ValueError(f"`{buffer.name}` has shape {array.shape}, and needs {shape}")
+        return array
+    return np.zeros(shape, _type_of(buffer, arrays, real))
+
+
+def _type_of(buffer: Buffer, arrays: Mapping[str, Array], real: np.dtype[Any]) -> np.dtype[Any]:
+    kind = "real" if buffer.dtype in ("real", "any") else declared_kind(buffer.dtype)
+    if kind != "real":
+        return INT if kind == "int" else BOOL
+    if buffer.kind == "temp" and buffer.like is not None:
+        like = np.asarray(arrays[buffer.like]).dtype
+        if like.kind == "f" and like.itemsize <= real.itemsize:
+            return like
+    return np.dtype(np.float16) if buffer.dtype == "f16" else real

@@ -1,0 +1,71 @@
+"""Which instances of a kernel have most to do: those come first, so that threads end together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cascade.backends.tiled.scope import Context
+from cascade.diagnostics import CascadeError
+from cascade.ir.expr import Coordinate, Expr, Map, Read
+from cascade.ir.walk import substitute, walk
+from cascade.schedule import numbers
+from cascade.schedule.bounds import solve
+from cascade.schedule.program import For, inside
+
+Array = np.ndarray[Any, Any]
+
+
+def heavy_first(context: Context, points: Sequence[tuple[int, ...]]) -> Sequence[tuple[int, ...]]:
+    """By the coordinates that the loops visit for the first and for the last row."""
+    loops = [n for n in inside(context.kernel.body) if isinstance(n, For)]
+    if len(points) < 2 or not loops:
+        return points
+    grid = np.asarray(points)
+    weights = sum(_weight(context, loop, grid) for loop in loops)
+    if np.ndim(weights) == 0 or np.all(weights == np.asarray(weights).flat[0]):
+        return points
+    order = np.argsort(-np.asarray(weights), kind="stable")
+    return [points[n] for n in order]
+
+
+def _weight(context: Context, loop: For, grid: Array) -> Any:
+    places = {p.rank: p.value for p in context.kernel.places}
+    known: dict[str, Any] = dict(context.scalars)
+    for n, g in enumerate(context.kernel.grid):
+        known[g.scalar] = grid[:, n : n + 1]
+    sizes = {
+        a.name: np.asarray([0, max(0, int(_number(a.size, known)) - 1)])
+        for a in context.kernel.axes
+    }
+
+    def known_before(e: Expr) -> bool:
+        return not any(
+            isinstance(n, Read) or (isinstance(n, Coordinate) and not _placed(n.rank))
+            for n in walk(e)
+        )
+
+    def _placed(rank: str) -> bool:
+        return rank.startswith("#") or rank in places or rank == loop.place.rank
+
+    def value(e: Expr) -> Any:
+        def lanes(rank: str) -> Any:
+            return sizes[rank.removeprefix("#")]
+
+        return numbers.evaluate(substitute(e, places), lanes, lambda _: 0, known)
+
+    total: Any = 0
+    try:
+        for i in solve(loop.predicate, loop.place.rank, loop.place.extent, known_before):
+            low, high = value(Map("max", (*i.low, *i.low))), value(Map("min", (*i.high, *i.high)))
+            reach = np.maximum(high - low, 0)
+            total = total + np.broadcast_to(reach, (len(grid), 2)).sum(1)
+    except (CascadeError, KeyError):
+        return 0
+    return total
+
+
+def _number(e: Expr, known: dict[str, Any]) -> Any:
+    return numbers.evaluate(e, lambda _: 0, lambda _: 0, known)
