@@ -165,6 +165,24 @@ def _einsum(factors: list[Labelled], gone: tuple[str, ...]) -> Labelled:
 
 def as_inputs(cascade: Cascade, inputs: Mapping[str, Any]) -> dict[str, Array]:
     """The inputs as float64, int64 or bool arrays, checked against the kinds the spec needs."""
+    return _inputs(cascade, inputs, _as_kind)
+
+
+def checked_inputs(cascade: Cascade, inputs: Mapping[str, Any]) -> dict[str, Array]:
+    """The inputs as they are, integers as int64, checked against the kinds the spec needs."""
+
+    def as_is(name: str, array: Array, kind: str) -> Array:
+        converted = _as_kind(name, array[:0] if array.ndim else array, kind)
+        if array.dtype.kind == "f" and converted.dtype.kind == "f":
+            return array
+        return _as_kind(name, array, kind)
+
+    return _inputs(cascade, inputs, as_is)
+
+
+def _inputs(
+    cascade: Cascade, inputs: Mapping[str, Any], convert: Callable[[str, Array, str], Array]
+) -> dict[str, Array]:
     needed = required_kinds(cascade)
     arrays: dict[str, Array] = {}
     for tensor in cascade.inputs:
@@ -176,7 +194,7 @@ def as_inputs(cascade: Cascade, inputs: Mapping[str, Any]) -> dict[str, Array]:
             )
         array = np.asarray(inputs[tensor.name])
         kind = needed.get(tensor.name) or declared_kind(tensor.dtype)
-        arrays[tensor.name] = _as_kind(tensor.name, array, kind)
+        arrays[tensor.name] = convert(tensor.name, array, kind)
     return arrays
 
 

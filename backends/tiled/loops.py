@@ -107,10 +107,6 @@ class Loop:
                 entered.add(body)
                 body.enter()
             body.visit()
-            if full:
-                self.full += 1
-            else:
-                self.partial += 1
 
     def _body(self, lengths: dict[str, int], full: bool) -> Body:
         key = (full, *lengths.values())
@@ -180,15 +176,17 @@ class Stream(Loop):
 
     def visits(self) -> Iterator[Visit]:
         node = self.node
-        found = segments(
-            [Bounds(a.array, b.array, c.array, r) for r, (a, b, c) in self.intervals],
-            True, node.tile, node.part, self.extent,
-        )  # fmt: skip
+        bounds = [Bounds(a.array, b.array, c.array, r) for r, (a, b, c) in self.intervals]
+        found = segments(bounds, True, node.tile, node.part, self.extent)
         full, partial = visits(found, node.tile, node.part)
         for start, length in full:
+            self.full += 1
             yield start, {node.axis: length}, True
+        certain = _certain(bounds) if partial else ()
         for start, length in partial:
-            yield start, {node.axis: length}, False
+            self.partial += 1
+            holds = any(low <= start and start + length <= high for low, high in certain)
+            yield start, {node.axis: length}, holds
 
     def likely(self) -> Iterator[Visit]:
         """One of each kind, as large as they come; none over a rank without coordinates."""
@@ -200,6 +198,15 @@ class Stream(Loop):
 
     def places(self) -> tuple[Place, ...]:
         return (self.node.place,)
+
+
+def _certain(bounds: list[Bounds]) -> tuple[tuple[int, int], ...]:
+    """Ranges in which every row counts: a part in one needs no test, though it is partial."""
+    return tuple(
+        (int(i.low.max()), int(i.high.min()))
+        for i in bounds
+        if i.low.size and not i.residual and bool(i.row.all())
+    )
 
 
 class Recurrence(Loop):
@@ -215,6 +222,7 @@ class Recurrence(Loop):
     def visits(self) -> Iterator[Visit]:
         scope = self.scope
         count = int(self.count.array)
+        self.partial += count
         if not any(self._lengths(0)):
             for at in range(count):
                 yield at, {}, False

@@ -6,6 +6,7 @@ Equal expressions are computed once; those over extents and params are numbers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from cascade.backends.tiled.spell import LOOPS, expand, is_real
-from cascade.backends.tiled.tape import BOOL, INT, Array, Step, Tape, Value, constant
+from cascade.backends.tiled.tape import BOOL, INT, SHORT, Array, Step, Tape, Value, constant
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol
 from cascade.ir.extents import Number, evaluate
-from cascade.ir.ops import MAPS
+from cascade.ir.ops import COMPARISONS, MAPS
 from cascade.ir.walk import walk
 from cascade.schedule.program import Kernel, Place
 from cascade.schedule.settle import is_natural
@@ -166,6 +167,8 @@ class Scope:
         if op in ("floor", "ceil") and values[0].dtype.kind != "f":
             return self.cast(values[0], INT)
         common = self._common(op, args, values)
+        if op in COMPARISONS and common == INT and self._is_short(args):
+            common = SHORT
         values = [self.cast(v, common) for v in values]
         dtype = BOOL if MAPS[op].gives == "bool" else common
         result = self.pointwise(LOOPS[op], values, dtype)
@@ -182,6 +185,33 @@ class Scope:
         if all(v.dtype == BOOL for v in values) and op in ("==", "!="):
             return BOOL
         return INT
+
+    def _is_short(self, args: tuple[Expr, ...]) -> bool:
+        """Whether coordinates of two axes are compared, and 32 bits are enough: twice as fast."""
+        axes = [self.axes_of(a) for a in args]
+        return all(axes) and axes[0] != axes[1] and all(self.reach(a) < 2**31 for a in args)
+
+    def reach(self, e: Expr) -> float:
+        """The largest absolute value that an integer expression over coordinates can have."""
+        match e:
+            case Const(value) if isinstance(value, int):
+                return abs(value)
+            case Symbol(name) if name in self.boxes:
+                return max((abs(v) for v in self.context.scalars.values()), default=0)
+            case Symbol(name):
+                return abs(self.context.scalars[name])
+            case Coordinate(rank) if rank.startswith("#"):
+                return self.lengths[rank[1:]]
+            case Coordinate(rank):
+                return abs(self.known(self.places[rank].extent))
+            case Map("+" | "-" | "min" | "max", args):
+                return sum(self.reach(a) for a in args)
+            case Map("//" | "%", (a, b)) if is_natural(a) and is_natural(b):
+                return self.reach(a)
+            case Map("*", (a, b)):
+                return self.reach(a) * self.reach(b)
+            case _:
+                return math.inf
 
     def pointwise(
         self, function: Callable[..., Any], values: list[Value], dtype: np.dtype[Any]

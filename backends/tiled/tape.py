@@ -17,6 +17,7 @@ Array = np.ndarray[Any, Any]
 Run = Callable[[], None]
 
 INT = np.dtype(np.int64)
+SHORT = np.dtype(np.int32)
 BOOL = np.dtype(np.bool_)
 UNBOUND: Array = np.zeros(())
 

@@ -1,0 +1,125 @@
+"""A cascade as a function of arrays: scheduled when it is first called, for what it is called with.
+
+    kernel = cascade.compile(spec)
+    out = kernel(Q=q, K=k, V=v)
+
+Programs are kept by what they depend on: the kinds of the inputs and the sizes that decide which
+ranks a tile holds whole. Lengths are numbers of a call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from cascade.backends.arrays import checked_inputs
+from cascade.diagnostics import input_error
+from cascade.ir.cascade import Cascade
+from cascade.ir.extents import Number, bind
+from cascade.schedule.choose import Schedule, schedule
+from cascade.schedule.footprint import fitted
+from cascade.schedule.lower import Sizes
+from cascade.schedule.roles import CONTRACTED, WIDTH
+from cascade.schedule.scale import scaled_operands
+
+Array = np.ndarray[Any, Any]
+Progress = Callable[[int, int], None]
+
+ROWS, STREAM, PART = 512, 512, 128  # tiles that NumPy runs fastest on a processor
+MOST = 2**20  # elements of a tile: 4 MiB in float32
+
+KINDS = {"i": "int", "u": "int", "b": "bool", "f": "real", "V": "real"}
+
+
+@dataclass
+class TiledKernel:
+    """Runs a cascade by its Program in NumPy. `tiles` fixes tiles by rank."""
+
+    spec: Cascade
+    tiles: Mapping[str, int] = field(default_factory=dict)
+    as_written: bool = False
+    threads: int | None = None
+    known: dict[tuple[Any, ...], Schedule] = field(default_factory=dict, repr=False)
+
+    def __call__(self, **given: Any) -> Any:
+        """The output, or a dictionary of the outputs where there are several.
+
+        Keywords are inputs (arrays) and settings (numbers of extents and params). Real outputs are
+        float32. Torch tensors give torch tensors. Raises `InputError`.
+        """
+        names = {t.name for t in self.spec.inputs}
+        settings = {n: v for n, v in given.items() if n not in names}
+        tensors = {n: v for n, v in given.items() if n in names}
+        arrays, back = as_arrays(tensors)
+        outputs = {n: back(a) for n, a in self.run(arrays, settings).outputs.items()}
+        return outputs if len(outputs) > 1 else next(iter(outputs.values()))
+
+    def run(
+        self,
+        arrays: Mapping[str, Any],
+        settings: Mapping[str, Number] | None = None,
+        progress: Progress | None = None,
+    ) -> Any:
+        """Outputs and counters of one run. Raises `InputError`."""
+        from cascade.backends.tiled.run import run
+
+        inputs = checked_inputs(self.spec, arrays)
+        made = self.schedule(inputs, settings or {})
+        values = made.bind({n: a.shape for n, a in inputs.items()}, settings)
+        program = scaled_operands(made.program)
+        return run(program, inputs, values, self.threads, progress)
+
+    def schedule(self, arrays: Mapping[str, Array], settings: Mapping[str, Number]) -> Schedule:
+        """The schedule for inputs of these kinds and sizes."""
+        spec = typed(self.spec, arrays)
+        bound = bind(spec, {n: a.shape for n, a in arrays.items()}, settings)
+        classes = tuple((n <= WIDTH, n <= CONTRACTED) for n in bound.extents.values())
+        params = tuple(sorted((p.name, bound.values[p.name]) for p in spec.params))
+        key = (spec, classes, params)
+        if key not in self.known:
+            extents = {**bound.extents, **{n: int(v) for n, v in params if isinstance(v, int)}}
+            make = partial(schedule, spec, as_written=self.as_written)
+            sizes = Sizes(extents, ROWS, STREAM, PART, dict(self.tiles))
+            if not self.tiles:
+                sizes = fitted(lambda s: make(s).program, sizes, bound.values, MOST)
+            self.known[key] = make(sizes)
+        return self.known[key]
+
+
+def typed(spec: Cascade, arrays: Mapping[str, Array]) -> Cascade:
+    """The spec with the kinds that the arguments have, where it leaves them open."""
+    inputs = tuple(
+        replace(t, dtype=t.dtype or KINDS.get(arrays[t.name].dtype.kind, "real"))
+        for t in spec.inputs
+    )
+    return replace(spec, inputs=inputs)
+
+
+def as_arrays(tensors: Mapping[str, Any]) -> tuple[dict[str, Any], Callable[[Array], Any]]:
+    """NumPy views of the arguments, and what turns a result into the kind that they had."""
+    import sys
+
+    torch = sys.modules.get("torch")
+    if torch is None or not any(isinstance(v, torch.Tensor) for v in tensors.values()):
+        return dict(tensors), lambda a: a
+    arrays: dict[str, Any] = {}
+    for name, value in tensors.items():
+        if isinstance(value, torch.Tensor):
+            if value.device.type != "cpu":
+                raise input_error("device", f"`{name}` is on {value.device}, and runs on the CPU")
+            value = value.detach()
+            value = value.float() if value.dtype == torch.bfloat16 else value
+            value = value.numpy()
+        arrays[name] = value
+    first = next(v for v in tensors.values() if isinstance(v, torch.Tensor))
+    real = first.dtype if first.dtype.is_floating_point else torch.float32
+
+    def back(a: Array) -> Any:
+        result = torch.from_numpy(a)
+        return result.to(real) if result.dtype.is_floating_point else result
+
+    return arrays, back

@@ -1,0 +1,108 @@
+"""A number that multiplies a contraction in a loop multiplies an operand that does not change in
+it instead: `scale * sum(q * k)` is `sum((scale * q) * k)`, and `scale * q` is computed once.
+
+In float32 this costs nothing; an operand of 16 bits would be rounded once more, so executors that
+contract in the type of the inputs do without.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cascade.ir.expr import Const, Expr, Map, Read, Symbol
+from cascade.ir.walk import transform, walk
+from cascade.schedule.program import Contract, For, Kernel, Let, Node, Program, Seq, results, tile
+from cascade.schedule.prune import expressions
+
+
+def scaled_operands(program: Program) -> Program:
+    """The same program with factors of contractions moved out of loops."""
+    return replace(program, kernels=tuple(_kernel(k) for k in program.kernels))
+
+
+def _kernel(kernel: Kernel) -> Kernel:
+    nodes: list[Node] = []
+    for node in kernel.body:
+        if isinstance(node, For | Seq):
+            before, node = _loop(node, {n for b in nodes for n in results(b)})
+            nodes += before
+        nodes.append(node)
+    return replace(kernel, body=tuple(nodes))
+
+
+def _loop(loop: For | Seq, outside: set[str]) -> tuple[list[Let], For | Seq]:
+    contracts = {n.name: n for n in loop.body if isinstance(n, Contract)}
+    before: list[Let] = []
+    changed: dict[str, Node] = {}
+    for node in loop.body:
+        found = _scaled(node)
+        if found is None or found[1] not in contracts or _readers(loop, found[1]) != 1:
+            continue
+        factor, name = found
+        contract = contracts[name]
+        own = next((f for f in contract.factors if isinstance(f, Read) and f.tensor in outside), None)
+        if own is None or not isinstance(node, Let):
+            continue
+        scaled = f"{own.tensor}_scaled"
+        if all(b.name != scaled for b in before):
+            before.append(Let(scaled, Map("*", (own, factor))))
+        elif next(b for b in before if b.name == scaled).value != Map("*", (own, factor)):
+            continue
+        factors = tuple(tile(scaled) if f is own else f for f in contract.factors)
+        changed[name] = replace(contract, factors=factors)
+        changed[node.name] = replace(node, value=tile(name))
+    body = tuple(changed.get(_name(n), n) for n in loop.body)
+    return before, _without_copies(replace(loop, body=body), set(changed))
+
+
+def _name(node: Node) -> str:
+    return results(node)[0] if results(node) else ""
+
+
+def _scaled(node: Node) -> tuple[Expr, str] | None:
+    """The factor and the tile of `factor * tile`, where the factor is a number of the run."""
+    match node:
+        case Let(_, Map("*", (factor, Read(name, ())))):
+            if all(isinstance(n, Const | Symbol | Map) for n in walk(factor)):
+                return factor, name
+    return None
+
+
+def _readers(loop: For | Seq, name: str) -> int:
+    found = 0
+    for node in loop.body:
+        found += sum(
+            isinstance(r, Read) and r.tensor == name for e in expressions(node) for r in walk(e)
+        )
+    return found
+
+
+def _without_copies(loop: For | Seq, changed: set[str]) -> For | Seq:
+    """`b = a` is left out, and b read as a."""
+    copies: dict[str, Expr] = {}
+    body: list[Node] = []
+    for node in loop.body:
+        if isinstance(node, Let) and isinstance(node.value, Read) and node.name in changed:
+            copies[node.name] = node.value
+        else:
+            body.append(_renamed(node, copies))
+    carries = tuple(
+        replace(c, next=copies[c.next].tensor) if c.next in copies else c  # type: ignore[union-attr]
+        for c in loop.carries
+    )
+    return replace(loop, body=tuple(body), carries=carries)
+
+
+def _renamed(node: Node, copies: dict[str, Expr]) -> Node:
+    def rule(e: Expr) -> Expr | None:
+        return copies.get(e.tensor) if isinstance(e, Read) and not e.index else None
+
+    def expr(value: object) -> object:
+        if isinstance(value, tuple) and all(hasattr(v, "span") for v in value):
+            return tuple(transform(v, rule) for v in value)
+        return transform(value, rule) if hasattr(value, "span") else value  # type: ignore[arg-type]
+
+    if isinstance(node, For | Seq):
+        return replace(node, body=tuple(_renamed(n, copies) for n in node.body))
+    fields = {f: expr(getattr(node, f)) for f in node.__dataclass_fields__}
+    return replace(node, **fields)  # type: ignore[arg-type]
