@@ -22,9 +22,9 @@ from cascade.ir.cascade import Cascade
 from cascade.ir.extents import Number, bind
 from cascade.schedule.choose import Schedule, schedule
 from cascade.schedule.footprint import fitted
-from cascade.schedule.lower import Sizes
 from cascade.schedule.roles import CONTRACTED, WIDTH
 from cascade.schedule.scale import scaled_operands
+from cascade.schedule.sizes import Sizes
 
 Array = np.ndarray[Any, Any]
 Progress = Callable[[int, int], None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -122,7 +123,7 @@ class Body:
     def _count(self, node: Load | Store) -> None:
         array = self.scope.context.tensors[node.tensor]
         axes = {a for i in node.index for a in self.scope.axes_of(i)}
-        lanes = int(np.prod([self.scope.lengths[a] for a in axes], dtype=np.int64))
+        lanes = math.prod(self.scope.lengths[a] for a in axes)
         moved = self.moved.setdefault(node.tensor, Moved())
         if isinstance(node, Load):
             moved.add(Moved(tiles_loaded=1, bytes_loaded=lanes * array.dtype.itemsize), 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import combinations
 
 import numpy as np
@@ -18,7 +19,7 @@ def contract(scope: Scope, node: Contract) -> Value:
     factors = [scope.cast(scope.value(f), scope.real) for f in node.factors]
     missing = [a for a in node.axes if all(a not in f.axes for f in factors)]
     if missing:
-        times = int(np.prod([scope.lengths[a] for a in missing], dtype=np.int64))
+        times = math.prod(scope.lengths[a] for a in missing)
         factors.append(constant(times, scope.real))
     while len(factors) > 1:
         i, j = min(
@@ -36,7 +37,7 @@ def contract(scope: Scope, node: Contract) -> Value:
 def _cost(scope: Scope, a: Value, b: Value) -> tuple[int, int]:
     """A factor with some of the axes of another goes into it; then the smallest product."""
     union = {*a.axes, *b.axes}
-    size = int(np.prod([scope.lengths[x] for x in union], dtype=np.int64))
+    size = math.prod(scope.lengths[x] for x in union)
     return (size, len(union))
 
 
@@ -75,7 +76,7 @@ def _matmul(scope: Scope, a: Value, b: Value, inner: tuple[str, ...]) -> Value:
 
 def _sizes(scope: Scope, groups: tuple[tuple[str, ...], ...]) -> tuple[int, ...]:
     """One extent for each group of axes; the first group only if it has any."""
-    sizes = [int(np.prod([scope.lengths[a] for a in g], dtype=np.int64)) for g in groups]
+    sizes = [math.prod(scope.lengths[a] for a in g) for g in groups]
     return tuple(sizes if groups[0] else sizes[1:])
 
 

@@ -12,7 +12,8 @@ from cascade.backends.tiled.memory import Arena
 from cascade.backends.tiled.places import lengths_of, sizes_of
 from cascade.backends.tiled.scope import Context, Scope
 from cascade.backends.tiled.tape import INT, Value
-from cascade.schedule.program import For
+from cascade.ir.extents import evaluate
+from cascade.schedule.program import For, GridAxis, inside
 
 Point = tuple[int, ...]
 
@@ -54,10 +55,14 @@ class Worker:
             kernel = self.context.kernel
             places = {p.rank: p for p in kernel.places}
             changing = tuple(self.boxes.values())
-            scope = Scope(self.context, lengths, places, self.boxes, changing=changing)
+            limits = {g.scalar: float(self._count(g)) for g in kernel.grid}
+            scope = Scope(self.context, lengths, places, self.boxes, limits, changing=changing)
             found = self.bodies[key] = Body(scope, kernel.body, self.arena, 0)
             found.enter()
         return found
+
+    def _count(self, g: GridAxis) -> int:
+        return int(evaluate(g.count, self.context.scalars.__getitem__))
 
     def held(self) -> dict[tuple[int, int], int]:
         """Bytes of each buffer."""
@@ -83,6 +88,4 @@ def _all(body: Body) -> Iterator[Body]:
 
 
 def _loops(context: Context) -> Iterator[For]:
-    from cascade.schedule.program import inside
-
     return (n for n in inside(context.kernel.body) if isinstance(n, For))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -84,6 +85,10 @@ class Loop:
     def visits(self) -> Iterator[Visit]:
         raise NotImplementedError
 
+    def limit(self) -> float:
+        """What the scalar of the loop never exceeds."""
+        raise NotImplementedError
+
     def likely(self) -> Iterator[Visit]:
         """Visits whose bodies are made beforehand, so that the memory they need is known."""
         raise NotImplementedError
@@ -122,6 +127,7 @@ class Loop:
             {**outer.lengths, **lengths},
             {**outer.places, **{p.rank: p for p in self.places()}},
             {**outer.boxes, node.scalar: self.box},
+            {**outer.limits, node.scalar: self.limit()},
             outer,
             (self.box, *(value for _, value in self.carried)),
         )
@@ -137,10 +143,19 @@ class Loop:
         )
 
 
+@dataclass(frozen=True)
+class _Visits:
+    """What a loop visits; the first so many of them are full."""
+
+    visits: list[Visit]
+    full: int
+
+
 class Stream(Loop):
     """Tiles of a rank in any order: those at which the predicate can hold."""
 
     node: For
+    always: _Visits | None = None
 
     def bounds(self) -> tuple[Value, ...]:
         scope, node = self.scope, self.node
@@ -175,22 +190,30 @@ class Stream(Loop):
         return bool(i.residual), (a, b, c)
 
     def visits(self) -> Iterator[Visit]:
+        found = self.always or self._found()
+        self.full += found.full
+        self.partial += len(found.visits) - found.full
+        return iter(found.visits)
+
+    def _found(self) -> _Visits:
         node = self.node
         bounds = [Bounds(a.array, b.array, c.array, r) for r, (a, b, c) in self.intervals]
         found = segments(bounds, True, node.tile, node.part, self.extent)
         full, partial = visits(found, node.tile, node.part)
-        for start, length in full:
-            self.full += 1
-            yield start, {node.axis: length}, True
         certain = _certain(bounds) if partial else ()
-        for start, length in partial:
-            self.partial += 1
-            holds = any(low <= start and start + length <= high for low, high in certain)
-            yield start, {node.axis: length}, holds
+        every: list[Visit] = [(start, {node.axis: n}, True) for start, n in full]
+        for start, n in partial:
+            holds = any(low <= start and start + n <= high for low, high in certain)
+            every.append((start, {node.axis: n}, holds))
+        return _Visits(every, len(full))
 
     def likely(self) -> Iterator[Visit]:
-        """One of each kind, as large as they come; none over a rank without coordinates."""
+        """One of each kind, as large as they come; where all are known, just these."""
         node = self.node
+        if all(v.constant for _, values in self.intervals for v in values):
+            self.always = self._found()
+            yield from self.always.visits
+            return
         if self.extent >= node.tile:
             yield 0, {node.axis: node.tile}, True
         if self.extent:
@@ -198,6 +221,9 @@ class Stream(Loop):
 
     def places(self) -> tuple[Place, ...]:
         return (self.node.place,)
+
+    def limit(self) -> float:
+        return self.extent
 
 
 def _certain(bounds: list[Bounds]) -> tuple[tuple[int, int], ...]:
@@ -238,6 +264,9 @@ class Recurrence(Loop):
 
     def likely(self) -> Iterator[Visit]:
         return iter(())
+
+    def limit(self) -> float:
+        return self.scope.number(self.node.count) or math.inf
 
     def places(self) -> tuple[Place, ...]:
         return self.node.places

@@ -49,6 +49,7 @@ class Scope:
         lengths: Mapping[str, int],
         places: Mapping[str, Place],
         boxes: Mapping[str, Value],
+        limits: Mapping[str, float],
         parent: Scope | None = None,
         changing: tuple[Value, ...] = (),
     ):
@@ -56,6 +57,7 @@ class Scope:
         self.lengths = dict(lengths)
         self.places = dict(places)
         self.boxes = dict(boxes)
+        self.limits = dict(limits)  # of the boxes: what they never exceed
         self.parent = parent
         self.tape = Tape(changing)
         self.tiles: dict[str, Value] = {}
@@ -197,7 +199,7 @@ class Scope:
             case Const(value) if isinstance(value, int):
                 return abs(value)
             case Symbol(name) if name in self.boxes:
-                return max((abs(v) for v in self.context.scalars.values()), default=0)
+                return self.limits[name]
             case Symbol(name):
                 return abs(self.context.scalars[name])
             case Coordinate(rank) if rank.startswith("#"):

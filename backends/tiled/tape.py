@@ -7,6 +7,7 @@ with it, or of a tensor, and then *moving*, bound anew at every visit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,7 +50,7 @@ class Value:
     @property
     def size(self) -> int:
         """In bytes."""
-        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+        return math.prod(self.shape) * self.dtype.itemsize
 
     def like(self, other: Value) -> bool:
         return self.axes == other.axes and self.shape == other.shape and self.dtype == other.dtype

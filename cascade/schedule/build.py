@@ -80,6 +80,7 @@ class Builder:
         self.filters: list[frozenset[Expr]] = []  # of each reduction along the loop
         self.loop_axis: str | None = None
         self.loop_rank: str | None = None
+        self.loop_scalar = ""
         self.expressions = {p.expression: p for p in self.cascade.partitions}
         self.pinned = False  # whether tiles of the loop are those of a partition of the spec
         self.whole: dict[str, Expr] = {}  # a rank in an ordered loop over its tiles
@@ -237,8 +238,9 @@ class Builder:
         assert loop is not None
         if len(loop.inner) != 1 or not self.pinned:
             raise NoSchedule(f"`{rank}` is read by itself in a loop over tiles of any size")
-        whole, size = Coordinate(loop.rank), self.extent(loop.inner[0])
-        return Map("//" if rank == loop.outer else "%", (whole, size))
+        if rank != loop.outer:
+            return lane(loop.rank)
+        return Map("//", (Symbol(self.loop_scalar), self.extent(loop.inner[0])))
 
     def _guards_only(self, condition: Expr) -> bool:
         """Whether a condition only keeps a running maximum from being infinite."""

@@ -15,9 +15,10 @@ from cascade.ir.expr import Const, Map, Symbol
 from cascade.ir.extents import Number, bind
 from cascade.ir.walk import free_ranks, walk
 from cascade.schedule.build import NoSchedule
-from cascade.schedule.lower import Sizes, lower
+from cascade.schedule.lower import lower
 from cascade.schedule.program import Program
 from cascade.schedule.roles import WIDTH
+from cascade.schedule.sizes import Sizes
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,9 @@ def schedule(cascade: Cascade, sizes: Sizes, as_written: bool = False) -> Schedu
                 raise fail(
                     "no-schedule",
                     f"`{cascade.name}` has no kernel yet: {reason}",
-                    hints=("`cascade run` evaluates any spec; `--backend reference` is its default",),
+                    hints=(
+                        "`cascade run` evaluates any spec; `--backend reference` is its default",
+                    ),
                 ) from None
     raise AssertionError
 

@@ -122,7 +122,7 @@ def kind_of(e: Expr, kinds: Kinds, real: frozenset[str]) -> str:
             return "real" if name in real else "int"
         case Read(name, ()):
             return kinds.get(name, "real")
-        case Map("**", (a, b)) if not is_natural(b):
+        case Map("**", (_, b)) if not is_natural(b):
             return "real"
         case Map(op, args):
             gives = MAPS[op].gives

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from cascade.ir.expr import Const, Coordinate, Expr, Read, Symbol
 from cascade.ir.extents import Number, evaluate
 from cascade.ir.walk import free_ranks, walk
-from cascade.schedule.lower import Sizes
 from cascade.schedule.program import (
     Best,
     Contract,
@@ -29,6 +28,7 @@ from cascade.schedule.program import (
     Seq,
     Store,
 )
+from cascade.schedule.sizes import Sizes
 
 LEAST = 8  # rows or coordinates of a tile below which nothing is gained
 

@@ -133,6 +133,8 @@ class Instance:
             message = f"`{node.tensor}`, whose values are not given"
             raise input_error("missing-input", message, f"give the array of `{node.tensor}`")
         array = self.arrays[node.tensor]
+        if array.dtype.kind in "iu":
+            array = array.astype(np.int64)
         if not node.index:
             return array[()]
         index = [np.asarray(self.value(i)) for i in node.index]

@@ -142,7 +142,7 @@ class _Pass:
             place = Place(loop.rank, start, b.extent(loop.rank))
             b.places[loop.rank] = (place, self.depth)
             b.axes[loop.rank] = Const(self.size)
-            b.loop_axis, b.loop_rank = loop.rank, loop.rank
+            b.loop_axis, b.loop_rank, b.loop_scalar = loop.rank, loop.rank, self.scalar
             b.filters = []
             return
         outer = loop.outer or loop.rank

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-
-from cascade.ir.cascade import Cascade, Param, Rank
+from cascade.ir.cascade import Cascade
 from cascade.ir.expr import Const, Expr, Map, Symbol
 from cascade.ir.kinds import required_kinds, tensor_kinds
 from cascade.ir.walk import symbols
@@ -15,17 +12,8 @@ from cascade.schedule.loops import build
 from cascade.schedule.program import Buffer, Kernel, Program
 from cascade.schedule.roles import Roles
 from cascade.schedule.settle import settle
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Extents that are known beforehand, and the tiles: of rows by rank, of loops by rank."""
-
-    extents: Mapping[str, int] = field(default_factory=dict)
-    rows: int = 128
-    stream: int = 128
-    part: int | None = None
-    tiles: Mapping[str, int] = field(default_factory=dict)
+from cascade.schedule.sizes import Sizes
+from cascade.schedule.verify import violations
 
 
 def lower(
@@ -44,13 +32,16 @@ def lower(
     kernels = tuple(
         _kernel(partition, k, names[n], sizes, free) for n, k in enumerate(partition.kernels)
     )
-    return Program(
+    program = Program(
         cascade.name,
         tuple(_buffers(roles, partition)),
         kernels,
         _values(cascade),
         tuple(sorted(_widths(roles, kernels).items())),
     )
+    for wrong in violations(program):
+        raise NoSchedule(wrong)
+    return program
 
 
 def _kernel(
@@ -160,6 +151,3 @@ def _values(cascade: Cascade) -> tuple[tuple[str, Expr], ...]:
     for name in defined:
         visit(name)
     return tuple(ordered.items())
-
-
-__all__ = ["Param", "Rank", "Sizes", "lower"]

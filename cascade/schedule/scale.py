@@ -40,7 +40,9 @@ def _loop(loop: For | Seq, outside: set[str]) -> tuple[list[Let], For | Seq]:
             continue
         factor, name = found
         contract = contracts[name]
-        own = next((f for f in contract.factors if isinstance(f, Read) and f.tensor in outside), None)
+        own = next(
+            (f for f in contract.factors if isinstance(f, Read) and f.tensor in outside), None
+        )
         if own is None or not isinstance(node, Let):
             continue
         scaled = f"{own.tensor}_scaled"

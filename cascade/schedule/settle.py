@@ -123,6 +123,8 @@ class _Settling:
         filters = tuple(c for key, own in conditions.items() if key & bound for c in own)
         passing = {key: own for key, own in conditions.items() if not key & bound}
         op, kind = step.op, self._kind(step, value)
+        if op in ("max", "min") and kind == "int" and filters:
+            kind = "real"  # over no point it is infinite
         target = step.ranks[-1] if op in ("top", "argtop") else None
         if op == "order":
             value, op, kind = self._position(step, value, filters), "sum", "int"
@@ -202,9 +204,10 @@ class _Settling:
             return "bool"
         if step.op == "mean":
             return "real"
-        if step.named and (kind := self.kinds.get(step.target)) in ("real", "int", "bool"):
-            return str(kind)
-        return "bool" if self._is_bool(value) else "int" if self._is_int(value) else "real"
+        kind = kind_of(value, self._kind_of_tensor)
+        if kind == "any":
+            kind = self.kinds.get(step.target, "real")
+        return kind if kind in ("int", "bool") else "real"
 
     def _is_bool(self, e: Expr) -> bool:
         return kind_of(e, self._kind_of_tensor) == "bool"

@@ -150,5 +150,3 @@ CAUSAL = (f("<=", at("m"), at("p")),)
 
 def causal(rows=256, columns=512, part=128):
     return attention(rows, columns, part, CAUSAL)
-
-
