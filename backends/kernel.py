@@ -22,6 +22,7 @@ from cascade.ir.cascade import Cascade
 from cascade.ir.extents import Number, bind
 from cascade.schedule.choose import Schedule, schedule
 from cascade.schedule.footprint import fitted
+from cascade.schedule.predict import predict
 from cascade.schedule.roles import CONTRACTED, WIDTH
 from cascade.schedule.scale import scaled_operands
 from cascade.schedule.sizes import Sizes
@@ -72,6 +73,21 @@ class TiledKernel:
         values = made.bind({n: a.shape for n, a in inputs.items()}, settings)
         program = scaled_operands(made.program)
         return run(program, inputs, values, self.threads, progress)
+
+    def measured(
+        self, arrays: Mapping[str, Any], settings: Mapping[str, Number], result: Any
+    ) -> dict[str, Any]:
+        """What a run was predicted to do, beside what was counted; integers, by kernel."""
+        inputs = checked_inputs(self.spec, arrays)
+        made = self.schedule(inputs, settings)
+        values = made.bind({n: a.shape for n, a in inputs.items()}, settings)
+        predicted = predict(scaled_operands(made.program), values, inputs).to_dict()["kernels"]
+        counted = result.counters.to_dict()
+        rows = {
+            name: {"predicted": predicted[name], "measured": measured}
+            for name, measured in counted["kernels"].items()
+        }
+        return {"kernels": rows, "peak_bytes": counted["peak_bytes"], "threads": counted["threads"]}
 
     def schedule(self, arrays: Mapping[str, Array], settings: Mapping[str, Number]) -> Schedule:
         """The schedule for inputs of these kinds and sizes."""

@@ -18,14 +18,16 @@ __all__ = [
     "InputError",
     "__version__",
     "analyse",
+    "compile",
     "derive",
     "load",
     "parse",
     "run",
+    "schedule",
 ]
 
 if TYPE_CHECKING:
-    from cascade.api import analyse, derive, load, parse, run
+    from cascade.api import analyse, compile, derive, load, parse, run, schedule
 
 
 def __getattr__(name: str) -> Any:

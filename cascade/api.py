@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from cascade.analysis.report import Report
+    from cascade.backends.kernel import TiledKernel
+    from cascade.schedule.choose import Schedule
     from cascade.transforms.chunk import Chunked
     from cascade.transforms.derive import Derivation
 
@@ -29,17 +31,20 @@ Number = int | float | bool
 Progress = Callable[[int, int], None]
 
 MOST_DERIVED = 60  # statements up to which a report shows the derived passes, too
+AGREEMENT_SINGLE = 1e-4  # the same, where one of them computes in float32
 AGREEMENT = 1e-9  # largest difference of two evaluations, relative to 1 or the value
 
 __all__ = [
     "analyse",
     "check_output",
+    "compile",
     "derive",
     "draw",
     "load",
     "parse",
     "read_arrays",
     "run",
+    "schedule",
     "write_arrays",
 ]
 
@@ -165,17 +170,80 @@ def run(
     return evaluate(spec, inputs, settings, progress)
 
 
+def schedule(
+    spec: Cascade,
+    settings: Mapping[str, Number] | None = None,
+    tiles: Mapping[str, int] | None = None,
+    as_written: bool = False,
+) -> Schedule:
+    """The Program of a cascade: its kernels, loops and tiles.
+
+    `settings` gives extents and params that are known beforehand, `tiles` the number of coordinates
+    of a tile by rank. Raises `CascadeError` where a step has no place in a kernel.
+    """
+    from cascade.schedule.choose import schedule
+    from cascade.schedule.sizes import Sizes
+
+    known = {n: v for n, v in (settings or {}).items() if isinstance(v, int)}
+    extents = {n.lower() if n.lower() in spec.rank else n: v for n, v in known.items()}
+    check_tiles(spec, tiles or {})
+    return schedule(spec, Sizes(extents, tiles=dict(tiles or {})), as_written)
+
+
+def check_tiles(spec: Cascade, tiles: Mapping[str, int]) -> None:
+    """Raise `InputError` for a tile of a rank that the spec has not, or of no coordinates."""
+    for rank, size in tiles.items():
+        if rank not in spec.rank:
+            hints = did_you_mean(rank, spec.rank) or (f"it has {', '.join(spec.rank)}",)
+            raise input_error("tile", f"`{spec.name}` has no rank `{rank}`", *hints)
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            raise input_error("tile", f"a tile of `{rank}` has 1 coordinate or more, not {size}")
+
+
+def compile(
+    spec: Cascade, tiles: Mapping[str, int] | None = None, as_written: bool = False
+) -> TiledKernel:
+    """A function of arrays: `kernel = compile(spec); out = kernel(Q=q, K=k, V=v)`.
+
+    It runs the Program of the spec in NumPy, float32, on all processors. NumPy arrays give NumPy
+    arrays, torch tensors torch tensors.
+    """
+    from cascade.backends.kernel import TiledKernel
+
+    check_tiles(spec, tiles or {})
+    return TiledKernel(spec, dict(tiles or {}), as_written)
+
+
+def run_program(
+    spec: Cascade,
+    inputs: Mapping[str, Any],
+    settings: Mapping[str, Number],
+    tiles: Mapping[str, int],
+    progress: Progress | None = None,
+    measure: bool = False,
+) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any] | None]:
+    """The outputs by the Program in NumPy, and, to `measure`, what was predicted and counted."""
+    kernel = compile(spec, tiles)
+    result = kernel.run(inputs, settings, progress)
+    return result.outputs, kernel.measured(inputs, settings, result) if measure else None
+
+
 def recheck(
     spec: Cascade,
     inputs: Mapping[str, Any],
     settings: Mapping[str, Number] | None,
     outputs: Mapping[str, Any],
+    single: bool = False,
 ) -> list[dict[str, Any]]:
-    """Compute sampled points of the outputs again, from the definition, and compare."""
+    """Compute sampled points of the outputs again, from the definition, and compare.
+
+    `single` says that the outputs were computed in float32.
+    """
     from cascade.backends.pointwise import check
 
     compared = check(spec, inputs, settings, outputs)
-    return [r.to_dict() | {"agrees": r.error <= AGREEMENT} for r in compared]
+    least = AGREEMENT_SINGLE if single else AGREEMENT
+    return [r.to_dict() | {"agrees": r.error <= least} for r in compared]
 
 
 def random_inputs(
@@ -309,6 +377,24 @@ def output_line(row: Mapping[str, Any]) -> str:
     if row["not_finite"]:
         text += f"  ({row['not_finite']} not finite, {row['nan']} NaN)"
     return text
+
+
+def measured_text(measured: Mapping[str, Any]) -> str:
+    """What was predicted beside what was counted, a line for each tensor and loop."""
+    from cascade.analysis.tables import table
+
+    header, rows = ["kernel", "what", "predicted", "measured", ""], []
+    for kernel, both in measured["kernels"].items():
+        for part in ("tensors", "loops"):
+            for name, counted in both["measured"][part].items():
+                expected = both["predicted"][part][name]
+                for key, number in counted.items():
+                    if number or expected[key]:
+                        same = "equal" if number == expected[key] else "DIFFERENT"
+                        what = f"{name} {key.replace('_', ' ')}"
+                        rows.append([kernel, what, str(expected[key]), str(number), same])
+    held = f"{measured['peak_bytes']} bytes held at most, on {measured['threads']} threads"
+    return f"{table(header, rows, indent='')}\n{held}"
 
 
 def check_line(result: Mapping[str, Any]) -> str:

@@ -119,6 +119,25 @@ inputs_option = click.option(
     metavar="FILE",
     help="Arrays: .npz, .safetensors, or NAME=file.npy (repeatable)",
 )
+
+
+def _tiles(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, int]:
+    """`--tile m=64,p=128` as a dictionary."""
+    found = _settings(ctx, param, value)
+    for name, size in found.items():
+        if not isinstance(size, int):
+            raise click.BadParameter(f"a tile of {name} is a whole number, not {size}")
+    return {name: int(size) for name, size in found.items()}
+
+
+tile_option = click.option(
+    "--tile",
+    "tiles",
+    multiple=True,
+    callback=_tiles,
+    metavar="RANK=SIZE,…",
+    help="Coordinates of a tile, by rank: --tile m=64,p=128",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON")
 
 
@@ -279,6 +298,15 @@ def derive(
 @click.option(
     "--check", "recheck", is_flag=True, help="Compute sampled points again, independently"
 )
+@click.option(
+    "--backend",
+    type=click.Choice(["reference", "tiled"]),
+    default="reference",
+    show_default=True,
+    help="reference: whole tensors, float64; tiled: the kernels of `schedule` in NumPy, float32",
+)
+@tile_option
+@click.option("--measure", is_flag=True, help="Tiles, bytes and visits, predicted and counted")
 @json_option
 def run(
     spec: str,
@@ -287,38 +315,70 @@ def run(
     output: str | None,
     seed: int | None,
     recheck: bool,
+    backend: str,
+    tiles: dict[str, int],
+    measure: bool,
     as_json: bool,
 ) -> None:
-    """Evaluate a spec on arrays, in float64, by the reference."""
+    """Evaluate a spec on arrays."""
     from cascade import api
 
+    if backend == "reference" and (measure or tiles):
+        raise click.UsageError("--tile and --measure need --backend tiled")
     c = api.load(spec)
     if output:
         api.check_output(output, len(c.outputs))
     arrays = api.read_arrays(inputs)
     if seed is not None:
         arrays = api.random_inputs(c, arrays, settings, seed)
+    measured = None
     with _Progress(f"running {c.name}") as progress:
-        outputs = api.run(c, arrays, settings, progress)
+        if backend == "tiled":
+            outputs, measured = api.run_program(c, arrays, settings, tiles, progress, measure)
+        else:
+            outputs = api.run(c, arrays, settings, progress)
     rows = api.describe_outputs(outputs)
     checks = []
     if recheck:
         with _Progress("checking"):
-            checks = api.recheck(c, arrays, settings, outputs)
+            checks = api.recheck(c, arrays, settings, outputs, single=backend == "tiled")
     if output:
         api.write_arrays(output, outputs)
     if as_json:
-        _print_json({"outputs": rows, "checks": checks, "written": output})
+        shown = {"outputs": rows, "checks": checks, "written": output}
+        _print_json(shown | ({"measured": measured} if measured is not None else {}))
     else:
         _warn(c)
         for row in rows:
             click.echo(api.output_line(row))
+        if measured is not None:
+            click.echo(api.measured_text(measured))
         for result in checks:
             click.echo(api.check_line(result))
         if output:
             click.echo(f"written to {output}")
     if any(not r["agrees"] for r in checks):
         raise _Bug("the two evaluations disagree: this is a bug of cascade, please report it")
+
+
+@cli.command()
+@spec_argument
+@set_option
+@tile_option
+@click.option("--as-written", is_flag=True, help="The spec itself, not its derived form")
+@json_option
+def schedule(
+    spec: str, settings: dict[str, Number], tiles: dict[str, int], as_written: bool, as_json: bool
+) -> None:
+    """The kernels of a spec: grids, loops, tiles, what is carried and what is stored."""
+    from cascade import api
+
+    with _Progress("scheduling"):
+        made = api.schedule(api.load(spec), settings, tiles, as_written)
+    if as_json:
+        _print_json(made.to_dict())
+    else:
+        click.echo(f"{made.source.name}: {made.form.how}\n\n{made}")
 
 
 @cli.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,6 +43,7 @@ class Body:
         nodes: tuple[Node, ...],
         arena: Arena,
         depth: int,
+        owner: Hashable,
         holding: Iterable[Expr] = (),
         carries: tuple[tuple[Carry, Value], ...] = (),
     ):
@@ -54,7 +55,7 @@ class Body:
         for node in nodes:
             self._node(node)
         pairs = [(value, self._following(c, carries)) for c, value in carries]
-        kept = place(scope.tape, pairs, arena, depth)
+        kept = place(scope.tape, pairs, arena, depth, owner)
         self.entry: list[Run] = [s.run for s in scope.tape.entry]
         self.steps: list[Run] = [s.run for s in scope.tape.body]
         self.steps += [_update(c, new) for c, new in pairs if c not in kept]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 
 import numpy as np
 
@@ -57,14 +57,14 @@ class Worker:
             changing = tuple(self.boxes.values())
             limits = {g.scalar: float(self._count(g)) for g in kernel.grid}
             scope = Scope(self.context, lengths, places, self.boxes, limits, changing=changing)
-            found = self.bodies[key] = Body(scope, kernel.body, self.arena, 0)
+            found = self.bodies[key] = Body(scope, kernel.body, self.arena, 0, key)
             found.enter()
         return found
 
     def _count(self, g: GridAxis) -> int:
         return int(evaluate(g.count, self.context.scalars.__getitem__))
 
-    def held(self) -> dict[tuple[int, int], int]:
+    def held(self) -> dict[Hashable, int]:
         """Bytes of each buffer."""
         return {key: buffer.nbytes for key, buffer in self.arena.buffers.items()}
 

@@ -138,6 +138,7 @@ class Loop:
             node.body,
             self.outer.arena,
             self.outer.depth + 1,
+            (node.scalar, full, *scope.lengths.values()),
             {*self.outer.holding, *holding},
             tuple(self.carried),
         )

@@ -7,7 +7,7 @@ is computed there where that is possible.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,17 +18,19 @@ ALIGNMENT = 64
 
 
 class Arena:
-    """The buffers of one thread, by loop depth and number; shared by all bodies of a depth."""
+    """The buffers of one thread: those that all bodies of a loop depth share, by their number, and
+    those of a single body, for what stays the same through its visits.
+    """
 
     def __init__(self) -> None:
-        self.buffers: dict[tuple[int, int], Array] = {}
+        self.buffers: dict[Hashable, Array] = {}
 
-    def buffer(self, depth: int, number: int, size: int) -> Array:
-        found = self.buffers.get((depth, number))
+    def buffer(self, key: Hashable, size: int) -> Array:
+        found = self.buffers.get(key)
         if found is None or found.nbytes < size:
             raw = np.empty(size + ALIGNMENT, np.uint8)
             start = -raw.ctypes.data % ALIGNMENT
-            found = self.buffers[depth, number] = raw[start : start + size]
+            found = self.buffers[key] = raw[start : start + size]
         return found
 
 
@@ -42,14 +44,20 @@ class _Slot:
 
 
 def place(
-    tape: Tape, carried: Sequence[tuple[Value, Value]], arena: Arena, depth: int
+    tape: Tape,
+    carried: Sequence[tuple[Value, Value]],
+    arena: Arena,
+    depth: int,
+    owner: Hashable,
 ) -> set[Value]:
     """Give memory to every value of a tape and bind its views. `carried` pairs what a loop carries
     with what it becomes; returns those of the former that need no copy.
     """
     placing = _Placing(tape, carried)
+    for number, value in enumerate(placing.steady):
+        _bind(value, arena.buffer((owner, number), value.size))
     for number, slot in enumerate(placing.slots):
-        buffer = arena.buffer(depth, number, slot.size)
+        buffer = arena.buffer((depth, number), slot.size)
         for value in slot.tenants:
             _bind(value, buffer)
     for carry, slot in placing.homes.items():
@@ -73,7 +81,8 @@ class _Placing:
         self.slot_of: dict[Value, _Slot] = dict(self.homes)
         self.free: list[_Slot] = []
         self.last = {c: -1 for c in self.homes}
-        self.ours = set(self.homes)  # entry values stay for all visits
+        self.ours = set(self.homes)
+        self.steady = [v for step in tape.entry for v in step.outputs]
         for n, step in enumerate(tape.body):
             for v in step.inputs:
                 self.last[v.memory] = n
@@ -83,9 +92,6 @@ class _Placing:
             for c, following in reversed(carried)
             if following.root is None and following.like(c)
         }
-        for step in tape.entry:
-            for v in step.outputs:
-                self._new(v)
         self.free += [s for c, s in self.homes.items() if self.last[c] < 0]
         for n, step in enumerate(tape.body):
             self._step(n, step)

@@ -8,7 +8,7 @@ Real numbers are float32: other inputs are converted tile by tile, never as a wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -91,7 +91,7 @@ def _launch(
                 counters.passes[kernel.name, place.rank] += 1
             case Seq(places=(first, *_)):
                 counters.passes[kernel.name, first.rank] += 1
-    held: dict[tuple[int, int], int] = {}
+    held: dict[Hashable, int] = {}
     for w in workers:
         w.count(counters)
         for key, size in w.held().items():

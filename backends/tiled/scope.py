@@ -147,25 +147,30 @@ class Scope:
                 return self.value(self.places[rank].value)
             case Symbol(name) if name in self.boxes:
                 return self.boxes[name]
-        number = self.number(e)
-        if number is not None:
-            return constant(number, self.type_of(number))
-        match e:
-            case Map("select", (condition, a, b)):
-                return self.select(condition, a, b)
+            case Const() | Symbol():
+                return self._number(self.known(e))
             case Map(op, args):
+                values = [self.value(a) for a in args]
+                if all(v.constant and not v.axes for v in values):
+                    number = self.number(e)
+                    if number is not None:
+                        return self._number(number)
+                if op == "select":
+                    return self.choose(self.cast(values[0], BOOL), values[1], values[2])
                 longer = expand(op, args, self.real.itemsize == 8)
-                return self.value(longer) if longer is not None else self._map(op, args)
+                return self.value(longer) if longer is not None else self._map(op, args, values)
             case _:
                 raise AssertionError(f"{type(e).__name__} in a tile")
+
+    def _number(self, number: Number) -> Value:
+        return constant(number, self.type_of(number))
 
     def type_of(self, number: Number) -> np.dtype[Any]:
         if isinstance(number, bool):
             return BOOL
         return INT if isinstance(number, int) else self.real
 
-    def _map(self, op: str, args: tuple[Expr, ...]) -> Value:
-        values = [self.value(a) for a in args]
+    def _map(self, op: str, args: tuple[Expr, ...], values: list[Value]) -> Value:
         if op in ("floor", "ceil") and values[0].dtype.kind != "f":
             return self.cast(values[0], INT)
         common = self._common(op, args, values)
@@ -253,9 +258,6 @@ class Scope:
         """The same numbers in memory of their own."""
         like = (v.axes, v.shape, dtype or v.dtype)
         return self.tape.compute(_copy, (v,), like)
-
-    def select(self, condition: Expr, a: Expr, b: Expr) -> Value:
-        return self.choose(self.value(condition), self.value(a), self.value(b))
 
     def choose(self, where: Value, a: Value, b: Value) -> Value:
         """`a` where a truth value holds, else `b`; in the memory of `b` if it dies."""

@@ -50,7 +50,7 @@ def _fixed(scope: Scope, value: Value, axis: str, at: Value) -> Value:
         lane = int(at.array)
         if not 0 <= lane < length:
             return np.zeros(shape, value.dtype)
-        return np.asarray(value.array[(*before, lane)])
+        return np.asarray(value.array[before + (lane,)])
 
     return scope.tape.moving(run, (value, at), (axes, shape, value.dtype), value)
 

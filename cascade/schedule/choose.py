@@ -15,6 +15,7 @@ from cascade.ir.expr import Const, Map, Symbol
 from cascade.ir.extents import Number, bind
 from cascade.ir.walk import free_ranks, walk
 from cascade.schedule.build import NoSchedule
+from cascade.schedule.describe import to_dict
 from cascade.schedule.lower import lower
 from cascade.schedule.program import Program
 from cascade.schedule.roles import WIDTH
@@ -51,6 +52,15 @@ class Schedule:
         bind(self.source, shapes, settings)  # messages speak of the spec, not of its form
         known = {n: v for n, v in (settings or {}).items()}
         return dict(bind(self.form.cascade, shapes, known).values)
+
+    def to_dict(self) -> dict[str, object]:
+        """The program as names, numbers and texts, for other programs."""
+        return {
+            "name": self.source.name,
+            "form": self.form.how,
+            "cascade": str(self.form.cascade),
+            "program": to_dict(self.program),
+        }
 
     def __str__(self) -> str:
         return str(self.program)

@@ -149,7 +149,9 @@ def _shown(loop: For) -> tuple[Expr, ...]:
 
 
 def _where(conditions: tuple[Expr, ...]) -> str:
-    return f" where {' and '.join(_conjunct(c) for c in conditions)}" if conditions else ""
+    if len(conditions) < 2:
+        return "".join(f" where {print_expr(c)}" for c in conditions)
+    return f" where {' and '.join(_conjunct(c) for c in conditions)}"
 
 
 def _conjunct(e: Expr) -> str:
