@@ -39,7 +39,7 @@ def power(x: Array, y: Array) -> Array:
 
 
 def clamp(x: Array, low: Array, high: Array) -> Array:
-    return np.minimum(np.maximum(x, low), high)
+    return np.asarray(np.minimum(np.maximum(x, low), high))
 
 
 MAPS: dict[str, Callable[..., Any]] = {

@@ -156,7 +156,7 @@ def _write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
     with zipfile.ZipFile(path, "w", allowZip64=True) as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+                np.save(member, np.asanyarray(array), allow_pickle=False)
 
 
 def check_output(path: str, count: int) -> None:

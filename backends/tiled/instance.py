@@ -9,10 +9,11 @@ import numpy as np
 from cascade.backends.tiled.body import Body
 from cascade.backends.tiled.counters import Counters
 from cascade.backends.tiled.memory import Arena
-from cascade.backends.tiled.places import lengths_of, sizes_of
+from cascade.backends.tiled.places import lanes_of, lengths_of, sizes_of
 from cascade.backends.tiled.scope import Context, Scope
 from cascade.backends.tiled.tape import INT, Value
 from cascade.ir.extents import evaluate
+from cascade.ir.walk import symbols
 from cascade.schedule.program import For, GridAxis, inside
 
 Point = tuple[int, ...]
@@ -29,18 +30,28 @@ class Worker:
             g.scalar: Value((), (), INT, array=np.zeros((), np.int64)) for g in kernel.grid
         }
         self.bodies: dict[tuple[int, ...], Body] = {}
-        self.sizes = sizes_of(kernel.axes, context.scalars)
         streams = {b.axis for b in _loops(context)}
-        self.sizes = {a: n for a, n in self.sizes.items() if a not in streams}
+        sizes = sizes_of(kernel.axes, context.scalars)
+        self.sizes = {a: n for a, n in sizes.items() if a not in streams}
+        deciding = {s for p in kernel.places if lanes_of(p.value) for s in symbols(p.value)}
+        self.deciding = [n for n, g in enumerate(kernel.grid) if g.scalar in deciding]
+        self.body_at: dict[tuple[int, ...], Body] = {}  # by the scalars that decide lengths
         with np.errstate(all="ignore"):
-            self._body(self._lengths((0,) * len(kernel.grid)))
+            self._body_at((0,) * len(kernel.grid))
 
     def run(self, point: Point) -> None:
         with np.errstate(all="ignore"):
-            body = self._body(self._lengths(point))
+            body = self._body_at(point)
             for box, at in zip(self.boxes.values(), point, strict=True):
                 box.array[...] = at
             body.visit()
+
+    def _body_at(self, point: Point) -> Body:
+        key = tuple([point[n] for n in self.deciding])
+        found = self.body_at.get(key)
+        if found is None:
+            found = self.body_at[key] = self._body(self._lengths(point))
+        return found
 
     def _lengths(self, point: Point) -> dict[str, int]:
         kernel = self.context.kernel

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
 
 from cascade.backends.tiled.body import Body
-from cascade.backends.tiled.places import lengths_of
+from cascade.backends.tiled.places import lanes_of, lengths_of
 from cascade.backends.tiled.scope import Scope
 from cascade.backends.tiled.tape import BOOL, INT, Step, Value
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol
+from cascade.ir.extents import Number
 from cascade.ir.walk import walk
 from cascade.schedule.bounds import Interval, solve
 from cascade.schedule.program import Carry, For, Node, Place, Seq, inside
@@ -240,17 +241,17 @@ class Recurrence(Loop):
     """Steps in their order."""
 
     node: Seq
+    known: Mapping[str, Number]
 
     def bounds(self) -> tuple[Value, ...]:
         self.count = self.scope.cast(self.scope.value(self.node.count), INT)
-        self.known = dict(self.scope.context.scalars)
         return (self.count,)
 
     def visits(self) -> Iterator[Visit]:
         scope = self.scope
         count = int(self.count.array)
         self.partial += count
-        if not any(self._lengths(0)):
+        if not any(lanes_of(p.value) for p in self.node.places):
             for at in range(count):
                 yield at, {}, False
             return

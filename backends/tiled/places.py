@@ -24,7 +24,7 @@ def lengths_of(
     """The lanes that exist, of each axis that a place has lanes of."""
     lengths: dict[str, int] = {}
     for place in places:
-        axes = _lanes(place.value)
+        axes = lanes_of(place.value)
         if not axes:
             continue
         axis, *others = axes
@@ -41,7 +41,8 @@ def lengths_of(
     return lengths
 
 
-def _lanes(e: Expr) -> list[str]:
+def lanes_of(e: Expr) -> list[str]:
+    """The axes whose lanes an expression mentions."""
     ranks = (n.rank for n in walk(e) if isinstance(n, Coordinate))
     return list(dict.fromkeys(r[1:] for r in ranks if r.startswith("#")))
 
@@ -51,9 +52,9 @@ def _start(e: Expr) -> Expr | None:
     match e:
         case Coordinate():
             return Const(0)
-        case Map("+", (start, Coordinate())) if not _lanes(start):
+        case Map("+", (start, Coordinate())) if not lanes_of(start):
             return start
-        case Map("+", (Coordinate(), start)) if not _lanes(start):
+        case Map("+", (Coordinate(), start)) if not lanes_of(start):
             return start
         case _:
             return None

@@ -8,9 +8,9 @@ Real numbers are float32: other inputs are converted tile by tile, never as a wh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,8 @@ from cascade.backends.tiled.weigh import heavy_first
 from cascade.ir.extents import Number, evaluate
 from cascade.ir.kinds import declared_kind
 from cascade.schedule.program import Buffer, For, Kernel, Program, Seq, inside
+
+WORTHWHILE = 2**17  # numbers in all tensors, from which on threads pay
 
 Progress = Callable[[int, int], None]  # instances done, instances in all
 
@@ -45,16 +47,27 @@ def run(
     dtype: Any = np.float32,
 ) -> Result:
     """Run every kernel. `scalars` has the value of every extent and param; `threads` is the number
-    of instances at a time, by default that of the processors; `dtype` is the type of real numbers.
+    of instances at a time, by default that of the processors where there is enough to do; `dtype`
+    is the type of real numbers.
     """
     real = np.dtype(dtype)
+    threads = threads or _threads(program, scalars)
     tensors = {b.name: _memory(b, arrays, scalars, real) for b in program.buffers}
-    counters = Counters(threads=threads or available())
+    counters = Counters(threads=threads)
     report = _Report(program, scalars, progress)
-    for kernel in program.kernels:
-        _launch(kernel, tensors, scalars, real, counters, report)
+    with np.errstate(all="ignore"):
+        for kernel in program.kernels:
+            _launch(kernel, tensors, scalars, real, counters, report)
     outputs = {b.name: tensors[b.name] for b in program.buffers if b.kind == "out"}
     return Result(outputs, counters)
+
+
+def _threads(program: Program, scalars: Mapping[str, Number]) -> int:
+    """One for tensors so small that a second thread costs more than it does."""
+    sizes = (
+        math.prod(int(evaluate(e, scalars.__getitem__)) for e in b.shape) for b in program.buffers
+    )
+    return available() if sum(sizes) >= WORTHWHILE else 1
 
 
 def _launch(
@@ -66,11 +79,11 @@ def _launch(
     report: _Report,
 ) -> None:
     context = Context(kernel, scalars, tensors, real)
-    counts = [int(evaluate(g.count, scalars.__getitem__)) for g in kernel.grid]
-    points: list[Point] = list(product(*(range(n) for n in counts)))
-    if not points:
+    counts = _grid(kernel, scalars)
+    number = math.prod(counts)
+    if not number:
         return
-    threads = min(counters.threads, len(points))
+    threads = min(counters.threads, number)
     workers: list[Worker] = []
 
     def worker() -> Callable[[Point], None]:
@@ -84,7 +97,7 @@ def _launch(
         return run
 
     with blas_limited(max(1, counters.threads // threads)):
-        for_each(heavy_first(context, points), worker, threads)
+        for_each(heavy_first(context, counts), worker, threads)
     for node in inside(kernel.body):
         match node:
             case For(place=place):
@@ -99,6 +112,10 @@ def _launch(
     counters.peak_bytes = max(counters.peak_bytes, threads * sum(held.values()))
 
 
+def _grid(kernel: Kernel, scalars: Mapping[str, Number]) -> list[int]:
+    return [int(evaluate(g.count, scalars.__getitem__)) for g in kernel.grid]
+
+
 class _Report:
     """Tells how far a run is, after each instance."""
 
@@ -106,9 +123,7 @@ class _Report:
         self.progress = progress
         self.done = self.total = 0
         if progress is not None:
-            for k in program.kernels:
-                counts = [int(evaluate(g.count, scalars.__getitem__)) for g in k.grid]
-                self.total += int(np.prod(counts, dtype=np.int64))
+            self.total = sum(math.prod(_grid(k, scalars)) for k in program.kernels)
 
     def after(self) -> None:
         if self.progress is not None:

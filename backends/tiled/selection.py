@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from cascade.backends.tiled.scope import Scope
@@ -44,13 +46,13 @@ def _fixed(scope: Scope, value: Value, axis: str, at: Value) -> Value:
     length = value.shape[position]
     axes = tuple(a for a in value.axes if a != axis)
     shape = tuple(n for a, n in zip(value.axes, value.shape, strict=True) if a != axis)
-    before: tuple[slice, ...] = (slice(None),) * position
+    before: tuple[Any, ...] = (slice(None),) * position
 
     def run() -> Array:
         lane = int(at.array)
         if not 0 <= lane < length:
             return np.zeros(shape, value.dtype)
-        return np.asarray(value.array[before + (lane,)])
+        return np.asarray(value.array[(*before, lane)])
 
     return scope.tape.moving(run, (value, at), (axes, shape, value.dtype), value)
 

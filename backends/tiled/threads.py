@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
@@ -46,7 +46,7 @@ def blas_limited(threads: int) -> Iterator[None]:
                 _running["limits"] = None
 
 
-def for_each(items: Sequence[T], make: Callable[[], Callable[[T], None]], threads: int) -> None:
+def for_each(items: Iterable[T], make: Callable[[], Callable[[T], None]], threads: int) -> None:
     """Run every item, the first ones first, on so many threads; each makes its own runner."""
     if threads <= 1:
         run = make()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -16,19 +18,24 @@ from cascade.schedule.bounds import solve
 from cascade.schedule.program import For, inside
 
 Array = np.ndarray[Any, Any]
+Point = tuple[int, ...]
+LARGEST = 2**20  # points that are put in order
 
 
-def heavy_first(context: Context, points: Sequence[tuple[int, ...]]) -> Sequence[tuple[int, ...]]:
-    """By the coordinates that the loops visit for the first and for the last row."""
+def heavy_first(context: Context, counts: Sequence[int]) -> Iterable[Point]:
+    """All points of a grid, by the coordinates that loops visit for their first and last rows."""
+    number = math.prod(counts)
     loops = [n for n in inside(context.kernel.body) if isinstance(n, For)]
-    if len(points) < 2 or not loops:
-        return points
-    grid = np.asarray(points)
-    weights = sum(_weight(context, loop, grid) for loop in loops)
-    if np.ndim(weights) == 0 or np.all(weights == np.asarray(weights).flat[0]):
-        return points
-    order = np.argsort(-np.asarray(weights), kind="stable")
-    return [points[n] for n in order]
+    natural = product(*(range(n) for n in counts))
+    if not 1 < number <= LARGEST or not loops:
+        return natural
+    grid = np.stack(np.unravel_index(np.arange(number), counts), axis=1)
+    weights = np.zeros(number)
+    for loop in loops:
+        weights += _weight(context, loop, grid)
+    if (weights == weights[0]).all():
+        return natural
+    return (tuple(map(int, point)) for point in grid[np.argsort(-weights, kind="stable")])
 
 
 def _weight(context: Context, loop: For, grid: Array) -> Any:

@@ -4,6 +4,7 @@ The executors that users run are compared with this one, and this one with the r
 """
 
 from itertools import product
+from typing import Any
 
 import numpy as np
 
@@ -110,9 +111,8 @@ class _Instance:
             case P.Load():
                 self.tiles[node.name] = self.load(node)
             case P.Mask(name, e, conditions, fill):
-                there = self.holds(conditions)
-                fill = Labelled(np.asarray(fill.value), ())
-                self.tiles[name] = combine(np.where, [there, self.value(e), fill])
+                there, filler = self.holds(conditions), Labelled(np.asarray(fill.value), ())
+                self.tiles[name] = combine(np.where, [there, self.value(e), filler])
             case P.Fold(name, op, e, axes):
                 self.tiles[name] = self.fold(op, self.value(e), axes)
             case P.Contract(name, factors, axes):
@@ -189,13 +189,12 @@ class _Instance:
             np.logical_and,
             [self.holds(node.present), self.exists({a for i in index for a in i.axes})],
         )
-        *index, there, value = align([*index, there, self.value(node.value)])
-        parts = np.broadcast_arrays(*[i.array for i in index], there.array, value.array)
-        *index, there, value = parts
-        if not index:
+        aligned = align([*index, there, self.value(node.value)])
+        *at, mask, value = np.broadcast_arrays(*[x.array for x in aligned])
+        if not at:
             array[()] = value
             return
-        array[tuple(i[there] for i in index)] = value[there]
+        array[tuple(i[mask] for i in at)] = value[mask]
 
     def carry(self, carries):
         for c in carries:
@@ -208,7 +207,7 @@ class _Instance:
     def loop(self, node):
         self.carry(node.carries)
         extent = int(self.number(node.place.extent))
-        before = self.sizes.get(node.axis)
+        before = self.sizes[node.axis]
         self.places[node.place.rank] = node.place
         self.sizes[node.axis] = node.tile
         for start in range(0, extent, node.tile):

@@ -51,6 +51,7 @@ PREDICATES = {
     "nested quotient": "(2*m + p) // 3 // R <= W - 2",
     "negative divisor": "m // (0 - 3) >= 0 - W",
     "quotients of both": "m // 4 + p <= m + W",
+    "twice a quotient": "2*(m // 4) + p <= m + W",
     "products": "m*R <= p*W and m*R + p >= L",
     "minima": "min(m, p) < W and max(m + 1, p) > L",
     "clamped": "clamp(m - p, 0 - W, W) == m - p",

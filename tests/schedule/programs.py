@@ -29,19 +29,19 @@ ZERO = Const(0.0)
 
 
 # -- short forms
-def const(value):
+def c(value):
     return Const(value)
 
 
-def sym(name):
+def s(name):
     return Symbol(name)
 
 
-def at(*ranks):
-    return tuple(Coordinate(r) for r in ranks)
+def at(rank):
+    return Coordinate(rank)
 
 
-def op(name, *args):
+def f(name, *args):
     """A pointwise operation; strings are tiles, numbers constants."""
     return Map(name, tuple(_part(a) for a in args))
 
@@ -52,43 +52,46 @@ def _part(a):
     return Const(a) if isinstance(a, int | float) else a
 
 
-B, H, P, M, E, F, J = (Coordinate(r) for r in "bhpmefj")
+B, H, P, M, E, F, J = (at(r) for r in "bhpmefj")
 
 
 def buffer(name, ranks, kind="in", dtype="any"):
-    return Buffer(name, tuple(ranks), tuple(sym(r.upper()) for r in ranks), dtype, kind)
+    return Buffer(name, tuple(ranks), tuple(s(r.upper()) for r in ranks), dtype, kind)
 
 
 def one(rank):
     """A rank of which the grid gives one coordinate."""
-    return Place(rank, sym(f"{rank}_at"), sym(rank.upper()))
+    return Place(rank, s(f"{rank}_at"), s(rank.upper()))
 
 
-def rows_of(rank, size):
+def tiled(rank, size):
     """A rank of which the grid gives a tile."""
-    return Place(rank, op("+", op("*", sym(f"{rank}_tile"), size), lane(rank)), sym(rank.upper()))
+    return Place(rank, f("+", f("*", s(f"{rank}_tile"), size), lane(rank)), s(rank.upper()))
 
 
 def whole(rank):
     """A rank that a tile holds from end to end."""
-    return Place(rank, lane(rank), sym(rank.upper()))
+    return Place(rank, lane(rank), s(rank.upper()))
+
+
+def blocks(extent, size):
+    return f("//", f("+", s(extent), size - 1), size)
 
 
 def grid(singles, rank, size):
-    blocks = op("//", op("+", sym(rank.upper()), size - 1), size)
-    heads = tuple(GridAxis(f"{r}_at", sym(r.upper())) for r in singles)
-    return (*heads, GridAxis(f"{rank}_tile", blocks))
+    heads = tuple(GridAxis(f"{r}_at", s(r.upper())) for r in singles)
+    return (*heads, GridAxis(f"{rank}_tile", blocks(rank.upper(), size)))
 
 
 def stream(rank, body, size, part=None, predicate=(), carries=(), scalar=None):
     scalar = scalar or f"{rank}_at"
-    place = Place(rank, op("+", sym(scalar), lane(rank)), sym(rank.upper()))
-    conditions = (op("<", *at(rank), sym(rank.upper())), *predicate)
+    place = Place(rank, f("+", s(scalar), lane(rank)), s(rank.upper()))
+    conditions = (f("<", at(rank), s(rank.upper())), *predicate)
     return For(scalar, place, rank, size, part or size, conditions, carries, tuple(body))
 
 
 # -- attention
-CAUSAL = (op("<=", M, P),)
+CAUSAL = (f("<=", M, P),)
 
 
 def attention(
@@ -107,14 +110,14 @@ def attention(
             Contract("scores", (tile("Q"), tile("K")), ("e",)),
             *masks,
             Fold("highest", "max", tile(seen), ("m",)),
-            Let("top_next", op("max", "top", "highest")),
-            Let("weights", op("exp", op("-", seen, "top_next"))),
-            Let("kept", op("exp", op("-", "top", "top_next"))),
+            Let("top_next", f("max", "top", "highest")),
+            Let("weights", f("exp", f("-", seen, "top_next"))),
+            Let("kept", f("exp", f("-", "top", "top_next"))),
             Fold("weight", "sum", tile("weights"), ("m",)),
-            Let("total_next", op("+", op("*", "total", "kept"), "weight")),
+            Let("total_next", f("+", f("*", "total", "kept"), "weight")),
             *v,
             Contract("added", (tile("weights"), tile("V")), ("m",)),
-            Let("out_next", op("+", op("*", "out", "kept"), "added")),
+            Let("out_next", f("+", f("*", "out", "kept"), "added")),
         ),
         size,
         part,
@@ -125,28 +128,32 @@ def attention(
             Carry("out", ZERO, ("p", "f"), "out_next"),
         ),
     )
-    mean = op("select", op("!=", "total", 0.0), op("/", "out", "total"), 0.0)
     kernel = Kernel(
         "O",
         grid("bh", "p", rows),
-        (Axis("p", const(rows)), Axis("m", const(size)), Axis("e", sym("E")), Axis("f", sym("F"))),
-        (one("b"), one("h"), rows_of("p", rows), whole("e"), whole("f")),
+        (Axis("p", c(rows)), Axis("m", c(size)), Axis("e", s("E")), Axis("f", s("F"))),
+        (one("b"), one("h"), tiled("p", rows), whole("e"), whole("f")),
         (
             Load("raw", "Q", (B, H, P, E)),
-            Let("Q", op("*", sym("scale"), "raw")),
+            Let("Q", f("*", s("scale"), "raw")),
             *loads,
             loop,
-            Let("mean", mean),
-            Store("O", (B, H, P, F), tile("mean")),
+            Let("mean", f("/", "out", "total")),
+            Let("result", f("select", f(">", "total", 0.0), "mean", 0.0)),
+            Store("O", (B, H, P, F), tile("result")),
         ),
     )
     inputs = (buffer("Q", "bhpe"), buffer("K", keys), buffer("V", values), *extra)
     return Program("attention", (*inputs, buffer("O", "bhpf", "out", "real")), (kernel,), ())
 
 
+def causal(rows=256, size=512, part=128):
+    return attention(rows, size, part, CAUSAL)
+
+
 def window_and_sinks(rows=32, size=32, part=8):
     """Keys at most W[h] back, and the first S of all."""
-    near = op("or", op("<", op("-", P, M), "width"), op("<", M, sym("S")))
+    near = f("or", f("<", f("-", P, M), "width"), f("<", M, s("S")))
     width = Load("width", "W", (H,))
     return attention(
         rows, size, part, (*CAUSAL, near), (width,), extra=(buffer("W", "h", dtype="int"),)
@@ -155,15 +162,15 @@ def window_and_sinks(rows=32, size=32, part=8):
 
 def grouped(rows=64, size=64):
     """Query heads share the keys of a group."""
-    head = op("//", H, op("//", sym("H"), sym("G")))
+    head = f("//", H, f("//", s("H"), s("G")))
     return attention(rows, size, None, CAUSAL, (), head, "bgme", "bgmf")
 
 
 def paged(rows=16, size=32):
     """Keys in pages, found through a table; a negative entry is no page."""
-    page = Load("page", "table", (op("//", M, sym("R")),))
-    there = op("<=", 0, "page")
-    offset = op("%", M, sym("R"))
+    page = Load("page", "table", (f("//", M, s("R")),))
+    there = f("<=", 0, "page")
+    offset = f("%", M, s("R"))
 
     def load(name, width):
         return Load(name, name, (tile("page"), B, H, offset, width), (there,))
@@ -187,10 +194,10 @@ def two_passes(rows=32, size=64):
             scores,
             masked,
             Fold("highest", "max", tile("masked"), ("m",)),
-            Let("top_next", op("max", "top", "highest")),
-            Fold("weight", "sum", op("exp", op("-", "masked", "top_next")), ("m",)),
-            Let("kept", op("exp", op("-", "top", "top_next"))),
-            Let("total_next", op("+", op("*", "total", "kept"), "weight")),
+            Let("top_next", f("max", "top", "highest")),
+            Fold("weight", "sum", f("exp", f("-", "masked", "top_next")), ("m",)),
+            Let("kept", f("exp", f("-", "top", "top_next"))),
+            Let("total_next", f("+", f("*", "total", "kept"), "weight")),
         ),
         size,
         None,
@@ -206,11 +213,11 @@ def two_passes(rows=32, size=64):
             load,
             scores,
             masked,
-            Let("A", op("/", op("exp", op("-", "masked", "top")), "total")),
+            Let("A", f("/", f("exp", f("-", "masked", "top")), "total")),
             Store("A", (B, H, P, M), tile("A")),
             Load("V", "V", (B, H, M, F)),
             Contract("added", (tile("A"), tile("V")), ("m",)),
-            Let("out_next", op("+", "out", "added")),
+            Let("out_next", f("+", "out", "added")),
         ),
         size,
         carries=(Carry("out", ZERO, ("p", "f"), "out_next"),),
@@ -219,11 +226,11 @@ def two_passes(rows=32, size=64):
     kernel = Kernel(
         "A",
         grid("bh", "p", rows),
-        (Axis("p", const(rows)), Axis("m", const(size)), Axis("e", sym("E")), Axis("f", sym("F"))),
-        (one("b"), one("h"), rows_of("p", rows), whole("e"), whole("f")),
+        (Axis("p", c(rows)), Axis("m", c(size)), Axis("e", s("E")), Axis("f", s("F"))),
+        (one("b"), one("h"), tiled("p", rows), whole("e"), whole("f")),
         (
             Load("raw", "Q", (B, H, P, E)),
-            Let("Q", op("*", "raw", sym("scale"))),
+            Let("Q", f("*", "raw", s("scale"))),
             first,
             second,
             Store("O", (B, H, P, F), tile("out")),
@@ -240,18 +247,18 @@ def variance(rows=16, size=32):
     x = Load("X", "X", (P, M))
     mean = stream(
         "m",
-        (x, Fold("here", "sum", tile("X"), ("m",)), Let("sum_next", op("+", "sum", "here"))),
+        (x, Fold("here", "sum", tile("X"), ("m",)), Let("sum_next", f("+", "sum", "here"))),
         size,
         carries=(Carry("sum", ZERO, ("p",), "sum_next"),),
     )
-    away = op("-", "X", "mean")
+    away = f("-", "X", "mean")
     squares = stream(
         "m",
         (
             x,
             Let("away", away),
             Contract("here2", (tile("away"), tile("away")), ("m",)),
-            Let("square_next", op("+", "square", "here2")),
+            Let("square_next", f("+", "square", "here2")),
         ),
         size,
         carries=(Carry("square", ZERO, ("p",), "square_next"),),
@@ -260,22 +267,22 @@ def variance(rows=16, size=32):
     first = Kernel(
         "VAR",
         grid("", "p", rows),
-        (Axis("p", const(rows)), Axis("m", const(size))),
-        (rows_of("p", rows),),
+        (Axis("p", c(rows)), Axis("m", c(size))),
+        (tiled("p", rows),),
         (
             mean,
-            Let("mean", op("/", "sum", sym("M"))),
+            Let("mean", f("/", "sum", s("M"))),
             squares,
-            Let("variance", op("/", "square", sym("M"))),
+            Let("variance", f("/", "square", s("M"))),
             Store("VAR", (P,), tile("variance")),
         ),
     )
     second = Kernel(
         "DEV",
         grid("", "p", rows),
-        (Axis("p", const(rows)),),
-        (rows_of("p", rows),),
-        (Load("VAR", "VAR", (P,)), Store("DEV", (P,), op("sqrt", "VAR"))),
+        (Axis("p", c(rows)),),
+        (tiled("p", rows),),
+        (Load("VAR", "VAR", (P,)), Store("DEV", (P,), f("sqrt", "VAR"))),
     )
     buffers = (
         buffer("X", "pm"),
@@ -287,37 +294,37 @@ def variance(rows=16, size=32):
 
 def retention(chunk=16):
     """Linear attention with decay, in chunks: a state over e and f goes from chunk to chunk."""
-    i, j = Coordinate("i"), Coordinate("j")
+    i, j = at("i"), at("j")
 
     def decay(power):
-        return op("exp2", op("*", sym("rate"), power))
+        return f("exp2", f("*", s("rate"), power))
 
     def place(rank):
-        value = op("+", op("*", sym("chunk_at"), chunk), lane(rank))
-        return Place(rank, value, sym("I"))
+        value = f("+", f("*", s("chunk_at"), chunk), lane(rank))
+        return Place(rank, value, s("I"))
 
     body = (
         Load("Q", "Q", (H, i, E)),
         Load("K", "K", (H, j, E)),
         Load("V", "V", (H, j, F)),
         Contract("scores", (tile("Q"), tile("K")), ("e",)),
-        Mask("near", decay(op("-", i, j)), (op("<=", j, i),), ZERO),
+        Mask("near", decay(f("-", i, j)), (f("<=", j, i),), ZERO),
         Contract("inside", (tile("scores"), tile("near"), tile("V")), ("j",)),
-        Let("fading", decay(op("+", lane("i"), 1))),
+        Let("fading", decay(f("+", lane("i"), 1))),
         Contract("before", (tile("Q"), tile("fading"), tile("S")), ("e",)),
-        Store("O", (H, i, F), op("+", "inside", "before")),
-        Let("left", decay(op("-", chunk - 1, lane("j")))),
+        Store("O", (H, i, F), f("+", "inside", "before")),
+        Let("left", decay(f("-", chunk - 1, lane("j")))),
         Contract("added", (tile("K"), tile("left"), tile("V")), ("j",)),
-        Let("S_next", op("+", op("*", decay(const(chunk)), "S"), "added")),
+        Let("S_next", f("+", f("*", decay(c(chunk)), "S"), "added")),
     )
-    count = op("//", op("+", sym("I"), chunk - 1), chunk)
+    count = f("//", f("+", s("I"), chunk - 1), chunk)
     carry = Carry("S", ZERO, ("e", "f"), "S_next")
     loop = Seq("chunk_at", count, (place("i"), place("j")), (carry,), body)
     axes = (
-        Axis("i", const(chunk)), Axis("j", const(chunk)), Axis("e", sym("E")), Axis("f", sym("F")),
+        Axis("i", c(chunk)), Axis("j", c(chunk)), Axis("e", s("E")), Axis("f", s("F")),
     )  # fmt: skip
     kernel = Kernel(
-        "O", (GridAxis("h_at", sym("H")),), axes, (one("h"), whole("e"), whole("f")), (loop,)
+        "O", (GridAxis("h_at", s("H")),), axes, (one("h"), whole("e"), whole("f")), (loop,)
     )
     inputs = (buffer("Q", "hie"), buffer("K", "hie"), buffer("V", "hif"))
     return Program("retention", (*inputs, buffer("O", "hif", "out", "real")), (kernel,), ())
@@ -337,24 +344,24 @@ def top(rows=16, size=32):
         CAUSAL,
         (
             Carry("values", INFINITE, ("p", "j"), "values_next"),
-            Carry("places", const(-1), ("p", "j"), "places_next", "int"),
+            Carry("places", c(-1), ("p", "j"), "places_next", "int"),
         ),
     )  # fmt: skip
     kernel = Kernel(
         "TOP",
         grid("", "p", rows),
-        (Axis("p", const(rows)), Axis("m", const(size)), Axis("j", sym("J"))),
-        (rows_of("p", rows), whole("j")),
+        (Axis("p", c(rows)), Axis("m", c(size)), Axis("j", s("J"))),
+        (tiled("p", rows), whole("j")),
         (
             loop,
             Store("TOP", (P, J), tile("values")),
             Store("AT", (P, J), tile("places")),
-            Pick("second", tile("values"), "j", const(1)),
+            Pick("second", tile("values"), "j", c(1)),
             Store("SECOND", (P,), tile("second")),
-            Store("LAST", (P,), op("select", op("<=", "last", 0.0), "last", 1.0)),
+            Store("LAST", (P,), f("select", f("<=", "last", 0.0), "last", 1.0)),
         ),
     )
-    pick = Pick("last", tile("values"), "j", op("-", op("min", op("+", P, 1), sym("J")), 1))
+    pick = Pick("last", tile("values"), "j", f("-", f("min", f("+", P, 1), s("J")), 1))
     kernel = Kernel(
         kernel.name, kernel.grid, kernel.axes, kernel.places,
         (*kernel.body[:-1], pick, kernel.body[-1]),
@@ -371,25 +378,25 @@ def top(rows=16, size=32):
 
 def shifted(rows=16):
     """Y[p] = X[p-D] + X[p+D], 0 outside, written where p is even: at p//2."""
-    before, after = op("-", P, sym("D")), op("+", P, sym("D"))
+    before, after = f("-", P, s("D")), f("+", P, s("D"))
     kernel = Kernel(
         "Y",
         grid("", "p", rows),
-        (Axis("p", const(rows)),),
-        (rows_of("p", rows),),
+        (Axis("p", c(rows)),),
+        (tiled("p", rows),),
         (
-            Load("left", "X", (before,), (op("<=", 0, before),)),
-            Load("right", "X", (after,), (op("<", after, sym("P")),)),
-            Let("both", op("+", "left", "right")),
+            Load("left", "X", (before,), (f("<=", 0, before),)),
+            Load("right", "X", (after,), (f("<", after, s("P")),)),
+            Let("both", f("+", "left", "right")),
             Store("Y", (P,), tile("both")),
-            Store("Z", (op("//", P, 2),), tile("both"), (op("==", op("%", P, 2), 0),)),
-            Store("C", (P,), tile("both"), (op("<", 0.0, "both"),)),
+            Store("Z", (f("//", P, 2),), tile("both"), (f("==", f("%", P, 2), 0),)),
+            Store("C", (P,), tile("both"), (f("<", 0.0, "both"),)),
         ),
     )
     buffers = (
         buffer("X", "p"),
         buffer("Y", "p", "out", "real"),
-        Buffer("Z", ("q",), (op("//", op("+", sym("P"), 1), 2),), "real", "out"),
+        Buffer("Z", ("q",), (f("//", f("+", s("P"), 1), 2),), "real", "out"),
         buffer("C", "p", "out", "real"),
     )
     return Program("shifted", buffers, (kernel,), ())
@@ -401,9 +408,9 @@ def pointwise(name, arity=1, rows=8):
     kernel = Kernel(
         "Y",
         grid("", "p", rows),
-        (Axis("p", const(rows)),),
-        (rows_of("p", rows),),
-        (*(Load(x, x, (P,)) for x in inputs), Store("Y", (P,), op(name, *inputs))),
+        (Axis("p", c(rows)),),
+        (tiled("p", rows),),
+        (*(Load(x, x, (P,)) for x in inputs), Store("Y", (P,), f(name, *inputs))),
     )
     buffers = (*(buffer(x, "p") for x in inputs), buffer("Y", "p", "out", "real"))
     return Program(name, buffers, (kernel,), ())

@@ -16,6 +16,7 @@ RESIDUAL = {
     "strided",
     "dilated",
     "landmark",
+    "twice a quotient",
     "data of the stream",
     "fractions",
     "five intervals",
@@ -71,6 +72,7 @@ def test_only_what_has_no_bounds_is_residual(name):
         ("m // R == p // R", ["0, p // R * R <= m < M, p // R * R + R"]),
         ("m // 4 == p", ["0, 4 * p <= m < M, 4 * p + 4"]),
         ("m <= p or m < 4 or m <= p and m > 2", ["0 <= m < M, p + 1", "0 <= m < 4, M"]),
+        ("m <= p and m > 2 or m < 4 or m <= p", ["0 <= m < 4, M", "0 <= m < M, p + 1"]),
         ("gate[p] or m <= p", ["0 <= m < M if gate", "0 <= m < M, p + 1"]),
         ("not (gate[p] and m <= p)", ["0 <= m < M if not gate", "0, p + 1 <= m < M"]),
         ("p < 3 or p > 7 or gate[p]", ["0 <= m < M if p < 3 or p > 7 or gate"]),
@@ -88,6 +90,10 @@ def test_too_many_intervals_keep_the_conjuncts_that_are_few():
     many = "m == 1 or m == 3 or m == 5 or m == 7 or m == p"
     assert spelled(intervals(predicate(f"m <= p and ({many})"))) == [
         f"0 <= m < M, p + 1 testing {many}"
+    ]
+    assert spelled(intervals(predicate(f"gate[p] and ({many}) or m < 2"))) == [
+        f"0 <= m < M if gate testing {many}",
+        "0 <= m < 2, M",
     ]
     twice = "(m < 3 or m > p) and (m < 5 or m > p + 2) and (m != 7 or gate[p])"
     found = intervals(predicate(twice))

@@ -147,3 +147,4 @@ def test_ranges_unite_and_subtract_as_sets(first, second):
     for ranges in (united, left):
         assert all(low < high for low, high in ranges)
         assert all(a[1] <= b[0] for a, b in pairwise(ranges))
+    assert all(a[1] < b[0] for a, b in pairwise(united))

@@ -1,0 +1,196 @@
+"""A Program as one Python file that needs torch and triton alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from cascade.backends.triton.host import host
+from cascade.backends.triton.loops import loop
+from cascade.backends.triton.nodes import write
+from cascade.backends.triton.spell import helpers
+from cascade.backends.triton.writer import DOT_LEAST, Code, Writer, ident
+from cascade.diagnostics import fail
+from cascade.ir.expr import Const, Expr, Read, Symbol
+from cascade.ir.extents import evaluate
+from cascade.ir.walk import free_ranks, symbols, walk
+from cascade.schedule.facts import tile_axes
+from cascade.schedule.program import Contract, For, Kernel, Load, Program, Seq, Store, inside
+from cascade.schedule.prune import expressions
+
+
+@dataclass(frozen=True)
+class Options:
+    """Choices of a launch, for each kernel by name or for all."""
+
+    num_warps: int = 4
+    num_stages: int = 2
+    kernels: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # warps and stages
+
+    def of(self, kernel: str) -> tuple[int, int]:
+        return self.kernels.get(kernel, (self.num_warps, self.num_stages))
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a kernel is called with, in this order: tensors, strides, then numbers."""
+
+    name: str
+    tensors: tuple[str, ...]
+    strides: tuple[tuple[str, int], ...]
+    scalars: tuple[str, ...]
+    grid: tuple[Expr, ...]
+
+
+def emit(program: Program, options: Options | None = None) -> str:
+    """The source. Extents of axes that tiles hold whole must be in `program.widths`.
+
+    Raises `CascadeError` where one of them is not known.
+    """
+    options = options or Options()
+    integers = integer_scalars(program)
+    parts, signatures = [], []
+    for kernel in program.kernels:
+        signature = signature_of(program, kernel)
+        signatures.append(signature)
+        parts.append(_kernel(program, kernel, signature, integers))
+    body = "\n\n".join(parts)
+    title = f'"""{program.name}: kernels written by cascade. Needs torch and triton."""'
+    imports = "import math\n\nimport torch\nimport triton\nimport triton.language as tl\n"
+    tail = host(program, tuple(signatures), options.of)
+    return "\n\n".join([title, imports, helpers(body).rstrip(), body, tail]).replace(
+        "\n\n\n\n", "\n\n\n"
+    )
+
+
+def integer_scalars(program: Program) -> frozenset[str]:
+    """The extents and params that are integers."""
+    from cascade.schedule.facts import kind_of
+
+    named = {s for b in program.buffers for e in b.shape for s in symbols(e)}
+    for name, e in program.values:
+        if kind_of(e, {}, frozenset(n for n, _ in program.values) - named) in ("int", "any"):
+            named.add(name)
+    for kernel in program.kernels:
+        for p in kernel.places:
+            named |= symbols(p.extent)
+    return frozenset(named)
+
+
+def signature_of(program: Program, kernel: Kernel) -> Signature:
+    tensors: dict[str, None] = {}
+    needed: dict[str, None] = {}
+    known = {g.scalar for g in kernel.grid}
+    for node in inside(kernel.body):
+        if isinstance(node, Load | Store):
+            tensors[node.tensor] = None
+        if isinstance(node, For | Seq):
+            known.add(node.scalar)
+    shown = [e for node in inside(kernel.body) for e in expressions(node)]
+    shown += [e for p in kernel.places for e in (p.value, p.extent)]
+    shown += [g.count for g in kernel.grid]
+    for node in inside(kernel.body):
+        if isinstance(node, Seq):
+            shown += [p.extent for p in node.places]
+    widths = dict(program.widths)
+    for e in shown:
+        for s in sorted(symbols(e)):
+            if s not in known and s not in widths:
+                needed[s] = None
+    strides = tuple((t, n) for t in tensors for n in range(len(program.buffer[t].shape)))
+    grid = tuple(g.count for g in kernel.grid)
+    return Signature(kernel.name, tuple(tensors), strides, tuple(sorted(needed)), grid)
+
+
+def lanes(program: Program, kernel: Kernel) -> tuple[dict[str, int], frozenset[str]]:
+    """The number of lanes of each axis, a power of two, and the axes all of whose lanes exist."""
+    widths = dict(program.widths)
+    contracted = _contracted(kernel)
+    sizes: dict[str, int] = {}
+    exact: set[str] = set()
+    rows = {
+        r[1:]
+        for p in kernel.places
+        for r in free_ranks(p.value)
+        if r.startswith("#") and any(isinstance(n, Symbol) for n in walk(p.value))
+    }
+    streamed = {n.axis for n in inside(kernel.body) if isinstance(n, For)}
+    for axis in kernel.axes:
+        missing = sorted(symbols(axis.size) - set(widths))
+        if missing:
+            raise fail(
+                "width",
+                f"the extent `{missing[0]}` must be known when a kernel is made",
+                hints=(f"set it: `--set {missing[0]}=64`",),
+            )
+        size = int(evaluate(axis.size, widths.__getitem__))
+        least = DOT_LEAST if axis.name in contracted else 1
+        sizes[axis.name] = max(least, 1 << max(0, size - 1).bit_length())
+        if sizes[axis.name] == size and axis.name not in rows | streamed:
+            exact.add(axis.name)
+    return sizes, frozenset(exact)
+
+
+def _contracted(kernel: Kernel) -> set[str]:
+    """Axes of contractions of two wide factors, which matrix units may take."""
+    axes = tile_axes(kernel)
+    found: set[str] = set()
+    for node in inside(kernel.body):
+        if isinstance(node, Contract) and len(node.factors) > 1:
+            for f in node.factors:
+                if isinstance(f, Read) and len(axes.get(f.tensor, ())) == 2:
+                    found |= set(axes[f.tensor])
+    return found
+
+
+def _kernel(
+    program: Program, kernel: Kernel, signature: Signature, integers: frozenset[str]
+) -> str:
+    sizes, exact = lanes(program, kernel)
+    w = Writer(program, kernel, sizes, exact, dict(program.widths), integers)
+    w.places = {p.rank: p for p in kernel.places}
+    arguments = [f"{ident(t)}_ptr" for t in signature.tensors]
+    arguments += [f"{ident(t)}_s{n}" for t, n in signature.strides]
+    arguments += [f"n_{s}" for s in signature.scalars]
+    names = [f'"{a}"' for a in arguments if a.startswith("n_")]
+    decorator = f"@triton.jit(do_not_specialize=[{', '.join(names)}])" if names else "@triton.jit"
+    _position(w, kernel)
+    for axis in kernel.axes:
+        name = ident(axis.name)
+        w.line(f"l_{name} = tl.arange(0, {sizes[axis.name]})")
+    write(w, kernel.body, frozenset(), loop)
+    unused = _without_unused(w.lines, kernel)
+    head = f"{decorator}\ndef {ident(kernel.name)}_kernel({', '.join(arguments)}):"
+    return "\n".join([head, *unused])
+
+
+def _position(w: Writer, kernel: Kernel) -> None:
+    """The point of the grid, from one number; the last dimension runs fastest."""
+    if not kernel.grid:
+        return
+    w.line("rest = tl.program_id(0)")
+    for g in reversed(kernel.grid[1:]):
+        count = w.code(g.count).text
+        w.scalars.add(g.scalar)
+        w.line(f"i_{g.scalar} = rest % {count}")
+        w.line(f"rest = rest // {count}")
+    w.scalars.add(kernel.grid[0].scalar)
+    w.line(f"i_{kernel.grid[0].scalar} = rest")
+
+
+def _without_unused(lines: list[str], kernel: Kernel) -> list[str]:
+    """The lines, without lanes that nothing reads."""
+    text = "\n".join(lines)
+    kept = []
+    for line in lines:
+        name = line.strip().split(" = ")[0]
+        if line.strip().startswith("l_") and "tl.arange" in line:
+            import re
+
+            if len(re.findall(rf"\b{re.escape(name)}\b", text)) == 1:
+                continue
+        kept.append(line)
+    return kept
+
+
+__all__ = ["Code", "Const", "Options", "Signature", "emit", "lanes", "signature_of"]

@@ -1,0 +1,279 @@
+"""Loops: over the tiles at which a predicate can hold, and over steps in order.
+
+A predicate is solved to intervals of the rank for each row. Over the rows of a tile they give an
+*outer* range, outside of which nothing holds, and a *full* range, in which everything does. One loop
+runs over full tiles without the predicate, one over the rest with it, however many intervals there
+are: the k-th visit finds its tile by comparing k with the number of tiles before each range.
+"""
+
+from __future__ import annotations
+
+from cascade.backends.triton.nodes import write
+from cascade.backends.triton.writer import Code, Writer, ident
+from cascade.ir.expr import Const, Coordinate, Expr, Read, Symbol
+from cascade.ir.walk import walk
+from cascade.schedule.bounds import solve
+from cascade.schedule.disjuncts import Interval
+from cascade.schedule.facts import made_in
+from cascade.schedule.program import Carry, For, Seq
+
+BEYOND = 2**30  # past every coordinate
+DTYPE = {"int": "tl.int32", "bool": "tl.int1"}
+
+
+def loop(w: Writer, node: For | Seq, holding: frozenset[Expr]) -> None:
+    carries(w, node.carries)
+    if isinstance(node, Seq):
+        _steps(w, node, holding)
+    else:
+        _tiles(w, node, holding)
+    for c in node.carries:
+        w.tiles[c.name] = Code(f"t_{ident(c.name)}", w.ordered(c.axes), c.kind)
+        w.loaded.discard(c.name)
+
+
+def carries(w: Writer, found: tuple[Carry, ...]) -> None:
+    """What a loop carries, before its first step."""
+    for c in found:
+        axes = w.ordered(c.axes)
+        dtype = DTYPE.get(c.kind, "tl.float32")
+        init = w.code(c.init)
+        text = f"tl.full({w.shape(axes)}, {init.text}, {dtype})"
+        if init.axes:
+            text = w.full(init, axes)
+        elif not axes:
+            text = f"tl.cast({init.text}, {dtype})" if _is_text_number(init) else init.text
+        w.line(f"t_{ident(c.name)} = {text}")
+
+
+def _is_text_number(code: Code) -> bool:
+    return not code.axes
+
+
+def _begin(w: Writer, found: tuple[Carry, ...]) -> None:
+    for c in found:
+        w.tiles[c.name] = Code(f"t_{ident(c.name)}", w.ordered(c.axes), c.kind)
+        w.loaded.discard(c.name)
+
+
+def _advance(w: Writer, found: tuple[Carry, ...]) -> None:
+    for c in found:
+        value = w.full(w.code(Read(c.next, ())), w.ordered(c.axes))
+        w.line(f"t_{ident(c.name)} = {value}")
+
+
+def _steps(w: Writer, node: Seq, holding: frozenset[Expr]) -> None:
+    w.scalars.add(node.scalar)
+    count = w.code(node.count).text
+    with w.block(f"for i_{node.scalar} in range(0, {count}):"):
+        _begin(w, node.carries)
+        for p in node.places:
+            w.places[p.rank] = p
+        write(w, node.body, holding, loop)
+        _advance(w, node.carries)
+
+
+def _tiles(w: Writer, node: For, holding: frozenset[Expr]) -> None:
+    w.scalars.add(node.scalar)
+    intervals = _intervals(w, node)
+    name = f"{ident(node.axis)}_{w.depth}_{len(w.lines)}"
+    ranges = _ranges(w, node, intervals, name)
+    full = holding | frozenset(node.predicate)
+    if any(not i.residual for i in intervals):
+        with w.block(f"for k_{name} in range(0, {ranges.full_tiles}):"):
+            w.line(f"i_{node.scalar} = {ranges.full_start}")
+            w.whole.add(node.axis)
+            _body(w, node, full)
+            w.whole.discard(node.axis)
+    with w.block(f"for k_{name} in range(0, {ranges.partial_tiles}):"):
+        w.line(f"i_{node.scalar} = {ranges.partial_start}")
+        _body(w, node, holding)
+
+
+def _body(w: Writer, node: For, holding: frozenset[Expr]) -> None:
+    _begin(w, node.carries)
+    w.places[node.place.rank] = node.place
+    w.given.discard(node.place.rank)
+    w.streams.add(node.axis)
+    write(w, node.body, holding, loop)
+    w.streams.discard(node.axis)
+    _advance(w, node.carries)
+
+
+def _intervals(w: Writer, node: For) -> tuple[Interval, ...]:
+    made = made_in(node)
+
+    def known(e: Expr) -> bool:
+        for n in walk(e):
+            match n:
+                case Read(name, ()) if name in made:
+                    return False
+                case Coordinate(rank) if rank == f"#{node.axis}":
+                    return False
+                case Symbol(name) if name == node.scalar:
+                    return False
+        return True
+
+    real = frozenset(n for n, c in w.tiles.items() if c.kind == "real")
+    positive = frozenset(w.integers | set(w.widths))
+    place = node.place
+    return solve(node.predicate, place.rank, place.extent, known, positive, real)
+
+
+class Ranges:
+    """Texts for the number of full and partial tiles, and for where the k-th starts."""
+
+    full_tiles: str
+    full_start: str
+    partial_tiles: str
+    partial_start: str
+
+
+def _ranges(w: Writer, node: For, intervals: tuple[Interval, ...], name: str) -> Ranges:
+    size, part = node.tile, node.part
+    extent = w.code(node.place.extent).text
+    if intervals == (Interval((Const(0),), (node.place.extent,)),):
+        return _plain(extent, size, part, f"k_{name}")
+    outer: list[tuple[str, str]] = []
+    full: list[tuple[str, str]] = []
+    for n, interval in enumerate(intervals):
+        low, high = _ends(w, interval)
+        o, f = f"{name}_{n}", f"{name}_{n}"
+        _outer(w, interval, low, high, o, part)
+        _full(w, interval, low, high, f, size)
+        outer.append((f"os_{o}", f"oe_{o}"))
+        full.append((f"fs_{f}", f"fe_{f}"))
+    _chain(w, outer)
+    _chain(w, full)
+    ranges = Ranges()
+    ranges.full_tiles, ranges.full_start = _numbered(w, full, size, f"nf_{name}", f"k_{name}")
+    gaps = _gaps(w, outer, full, extent, part, name)
+    if len(intervals) == 1 and intervals[0].low == (Const(0),) and not intervals[0].residual:
+        gaps = gaps[1:]  # every row begins at 0: nothing is partial before the full tiles
+    ranges.partial_tiles, ranges.partial_start = _numbered(w, gaps, part, f"np_{name}", f"k_{name}")
+    return ranges
+
+
+def _plain(extent: str, size: int, part: int, k: str) -> Ranges:
+    """All of a rank: the tiles that it fills, then the rest."""
+    ranges = Ranges()
+    ranges.full_tiles, ranges.full_start = f"{extent} // {size}", f"{k} * {size}"
+    ranges.partial_tiles = f"({extent} % {size} + {part - 1}) // {part}"
+    ranges.partial_start = f"{extent} // {size} * {size} + {k} * {part}"
+    return ranges
+
+
+def _ends(w: Writer, interval: Interval) -> tuple[Code, Code]:
+    def joined(parts: tuple[Expr, ...], function: str) -> Code:
+        codes = [w.code(p) for p in parts]
+        axes = w.ordered({a for c in codes for a in c.axes})
+        text = w.spread(codes[0], axes)
+        for c in codes[1:]:
+            text = f"{function}({text}, {w.spread(c, axes)})"
+        return Code(text, axes, "int")
+
+    return joined(interval.low, "tl.maximum"), joined(interval.high, "tl.minimum")
+
+
+def _reduced(code: Code, function: str) -> str:
+    """A number for all rows."""
+    text = code.text
+    for n in reversed(range(len(code.axes))):
+        text = f"{function}({text}, {n})"
+    return text
+
+
+def _outer(w: Writer, i: Interval, low: Code, high: Code, name: str, part: int) -> None:
+    """Where some row has a point: from the least start to the last end, in whole pieces."""
+    lo, hi = Code(f"lo_{name}", low.axes, "int"), Code(f"hi_{name}", high.axes, "int")
+    w.line(f"{lo.text} = {low.text}")
+    w.line(f"{hi.text} = {high.text}")
+    rows = w.every(i.row)
+    axes = w.ordered({*low.axes, *high.axes, *(a for r in rows for a in r.axes)})
+    tests = [*rows, *w.exists(axes)]
+    axes = w.ordered({*axes, *(a for t in tests for a in t.axes)})
+    some = [Code(f"({w.spread(lo, axes)} < {w.spread(hi, axes)})", axes, "bool"), *tests]
+    here = Code(f"some_{name}", axes, "bool")
+    w.line(f"{here.text} = {w.together(some, axes)}")
+    first = Code(f"tl.where({here.text}, {w.spread(lo, axes)}, {BEYOND})", axes)
+    last = Code(f"tl.where({here.text}, {w.spread(hi, axes)}, 0)", axes)
+    w.line(f"os_{name} = {_reduced(first, 'tl.min')} // {part} * {part}")
+    w.line(f"oe_{name} = ({_reduced(last, 'tl.max')} + {part - 1}) // {part} * {part}")
+
+
+def _full(w: Writer, i: Interval, low: Code, high: Code, name: str, size: int) -> None:
+    """Where every row has all points: from the last start to the first end, in whole tiles."""
+    if i.residual:
+        w.line(f"fs_{name} = 0")
+        w.line(f"fe_{name} = 0")
+        return
+    lo, hi = Code(f"lo_{name}", low.axes, "int"), Code(f"hi_{name}", high.axes, "int")
+    rows = w.every(i.row)
+    axes = w.ordered({*low.axes, *high.axes, *(a for r in rows for a in r.axes)})
+    exist = w.exists(axes)
+    axes = w.ordered({*axes, *(a for t in exist for a in t.axes)})
+    start, end = w.spread(lo, axes), w.spread(hi, axes)
+    if rows:
+        end = f"tl.where({w.together(rows, axes)}, {end}, 0)"
+    if exist:
+        start = f"tl.where({w.together(exist, axes)}, {start}, 0)"
+        end = f"tl.where({w.together(exist, axes)}, {end}, {BEYOND})"
+    w.line(f"fs_{name} = ({_reduced(Code(start, axes), 'tl.max')} + {size - 1}) // {size} * {size}")
+    w.line(f"fe_{name} = {_reduced(Code(end, axes), 'tl.min')} // {size} * {size}")
+
+
+def _chain(w: Writer, ranges: list[tuple[str, str]]) -> None:
+    """Sort ranges by their starts, and let each begin where those before it end."""
+    for n in range(len(ranges)):
+        for m in range(len(ranges) - 1 - n):
+            (s, e), (s2, e2) = ranges[m], ranges[m + 1]
+            w.line(f"swap = {s} > {s2}")
+            w.line(f"{s}, {s2} = tl.where(swap, {s2}, {s}), tl.where(swap, {s}, {s2})")
+            w.line(f"{e}, {e2} = tl.where(swap, {e2}, {e}), tl.where(swap, {e}, {e2})")
+    for (_, e), (s2, e2) in zip(ranges, ranges[1:], strict=False):
+        w.line(f"{s2} = tl.maximum({s2}, {e})")
+        w.line(f"{e2} = tl.maximum({e2}, {e})")
+
+
+def _gaps(
+    w: Writer,
+    outer: list[tuple[str, str]],
+    full: list[tuple[str, str]],
+    extent: str,
+    part: int,
+    name: str,
+) -> list[tuple[str, str]]:
+    """The outer ranges without the full ones."""
+    starts = ["0", *(f"tl.maximum({s}, {e})" for s, e in full)]
+    ends = [*(s for s, _ in full), f"({extent} + {part - 1}) // {part} * {part}"]
+    found = []
+    for i, (s, e) in enumerate(outer):
+        for j, (gs, ge) in enumerate(zip(starts, ends, strict=True)):
+            key = f"{name}_{i}_{j}"
+            w.line(f"ps_{key} = tl.maximum({s}, {gs})")
+            w.line(f"pe_{key} = tl.minimum({e}, {ge})")
+            found.append((f"ps_{key}", f"pe_{key}"))
+    return found
+
+
+def _numbered(
+    w: Writer, ranges: list[tuple[str, str]], size: int, total: str, k: str
+) -> tuple[str, str]:
+    """The number of tiles of chained ranges, and the start of the k-th."""
+    if not ranges:
+        return "0", "0"
+    counts = []
+    for n, (s, e) in enumerate(ranges):
+        w.line(f"{total}_{n} = tl.maximum({e} - {s}, 0) // {size}")
+        counts.append(f"{total}_{n}")
+    w.line(f"{total} = {' + '.join(counts)}")
+    start = f"{ranges[-1][0]} + ({_rest(k, counts[:-1])}) * {size}"
+    for n in range(len(ranges) - 2, -1, -1):
+        before = " + ".join(counts[: n + 1])
+        here = f"{ranges[n][0]} + ({_rest(k, counts[:n])}) * {size}"
+        start = f"tl.where({k} < {before}, {here}, {start})"
+    return total, start
+
+
+def _rest(k: str, counts: list[str]) -> str:
+    return " - ".join([k, *counts])

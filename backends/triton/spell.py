@@ -1,0 +1,135 @@
+"""How Triton spells each pointwise operator of `cascade.ir.ops.MAPS`, on float32, integers and
+truth values; and the functions of the emitted file that some of them call.
+
+Exponentials and logarithms go through base 2, which is what the hardware has. `//` and `%` of
+Triton truncate towards zero; those of the language floor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+LOG2E = "1.4426950408889634"
+LN2 = "0.6931471805599453"
+
+HELPERS = {
+    "_quotient": '''
+@triton.jit
+def _quotient(a, b):
+    """a // b, rounded down."""
+    q = a // b
+    return tl.where((q * b != a) & ((a < 0) != (b < 0)), q - 1, q)
+''',
+    "_remainder": '''
+@triton.jit
+def _remainder(a, b):
+    """a % b, of the sign of b."""
+    r = a % b
+    return tl.where((r != 0) & ((r < 0) != (b < 0)), r + b, r)
+''',
+    "_power": '''
+@triton.jit
+def _power(x, y):
+    """x ** y; of a negative x for whole y."""
+    size = tl.exp2(y * tl.log2(tl.abs(x)))
+    odd = tl.abs(y - 2 * tl.floor(y / 2)) == 1
+    whole = tl.floor(y) == y
+    signed = tl.where(whole, tl.where(odd, -size, size), float("nan"))
+    return tl.where(y == 0, 1.0, tl.where(x < 0, signed, size))
+''',
+    "_sigmoid": """
+@triton.jit
+def _sigmoid(x):
+    small = tl.exp2(-tl.abs(x) * 1.4426950408889634)
+    return tl.where(x < 0, small, 1.0) / (1 + small)
+""",
+    "_tanh": """
+@triton.jit
+def _tanh(x):
+    small = tl.exp2(-tl.abs(x) * 2.8853900817779268)
+    size = (1 - small) / (1 + small)
+    return tl.where(x < 0, -size, size)
+""",
+    "_softplus": """
+@triton.jit
+def _softplus(x):
+    small = tl.exp2(-tl.abs(x) * 1.4426950408889634)
+    return tl.maximum(x, 0.0) + tl.log2(1 + small) * 0.6931471805599453
+""",
+    "_times": """
+@triton.jit
+def _times(a, b):
+    return a * b
+""",
+}
+
+
+def _binary(symbol: str) -> Callable[..., str]:
+    return lambda a, b: f"({a} {symbol} {b})"
+
+
+def _fold(function: str) -> Callable[..., str]:
+    def spelled(*args: str) -> str:
+        result = args[0]
+        for a in args[1:]:
+            result = f"{function}({result}, {a})"
+        return result
+
+    return spelled
+
+
+SPELL: dict[str, Callable[..., str]] = {
+    "+": _binary("+"),
+    "-": _binary("-"),
+    "*": _binary("*"),
+    "/": _binary("/"),
+    "//": lambda a, b: f"_quotient({a}, {b})",
+    "%": lambda a, b: f"_remainder({a}, {b})",
+    "**": lambda a, b: f"_power({a}, {b})",
+    "neg": lambda a: f"(-{a})",
+    "<": _binary("<"),
+    "<=": _binary("<="),
+    ">": _binary(">"),
+    ">=": _binary(">="),
+    "==": _binary("=="),
+    "!=": _binary("!="),
+    "and": _binary("&"),
+    "or": _binary("|"),
+    "not": lambda a: f"({a} == 0)",
+    "select": lambda c, a, b: f"tl.where({c}, {a}, {b})",
+    "exp": lambda a: f"tl.exp2({a} * {LOG2E})",
+    "exp2": lambda a: f"tl.exp2({a})",
+    "log": lambda a: f"(tl.log2({a}) * {LN2})",
+    "log2": lambda a: f"tl.log2({a})",
+    "sqrt": lambda a: f"tl.sqrt({a})",
+    "rsqrt": lambda a: f"(1.0 / tl.sqrt({a}))",
+    "tanh": lambda a: f"_tanh({a})",
+    "sigmoid": lambda a: f"_sigmoid({a})",
+    "silu": lambda a: f"({a} * _sigmoid({a}))",
+    "gelu": lambda a: f"({a} * 0.5 * (1 + tl.erf({a} * 0.7071067811865476)))",
+    "softplus": lambda a: f"_softplus({a})",
+    "erf": lambda a: f"tl.erf({a})",
+    "sin": lambda a: f"tl.sin({a})",
+    "cos": lambda a: f"tl.cos({a})",
+    "relu": lambda a: f"tl.maximum({a}, 0)",
+    "abs": lambda a: f"tl.abs({a})",
+    "sign": lambda a: f"(({a} > 0).to(tl.int32) - ({a} < 0).to(tl.int32))",
+    "floor": lambda a: f"tl.floor({a}).to(tl.int32)",
+    "ceil": lambda a: f"tl.ceil({a}).to(tl.int32)",
+    "min": _fold("tl.minimum"),
+    "max": _fold("tl.maximum"),
+    "clamp": lambda x, low, high: f"tl.minimum(tl.maximum({x}, {low}), {high})",
+}
+
+REAL = frozenset(  # operators whose operands must be float32
+    "exp exp2 log log2 sqrt rsqrt tanh sigmoid silu gelu softplus erf sin cos floor ceil / **".split()
+)
+
+COMPARISONS = frozenset(("<", "<=", ">", ">=", "==", "!=", "and", "or", "not"))
+
+
+def helpers(source: str) -> str:
+    """The functions that a source calls, in the order of their names."""
+    return "\n".join(
+        text.strip("\n") + "\n\n" for n, text in sorted(HELPERS.items()) if n in source
+    )

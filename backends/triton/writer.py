@@ -1,0 +1,238 @@
+"""Expressions of a Program as Triton text, with the axes and the kind of their values.
+
+A tile has the axes of its kernel in one order; where operands differ in their axes, those of the
+result are spelled by `[:, None]`. Names carry what they are: `t_K` a tile, `c_m` a coordinate, `l_m`
+a lane, `n_M` an extent or a param, `K_ptr` and `K_s0` a tensor and a stride.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fractions import Fraction
+from keyword import iskeyword
+
+from cascade.backends.triton.spell import REAL, SPELL
+from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol
+from cascade.ir.extents import evaluate
+from cascade.ir.walk import free_ranks, walk
+from cascade.schedule.program import Kernel, Place, Program
+from cascade.schedule.settle import is_natural
+
+Axes = tuple[str, ...]
+DOT_LEAST = 16  # the smallest dimension of a matrix product
+
+
+@dataclass(frozen=True)
+class Code:
+    """A piece of text, the axes of its value, and whether that is real, int or bool."""
+
+    text: str
+    axes: Axes = ()
+    kind: str = "real"
+
+
+@dataclass
+class Writer:
+    """Writes the body of one kernel."""
+
+    program: Program
+    kernel: Kernel
+    sizes: dict[str, int]  # axis -> lanes, a power of two
+    exact: frozenset[str]  # axes all of whose lanes exist
+    widths: Mapping[str, int]  # extents and params that are numbers in the text
+    integers: frozenset[str]  # scalars that are integers
+    lines: list[str] = field(default_factory=list)
+    depth: int = 1
+    tiles: dict[str, Code] = field(default_factory=dict)
+    loaded: set[str] = field(default_factory=set)  # tiles that keep the type of a tensor
+    places: dict[str, Place] = field(default_factory=dict)
+    given: set[str] = field(default_factory=set)  # coordinates that have a name already
+    whole: set[str] = field(default_factory=set)  # axes of loops all of whose lanes exist here
+    streams: set[str] = field(default_factory=set)  # axes of loops, which the program masks itself
+    scalars: set[str] = field(default_factory=set)  # positions in the grid and in loops
+
+    # -- lines
+    def line(self, text: str) -> None:
+        self.lines.append("    " * self.depth + text if text else "")
+
+    @contextmanager
+    def block(self, header: str) -> Iterator[None]:
+        """An indented block. What it names is not known after it."""
+        self.line(header)
+        self.depth += 1
+        kept = (dict(self.tiles), set(self.loaded), set(self.given), dict(self.places))
+        try:
+            yield
+        finally:
+            self.depth -= 1
+            self.tiles, self.loaded, self.given, self.places = kept
+
+    # -- order and shape
+    def ordered(self, axes: set[str] | Axes) -> Axes:
+        return tuple(a.name for a in self.kernel.axes if a.name in axes)
+
+    def shape(self, axes: Axes) -> str:
+        return "[" + ", ".join(str(self.sizes[a]) for a in axes) + "]"
+
+    def spread(self, code: Code, axes: Axes) -> str:
+        """The text with exactly these axes, of size 1 where it has none of its own."""
+        if code.axes == axes or not code.axes:
+            return code.text
+        marks = ", ".join(":" if a in code.axes else "None" for a in axes)
+        text = code.text if code.text.isidentifier() else f"({code.text})"
+        return f"{text}[{marks}]"
+
+    def full(self, code: Code, axes: Axes) -> str:
+        """The text broadcast to a whole tile."""
+        if code.axes == axes:
+            return code.text
+        dtype = {"int": "tl.int32", "bool": "tl.int1"}.get(code.kind, "tl.float32")
+        if not axes:
+            return code.text
+        if not code.axes:
+            return f"tl.full({self.shape(axes)}, {code.text}, {dtype})"
+        return f"tl.broadcast_to({self.spread(code, axes)}, {self.shape(axes)})"
+
+    # -- expressions
+    def code(self, e: Expr) -> Code:
+        match e:
+            case Const(value):
+                return _constant(value)
+            case Symbol(name):
+                return self._symbol(name)
+            case Coordinate(rank):
+                return self.coordinate(rank)
+            case Read(name, ()):
+                found = self.tiles[name]
+                if name in self.loaded and found.kind == "real":
+                    return Code(f"{found.text}.to(tl.float32)", found.axes)
+                return found
+            case Map(op, args):
+                return self._map(op, args)
+            case _:
+                raise AssertionError(type(e).__name__)
+
+    def _symbol(self, name: str) -> Code:
+        if name in self.widths:
+            value = self.widths[name]
+            return _constant(value)
+        if name in self.scalars:
+            return Code(f"i_{name}", (), "int")
+        return Code(f"n_{name}", (), "int" if name in self.integers else "real")
+
+    def coordinate(self, rank: str) -> Code:
+        if rank.startswith("#"):
+            return Code(f"l_{ident(rank[1:])}", (rank[1:],), "int")
+        place = self.places[rank]
+        axes = self.ordered({r[1:] for r in free_ranks(place.value)})
+        name = f"c_{ident(rank)}"
+        if rank not in self.given:
+            self.given.add(rank)
+            self.line(f"{name} = {self.code(place.value).text}")
+        return Code(name, axes, "int")
+
+    def _map(self, op: str, args: tuple[Expr, ...]) -> Code:
+        known = self._number(Map(op, args))
+        if known is not None:
+            return known
+        if op == "select":
+            choice = self._number(args[0])
+            if choice is not None:
+                return self.code(args[1] if choice.text == "True" else args[2])
+        if op == "**" and isinstance(args[1], Const) and args[1].value in (1, 2, 3):
+            base = self.code(args[0])
+            text = " * ".join([base.text] * int(args[1].value))
+            return Code(f"({text})", base.axes, base.kind)
+        if op in ("//", "%") and all(is_natural(a) for a in args):
+            a, b = self._together(args)
+            return Code(f"({a.text} {op} {b.text})", self._joined(a, b), "int")
+        parts = self._together(args)
+        if op in REAL:
+            parts = [_as_real(p) for p in parts]
+        axes = self._joined(*parts)
+        text = SPELL[op](*(p.text for p in parts))
+        return Code(text, axes, self._kind(op, parts))
+
+    def _number(self, e: Expr) -> Code | None:
+        """The number that an expression over known extents is."""
+        for node in walk(e):
+            match node:
+                case Const() | Map():
+                    pass
+                case Symbol(name) if name in self.widths:
+                    pass
+                case _:
+                    return None
+        try:
+            return _constant(evaluate(e, self.widths.__getitem__))
+        except (ArithmeticError, ValueError):
+            return None
+
+    def _together(self, args: tuple[Expr, ...]) -> list[Code]:
+        """The operands with the same axes, where more than one has any."""
+        parts = [self.code(a) for a in args]
+        axes = self._joined(*parts)
+        return [Code(self.spread(p, axes), axes if p.axes else (), p.kind) for p in parts]
+
+    def _joined(self, *parts: Code) -> Axes:
+        return self.ordered({a for p in parts for a in p.axes})
+
+    def _kind(self, op: str, parts: list[Code]) -> str:
+        from cascade.ir.ops import MAPS
+
+        gives = MAPS[op].gives
+        if gives != "same":
+            return gives
+        kinds = {p.kind for p in (parts[1:] if op == "select" else parts)}
+        return "real" if "real" in kinds else "bool" if kinds == {"bool"} else "int"
+
+    def every(self, conditions: tuple[Expr, ...]) -> list[Code]:
+        return [self.code(c) for c in conditions]
+
+    def together(self, parts: list[Code], axes: Axes | None = None) -> str:
+        """All of these conditions, over axes."""
+        joined = self.ordered({a for p in parts for a in p.axes}) if axes is None else axes
+        return " & ".join(f"({self.spread(p, joined)})" for p in parts)
+
+    # -- which lanes exist
+    def exists(self, axes: set[str] | Axes) -> list[Code]:
+        """Tests for the lanes of these axes that may not exist."""
+        found: list[Code] = []
+        for place in self.places.values():
+            own = {r[1:] for r in free_ranks(place.value) if r.startswith("#")}
+            if own and own <= set(axes) and not own <= self.whole and not own <= self.exact:
+                here, extent = self.coordinate(place.rank), self.code(place.extent)
+                found.append(Code(f"{here.text} < {extent.text}", here.axes, "bool"))
+        return list(dict.fromkeys(found))
+
+
+def ident(name: str) -> str:
+    """A name of the language as a Python name."""
+    name = name.replace("'", "_prime").replace(".", "_").replace("#", "_lane")
+    return f"{name}_" if iskeyword(name) else name
+
+
+def _constant(value: object) -> Code:
+    if isinstance(value, bool):
+        return Code(str(value), (), "bool")
+    if isinstance(value, int):
+        return Code(str(value), (), "int")
+    assert isinstance(value, float | Fraction)
+    number = float(value)
+    if number != number:
+        return Code('float("nan")')
+    if number in (float("inf"), float("-inf")):
+        return Code(f'float("{number}")')
+    return Code(repr(number))
+
+
+def _as_real(p: Code) -> Code:
+    if p.kind == "real":
+        return p
+    if not p.axes and p.text.lstrip("-").isdigit():
+        return Code(f"{p.text}.0", (), "real")
+    if p.text.lstrip("(-").rstrip(")").isdigit():
+        return Code(f"float({p.text})", (), "real")
+    return Code(f"tl.cast({p.text}, tl.float32)", p.axes, "real")
