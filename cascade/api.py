@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from cascade.analysis.report import Report
     from cascade.backends.kernel import TiledKernel
+    from cascade.backends.triton.launch import TritonKernel
     from cascade.schedule.choose import Schedule
     from cascade.transforms.chunk import Chunked
     from cascade.transforms.derive import Derivation
@@ -46,6 +47,7 @@ __all__ = [
     "run",
     "schedule",
     "write_arrays",
+    "write_kernel",
 ]
 
 
@@ -184,10 +186,17 @@ def schedule(
     from cascade.schedule.choose import schedule
     from cascade.schedule.sizes import Sizes
 
-    known = {n: v for n, v in (settings or {}).items() if isinstance(v, int)}
-    extents = {n.lower() if n.lower() in spec.rank else n: v for n, v in known.items()}
     check_tiles(spec, tiles or {})
+    extents = known_extents(spec, settings or {})
     return schedule(spec, Sizes(extents, tiles=dict(tiles or {})), as_written)
+
+
+def known_extents(spec: Cascade, settings: Mapping[str, Number]) -> dict[str, int]:
+    """Extents by rank, and integer params by name, of settings. Raises `InputError`."""
+    from cascade.ir.extents import check_settings
+
+    known = {n: v for n, v in check_settings(spec, settings).items() if type(v) is int}
+    return {n.lower() if n.lower() in spec.rank else n: v for n, v in known.items()}
 
 
 def check_tiles(spec: Cascade, tiles: Mapping[str, int]) -> None:
@@ -201,17 +210,96 @@ def check_tiles(spec: Cascade, tiles: Mapping[str, int]) -> None:
 
 
 def compile(
-    spec: Cascade, tiles: Mapping[str, int] | None = None, as_written: bool = False
-) -> TiledKernel:
+    spec: Cascade,
+    backend: str = "tiled",
+    tiles: Mapping[str, int] | None = None,
+    as_written: bool = False,
+) -> TiledKernel | TritonKernel:
     """A function of arrays: `kernel = compile(spec); out = kernel(Q=q, K=k, V=v)`.
 
-    It runs the Program of the spec in NumPy, float32, on all processors. NumPy arrays give NumPy
-    arrays, torch tensors torch tensors.
+    `tiled` runs the Program of the spec in NumPy, float32, on all processors: NumPy arrays give
+    NumPy arrays, torch tensors torch tensors. `triton` generates kernels and runs them on a GPU.
     """
-    from cascade.backends.kernel import TiledKernel
-
     check_tiles(spec, tiles or {})
-    return TiledKernel(spec, dict(tiles or {}), as_written)
+    if backend == "tiled":
+        from cascade.backends.kernel import TiledKernel
+
+        return TiledKernel(spec, dict(tiles or {}), as_written)
+    if backend == "triton":
+        from cascade.backends.triton.launch import TritonKernel
+
+        return TritonKernel(spec, dict(tiles or {}), as_written)
+    hints = did_you_mean(backend, ["tiled", "triton"])
+    raise input_error("backend", f"there is no backend `{backend}`: tiled or triton", *hints)
+
+
+def write_kernel(
+    spec: Cascade,
+    path: str,
+    settings: Mapping[str, Number],
+    target: str | None = None,
+    dtype: str = "bf16",
+    tiles: Mapping[str, int] | None = None,
+    as_written: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Write Triton kernels to a .py file and their facts to a .json beside it; returns the facts.
+
+    Without a `target` nothing is compiled: the source is that of the largest tiles. `settings` has
+    the extents of heads (64 where they are not given). Raises `InputError`.
+    """
+    import json
+
+    from cascade.backends.triton.tiles import chosen, first
+
+    if not path.endswith(".py"):
+        raise input_error("file-write", f"{path} is no .py file")
+    check_tiles(spec, tiles or {})
+    extents = known_extents(spec, settings)
+    if target is None:
+        made = first(spec, extents, tiles, as_written)
+    else:
+        require_package("triton", "compiling ahead of time")
+        made = chosen(spec, extents, target, dtype, tiles, as_written, progress)
+    found: dict[str, Any] = {
+        "name": spec.name,
+        "written": path,
+        "form": made.schedule.form.how,
+        "widths": dict(made.program.widths),
+        "tiles": {"rows": made.candidate.rows, "stream": made.candidate.stream},
+        "num_warps": made.candidate.warps,
+        "num_stages": made.candidate.stages,
+        "dtype": dtype,
+        "kernels": [f.to_dict() for f in made.facts],
+    }
+    new_text(path, made.source)
+    new_text(f"{path[:-3]}.json", json.dumps(found, indent=2) + "\n")
+    return found
+
+
+def require_package(name: str, what: str) -> None:
+    """Raise `InputError` where an optional package is missing."""
+    from importlib.util import find_spec
+
+    if find_spec(name) is None:
+        raise input_error("package", f"{what} needs {name}", f"`pip install {name}`")
+
+
+def kernel_text(found: Mapping[str, Any]) -> str:
+    """What was written, and a line for each kernel."""
+    from cascade.analysis.tables import table
+
+    lines = [f"{found['name']}: {found['form']}, written to {found['written']}"]
+    if found["kernels"]:
+        header = ["kernel", "target", "registers", "spilled", "shared", "matrix", "warps", "stages"]
+        rows = [
+            [k["kernel"], k["target"], str(k["registers"]), f"{k['spill_bytes']} B",
+             f"{k['shared_bytes']} B", str(k["tensor_core_instructions"]), str(k["num_warps"]),
+             str(k["num_stages"])]
+            for k in found["kernels"]
+        ]  # fmt: skip
+        lines.append(table(header, rows, indent=""))
+    return "\n".join(lines)
 
 
 def run_program(
@@ -223,7 +311,10 @@ def run_program(
     measure: bool = False,
 ) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any] | None]:
     """The outputs by the Program in NumPy, and, to `measure`, what was predicted and counted."""
-    kernel = compile(spec, tiles)
+    from cascade.backends.kernel import TiledKernel
+
+    check_tiles(spec, tiles)
+    kernel = TiledKernel(spec, dict(tiles))
     result = kernel.run(inputs, settings, progress)
     return result.outputs, kernel.measured(inputs, settings, result) if measure else None
 

@@ -383,6 +383,42 @@ def schedule(
 
 @cli.command()
 @spec_argument
+@set_option
+@tile_option
+@click.option("--output", "-o", required=True, metavar="FILE.py", help="Where the kernels go")
+@click.option(
+    "--target", help="sm_80, sm_90, …: compile ahead of time, choose tiles, report what is needed"
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["bf16", "f16", "f32"]),
+    default="bf16",
+    show_default=True,
+    help="The type of real inputs that the spec leaves open",
+)
+@click.option("--as-written", is_flag=True, help="The spec itself, not its derived form")
+@json_option
+def compile(
+    spec: str,
+    settings: dict[str, Number],
+    tiles: dict[str, int],
+    output: str,
+    target: str | None,
+    dtype: str,
+    as_written: bool,
+    as_json: bool,
+) -> None:
+    """Write Triton kernels, and what they need beside them as JSON."""
+    from cascade import api
+
+    c = api.load(spec)
+    with _Progress("compiling") as progress:
+        found = api.write_kernel(c, output, settings, target, dtype, tiles, as_written, progress)
+    _print_json(found) if as_json else click.echo(api.kernel_text(found))
+
+
+@cli.command()
+@spec_argument
 @click.option("--output", "-o", required=True, metavar="FILE", help=".svg, .png or .dot")
 @json_option
 def graph(spec: str, output: str, as_json: bool) -> None:

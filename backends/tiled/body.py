@@ -12,7 +12,7 @@ from cascade.backends.tiled import address, contract, selection
 from cascade.backends.tiled.counters import Moved
 from cascade.backends.tiled.memory import Arena, place
 from cascade.backends.tiled.scope import Scope
-from cascade.backends.tiled.tape import Run, Value
+from cascade.backends.tiled.tape import BOOL, Run, Value
 from cascade.ir.expr import Expr
 from cascade.ir.walk import conjuncts
 from cascade.schedule.program import (
@@ -96,8 +96,8 @@ class Body:
             case Pick():
                 scope.tiles[node.name] = selection.pick(scope, node)
             case Best():
-                for name, value in zip(node.names, selection.best(scope, node), strict=True):
-                    scope.tiles[name] = value
+                first, second = selection.best(scope, node, self._tests(node.conditions))
+                scope.tiles |= {node.names[0]: first, node.names[1]: second}
             case For() | Seq():
                 from cascade.backends.tiled.loops import loop_of
 
@@ -106,20 +106,23 @@ class Body:
                 address.store(scope, node)
                 self._count(node)
 
-    def _mask(self, node: Mask) -> Value:
-        tests = [
+    def _tests(self, conditions: tuple[Expr, ...]) -> tuple[Expr, ...]:
+        """The conjuncts that may fail here."""
+        return tuple(
             part
-            for c in node.conditions
+            for c in conditions
             for part in conjuncts(c)
             if part not in self.holding and not self.scope.trivial(part)
-        ]
-        value = self.scope.value(node.value)
-        there = self.scope.all_of(tuple(tests))
+        )
+
+    def _mask(self, node: Mask) -> Value:
+        scope = self.scope
+        value = scope.value(node.value)
+        there = scope.all_of(self._tests(node.conditions))
         if there is None:
             return value
-        fill = self.scope.value(node.fill)
-        return self.scope.choose(self.scope.pointwise(np.logical_not, [there], there.dtype),
-                                 fill, value)  # fmt: skip
+        fails = scope.pointwise(np.logical_not, [there], BOOL)
+        return scope.choose(fails, scope.value(node.fill), value)
 
     def _count(self, node: Load | Store) -> None:
         array = self.scope.context.tensors[node.tensor]

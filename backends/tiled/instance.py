@@ -8,9 +8,10 @@ import numpy as np
 
 from cascade.backends.tiled.body import Body
 from cascade.backends.tiled.counters import Counters
+from cascade.backends.tiled.known import Context
 from cascade.backends.tiled.memory import Arena
 from cascade.backends.tiled.places import lanes_of, lengths_of, sizes_of
-from cascade.backends.tiled.scope import Context, Scope
+from cascade.backends.tiled.scope import Scope
 from cascade.backends.tiled.tape import INT, Value
 from cascade.ir.extents import evaluate
 from cascade.ir.walk import symbols

@@ -4,43 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
 from cascade.backends.tiled.body import Body
 from cascade.backends.tiled.places import lanes_of, lengths_of
+from cascade.backends.tiled.reads import tiles_read
 from cascade.backends.tiled.scope import Scope
 from cascade.backends.tiled.tape import BOOL, INT, Step, Value
-from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol
+from cascade.ir.expr import Const, Coordinate, Expr, Map, Read
 from cascade.ir.extents import Number
 from cascade.ir.walk import walk
 from cascade.schedule.bounds import Interval, solve
-from cascade.schedule.program import Carry, For, Node, Place, Seq, inside
+from cascade.schedule.program import Carry, For, Place, Seq
 from cascade.schedule.segments import Bounds, segments, visits
 
 Visit = tuple[int, dict[str, int], bool]  # where, lengths of axes, whether every point counts
-
-
-def _expressions(node: Node) -> Iterator[Expr]:
-    """Everything a node computes from, what its own loop carries included."""
-    for f in fields(node):
-        yield from _within(getattr(node, f.name), f.name)
-
-
-def _within(part: object, name: str) -> Iterator[Expr]:
-    match part:
-        case Const() | Coordinate() | Symbol() | Map() | Read():
-            yield part
-        case Place(value=value, extent=extent):
-            yield from (value, extent)
-        case Carry(init=init, next=following):
-            yield from (init, Read(following, ()))
-        case tuple() if name == "before":
-            yield from (Read(n, ()) for n in part)
-        case tuple() if name != "body":
-            for p in part:
-                yield from _within(p, name)
 
 
 def loop_of(body: Body, node: For | Seq) -> Loop:
@@ -64,20 +44,13 @@ class Loop:
             self.starts.append((value, scope.spread(scope.value(c.init), axes)))
         self.bodies: dict[tuple[object, ...], Body] = {}
         self.full = self.partial = 0
-        needed = (*self._needed(), *(start for _, start in self.starts), *self.bounds())
+        names = tiles_read((node,))
+        outside = [scope.tile(n) for n in names if scope.has(n)]
+        needed = (*outside, *(start for _, start in self.starts), *self.bounds())
         outputs = tuple(value for _, value in self.carried)
         scope.tape.emit(Step(self.run, needed, outputs), every_visit=True)
         for c, value in self.carried:
             scope.tiles[c.name] = value
-
-    def _needed(self) -> Iterator[Value]:
-        """Tiles from outside that the body reads."""
-        following = (Read(c.next, ()) for c in self.node.carries)
-        within = (e for node in inside(self.node.body) for e in _expressions(node))
-        for e in (*following, *within):
-            for r in walk(e):
-                if isinstance(r, Read) and self.scope.has(r.tensor):
-                    yield self.scope.tile(r.tensor)
 
     def bounds(self) -> tuple[Value, ...]:
         """Values of the outer body that say what is visited."""

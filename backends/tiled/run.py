@@ -17,7 +17,7 @@ import numpy as np
 
 from cascade.backends.tiled.counters import Counters
 from cascade.backends.tiled.instance import Point, Worker
-from cascade.backends.tiled.scope import Context
+from cascade.backends.tiled.known import Context
 from cascade.backends.tiled.tape import BOOL, INT, Array
 from cascade.backends.tiled.threads import available, blas_limited, for_each
 from cascade.backends.tiled.weigh import heavy_first

@@ -1,136 +1,32 @@
 """Expressions over tiles, coordinates and scalars as values of a tape.
 
-A scope knows how many lanes each axis has here, where they are, and the tiles that have been made.
-Equal expressions are computed once; those over extents and params are numbers.
+Equal expressions are computed once; those over extents and params are numbers. All arithmetic is in
+the real type, in integers or in truth values, and writes where it is told to.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from cascade.backends.tiled.known import Known
 from cascade.backends.tiled.spell import LOOPS, expand, is_real
-from cascade.backends.tiled.tape import BOOL, INT, SHORT, Array, Step, Tape, Value, constant
+from cascade.backends.tiled.tape import BOOL, INT, SHORT, Array, Step, Value, constant
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol
-from cascade.ir.extents import Number, evaluate
+from cascade.ir.extents import Number
 from cascade.ir.ops import COMPARISONS, MAPS
-from cascade.ir.walk import walk
-from cascade.schedule.program import Kernel, Place
 from cascade.schedule.settle import is_natural
 
-Like = tuple[tuple[str, ...], tuple[int, ...], np.dtype[Any]]
-INTEGERS = ("+", "-", "*", "//", "%", "neg", "min", "max", "abs", "sign")
 
-
-@dataclass(frozen=True, eq=False)
-class Context:
-    """What is the same for all bodies of a kernel: numbers of the run, tensors, the real type."""
-
-    kernel: Kernel
-    scalars: Mapping[str, Number]
-    tensors: Mapping[str, Array]
-    real: np.dtype[Any]
-
-    @property
-    def order(self) -> dict[str, int]:
-        return {a.name: n for n, a in enumerate(self.kernel.axes)}
-
-
-class Scope:
+class Scope(Known):
     """One body of a kernel: the kernel's own, or that of a loop for one size of its tile."""
 
-    def __init__(
-        self,
-        context: Context,
-        lengths: Mapping[str, int],
-        places: Mapping[str, Place],
-        boxes: Mapping[str, Value],
-        limits: Mapping[str, float],
-        parent: Scope | None = None,
-        changing: tuple[Value, ...] = (),
-    ):
-        self.context = context
-        self.lengths = dict(lengths)
-        self.places = dict(places)
-        self.boxes = dict(boxes)
-        self.limits = dict(limits)  # of the boxes: what they never exceed
-        self.parent = parent
-        self.tape = Tape(changing)
-        self.tiles: dict[str, Value] = {}
+    def __init__(self, *known: Any, **more: Any):
+        super().__init__(*known, **more)
         self.memo: dict[Expr, Value] = {}
-        self.order = context.order
-        self.real = context.real
 
-    def tile(self, name: str) -> Value:
-        scope: Scope | None = self
-        while scope is not None:
-            if name in scope.tiles:
-                return scope.tiles[name]
-            scope = scope.parent
-        raise KeyError(f"the tile `{name}` is read before it is made")
-
-    def has(self, name: str) -> bool:
-        return name in self.tiles or (self.parent is not None and self.parent.has(name))
-
-    def facts(self) -> tuple[frozenset[str], frozenset[str]]:
-        """Names of scalars that are 1 or more, and of tiles and scalars that are no integers."""
-        positive = {n for n, v in self.context.scalars.items() if type(v) is int and v >= 1}
-        real = {n for n, v in self.context.scalars.items() if isinstance(v, float)}
-        scope: Scope | None = self
-        while scope is not None:
-            real |= {n for n, v in scope.tiles.items() if v.dtype.kind == "f"}
-            scope = scope.parent
-        return frozenset(positive), frozenset(real)
-
-    def known(self, e: Expr) -> Number:
-        """The number of an expression over extents and params."""
-        return evaluate(e, self.context.scalars.__getitem__)
-
-    # -- what an expression is made of
-    def axes_of(self, e: Expr) -> tuple[str, ...]:
-        found: set[str] = set()
-        for node in walk(e):
-            match node:
-                case Read(name, ()):
-                    found.update(self.tile(name).axes)
-                case Coordinate(rank) if rank.startswith("#"):
-                    found.add(rank[1:])
-                case Coordinate(rank):
-                    found.update(self.axes_of(self.places[rank].value))
-        return self.sorted(found)
-
-    def sorted(self, axes: set[str] | tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(sorted(axes, key=self.order.__getitem__))
-
-    def like(self, axes: tuple[str, ...], dtype: np.dtype[Any]) -> Like:
-        return axes, tuple(self.lengths[a] for a in axes), dtype
-
-    def number(self, e: Expr) -> Number | None:
-        """The number that an expression over extents and params is; None if it is none."""
-        known = self.context.scalars
-        for node in walk(e):
-            if isinstance(node, Read | Coordinate):
-                return None
-            if isinstance(node, Symbol) and (node.name in self.boxes or node.name not in known):
-                return None
-        try:
-            return evaluate(e, known.__getitem__)
-        except (ArithmeticError, ValueError):
-            return None
-
-    def trivial(self, condition: Expr) -> bool:
-        """Whether a condition says that a coordinate exists, as all do that have a lane here."""
-        match condition:
-            case Map("<", (Coordinate(rank), extent)) if rank in self.places:
-                return self.places[rank].extent == extent
-            case _:
-                return False
-
-    # -- values
     def value(self, e: Expr) -> Value:
         found = self.memo.get(e)
         if found is None:
@@ -174,7 +70,7 @@ class Scope:
         if op in ("floor", "ceil") and values[0].dtype.kind != "f":
             return self.cast(values[0], INT)
         common = self._common(op, args, values)
-        if op in COMPARISONS and common == INT and self._is_short(args):
+        if op in COMPARISONS and common == INT and self.is_short(args):
             common = SHORT
         values = [self.cast(v, common) for v in values]
         dtype = BOOL if MAPS[op].gives == "bool" else common
@@ -192,33 +88,6 @@ class Scope:
         if all(v.dtype == BOOL for v in values) and op in ("==", "!="):
             return BOOL
         return INT
-
-    def _is_short(self, args: tuple[Expr, ...]) -> bool:
-        """Whether coordinates of two axes are compared, and 32 bits are enough: twice as fast."""
-        axes = [self.axes_of(a) for a in args]
-        return all(axes) and axes[0] != axes[1] and all(self.reach(a) < 2**31 for a in args)
-
-    def reach(self, e: Expr) -> float:
-        """The largest absolute value that an integer expression over coordinates can have."""
-        match e:
-            case Const(value) if isinstance(value, int):
-                return abs(value)
-            case Symbol(name) if name in self.boxes:
-                return self.limits[name]
-            case Symbol(name):
-                return abs(self.context.scalars[name])
-            case Coordinate(rank) if rank.startswith("#"):
-                return self.lengths[rank[1:]]
-            case Coordinate(rank):
-                return abs(self.known(self.places[rank].extent))
-            case Map("+" | "-" | "min" | "max", args):
-                return sum(self.reach(a) for a in args)
-            case Map("//" | "%", (a, b)) if is_natural(a) and is_natural(b):
-                return self.reach(a)
-            case Map("*", (a, b)):
-                return self.reach(a) * self.reach(b)
-            case _:
-                return math.inf
 
     def pointwise(
         self, function: Callable[..., Any], values: list[Value], dtype: np.dtype[Any]
@@ -292,27 +161,6 @@ class Scope:
                 found if result is None else self.pointwise(np.logical_and, [result, found], BOOL)
             )
         return result
-
-    # -- lanes that follow each other
-    def offset(self, e: Expr) -> tuple[str | None, Expr] | None:
-        """(axis, start) where an expression is start + lane; (None, e) where it has no axis."""
-        match e:
-            case Coordinate(rank) if rank.startswith("#"):
-                return rank[1:], Const(0)
-            case Coordinate(rank):
-                return self.offset(self.places[rank].value)
-            case Map("+" | "-" as op, (a, b)) if self.axes_of(e):
-                first, second = self.offset(a), self.offset(b)
-                if first is None or second is None:
-                    return None
-                if op == "+" and first[0] is None:
-                    first, second = second, first
-                if second[0] is not None:
-                    return None
-                start = second[1] if first[1] == Const(0) and op == "+" else None
-                return first[0], start or Map(op, (first[1], second[1]))
-            case _:
-                return None if self.axes_of(e) else (None, e)
 
 
 def _copy(x: Array, out: Array) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from cascade.backends.tiled.scope import Scope
 from cascade.backends.tiled.tape import INT, Array, Step, Value
-from cascade.ir.expr import Coordinate
+from cascade.ir.expr import Coordinate, Expr
 from cascade.schedule.program import Best, Pick
 
 
@@ -78,11 +78,11 @@ def _each(scope: Scope, value: Value, node: Pick, at: Value) -> Value:
     return scope.tape.compute(run, (source, lanes), (axes, shape, value.dtype))
 
 
-def best(scope: Scope, node: Best) -> tuple[Value, Value]:
-    """The largest along an axis, descending, equal ones by place."""
+def best(scope: Scope, node: Best, conditions: tuple[Expr, ...]) -> tuple[Value, Value]:
+    """The largest along an axis where the conditions hold, descending, equal ones by place."""
     value = scope.cast(scope.value(node.value), scope.real)
     place = scope.cast(scope.value(node.place), INT)
-    there = scope.all_of(tuple(c for c in node.conditions if not scope.trivial(c)))
+    there = scope.all_of(conditions)
     parts = [value, place] + ([there] if there is not None else [])
     earlier = [scope.tile(n) for n in node.before] if node.before is not None else []
     kept = scope.sorted(
@@ -101,6 +101,7 @@ def best(scope: Scope, node: Best) -> tuple[Value, Value]:
     def run() -> None:
         values, places, *rest = (np.broadcast_to(v.array, (*rows, lanes)) for v in shown)
         present = rest[0] if rest else np.ones((*rows, lanes), np.bool_)
+        values, places, present = _candidates(values, places, present, count)
         if old:
             first, second = (np.broadcast_to(v.array, (*rows, count)) for v in old)
             values = np.concatenate([first, values], -1)
@@ -112,6 +113,26 @@ def best(scope: Scope, node: Best) -> tuple[Value, Value]:
 
     scope.tape.emit(Step(run, tuple([*shown, *old]), outs))
     return outs
+
+
+def _candidates(
+    values: Array, places: Array, present: Array, count: int
+) -> tuple[Array, Array, Array]:
+    """Only the lanes that reach the value at rank `count`, where these are just so many."""
+    lanes = values.shape[-1]
+    if not count or lanes <= 2 * count:
+        return values, places, present
+    key = np.where(present, values, -np.inf)
+    least = np.partition(key, lanes - count, -1)[..., lanes - count, None]
+    reached = key >= least
+    if not (reached.sum(-1) == count).all():  # equal ones, or a NaN
+        return values, places, present
+    at = np.nonzero(reached)[-1].reshape(*values.shape[:-1], count)
+    return (
+        np.take_along_axis(values, at, -1),
+        np.take_along_axis(places, at, -1),
+        np.take_along_axis(present, at, -1),
+    )
 
 
 def _largest(values: Array, places: Array, present: Array, count: int) -> tuple[Array, Array]:

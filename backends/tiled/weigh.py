@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cascade.backends.tiled.scope import Context
+from cascade.backends.tiled.known import Context
 from cascade.diagnostics import CascadeError
 from cascade.ir.expr import Coordinate, Expr, Map, Read
 from cascade.ir.walk import substitute, walk

@@ -38,7 +38,7 @@ def contract(w: Writer, node: Contract) -> None:
 
 
 def _operands(w: Writer, factors: list[Expr], summed: set[str]) -> tuple[Operand, Operand] | None:
-    """Two operands with one axis each of their own, and one summed axis; None where there are not."""
+    """Two operands with one axis each of their own, and one that is summed; else None."""
     if len(summed) != 1:
         return None
     found: list[Operand] = []

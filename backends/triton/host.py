@@ -13,23 +13,20 @@ from cascade.schedule.program import Buffer, Program
 if TYPE_CHECKING:
     from cascade.backends.triton.emit import Signature
 
-PYTHON: dict[str, Callable[..., str]] = {
-    **{op: (lambda op: lambda a, b: f"({a} {op} {b})")(op) for op in "+ - * / // % ** < <= > >= == !=".split()},
-    "neg": lambda a: f"(-{a})",
-    "and": lambda a, b: f"({a} and {b})",
-    "or": lambda a, b: f"({a} or {b})",
-    "not": lambda a: f"(not {a})",
-    "select": lambda c, a, b: f"({a} if {c} else {b})",
-    "exp2": lambda a: f"(2.0 ** {a})",
-    "rsqrt": lambda a: f"(1 / math.sqrt({a}))",
-    "relu": lambda a: f"max({a}, 0)",
-    "abs": lambda a: f"abs({a})",
-    "min": lambda *a: f"min({', '.join(a)})",
-    "max": lambda *a: f"max({', '.join(a)})",
-    "clamp": lambda x, a, b: f"min(max({x}, {a}), {b})",
-    **{f: (lambda f: lambda a: f"math.{f}({a})")(f)
-       for f in "exp log log2 sqrt tanh erf sin cos floor ceil".split()},
-}  # fmt: skip
+INFIX = ("+", "-", "*", "/", "//", "%", "**", "<", "<=", ">", ">=", "==", "!=", "and", "or")
+OF_MATH = ("exp", "log", "log2", "sqrt", "tanh", "erf", "sin", "cos", "floor", "ceil")
+PYTHON = {
+    **{op: f"({{}} {op} {{}})" for op in INFIX},
+    **{f: f"math.{f}({{}})" for f in OF_MATH},
+    "neg": "(-{})",
+    "not": "(not {})",
+    "select": "({1} if {0} else {2})",
+    "exp2": "(2.0 ** {})",
+    "rsqrt": "(1 / math.sqrt({}))",
+    "relu": "max({}, 0)",
+    "abs": "abs({})",
+    "clamp": "min(max({}, {}), {})",
+}
 
 DTYPES = {
     "f64": "torch.float64", "f32": "torch.float32", "bf16": "torch.bfloat16",
@@ -48,7 +45,10 @@ def python(e: Expr) -> str:
         case Symbol(name):
             return f"n_{name}"
         case Map(op, args):
-            return PYTHON[op](*(python(a) for a in args))
+            parts = [python(a) for a in args]
+            if op in ("min", "max"):
+                return f"{op}({', '.join(parts)})"
+            return PYTHON[op].format(*parts)
         case _:
             raise AssertionError(type(e).__name__)
 

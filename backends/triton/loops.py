@@ -1,12 +1,14 @@
 """Loops: over the tiles at which a predicate can hold, and over steps in order.
 
 A predicate is solved to intervals of the rank for each row. Over the rows of a tile they give an
-*outer* range, outside of which nothing holds, and a *full* range, in which everything does. One loop
-runs over full tiles without the predicate, one over the rest with it, however many intervals there
-are: the k-th visit finds its tile by comparing k with the number of tiles before each range.
+*outer* range, outside of which nothing holds, and a *full* range, in which everything does. One
+loop runs over full tiles without the predicate, one over the rest with it, however many intervals
+there are: the k-th visit finds its tile by comparing k with the number of tiles before each range.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 from cascade.backends.triton.nodes import write
 from cascade.backends.triton.writer import Code, Writer, ident
@@ -230,7 +232,7 @@ def _chain(w: Writer, ranges: list[tuple[str, str]]) -> None:
             w.line(f"swap = {s} > {s2}")
             w.line(f"{s}, {s2} = tl.where(swap, {s2}, {s}), tl.where(swap, {s}, {s2})")
             w.line(f"{e}, {e2} = tl.where(swap, {e2}, {e}), tl.where(swap, {e}, {e2})")
-    for (_, e), (s2, e2) in zip(ranges, ranges[1:], strict=False):
+    for (_, e), (s2, e2) in pairwise(ranges):
         w.line(f"{s2} = tl.maximum({s2}, {e})")
         w.line(f"{e2} = tl.maximum({e2}, {e})")
 

@@ -7,6 +7,7 @@ Triton truncate towards zero; those of the language floor.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 LOG2E = "1.4426950408889634"
@@ -122,14 +123,12 @@ SPELL: dict[str, Callable[..., str]] = {
 }
 
 REAL = frozenset(  # operators whose operands must be float32
-    "exp exp2 log log2 sqrt rsqrt tanh sigmoid silu gelu softplus erf sin cos floor ceil / **".split()
+    ["exp", "exp2", "log", "log2", "sqrt", "rsqrt", "tanh", "sigmoid", "silu", "gelu", "softplus"]
+    + ["erf", "sin", "cos", "floor", "ceil", "/", "**"]
 )
-
-COMPARISONS = frozenset(("<", "<=", ">", ">=", "==", "!=", "and", "or", "not"))
 
 
 def helpers(source: str) -> str:
-    """The functions that a source calls, in the order of their names."""
-    return "\n".join(
-        text.strip("\n") + "\n\n" for n, text in sorted(HELPERS.items()) if n in source
-    )
+    """The functions that a source names, in the order of their names."""
+    used = [n for n in sorted(HELPERS) if re.search(rf"\b{n}\b", source)]
+    return "\n\n\n".join(HELPERS[n].strip("\n") for n in used)

@@ -21,6 +21,8 @@ from cascade.schedule.program import Program
 from cascade.schedule.roles import WIDTH
 from cascade.schedule.sizes import Sizes
 
+CHUNK = 64  # places of a chunk, where nothing asks for fewer
+
 
 @dataclass(frozen=True)
 class Form:
@@ -71,7 +73,7 @@ def schedule(cascade: Cascade, sizes: Sizes, as_written: bool = False) -> Schedu
 
     Raises `CascadeError` where a step has no place in a kernel, with what stands in the way.
     """
-    chosen = Form(cascade) if as_written else form(cascade, sizes.extents)
+    chosen = Form(cascade) if as_written else _sized(form(cascade, sizes.extents), sizes)
     attempts = [chosen]
     if chosen.unordered:
         attempts.append(replace(chosen, unordered=frozenset()))  # steps in order need less
@@ -91,6 +93,21 @@ def schedule(cascade: Cascade, sizes: Sizes, as_written: bool = False) -> Schedu
                     ),
                 ) from None
     raise AssertionError
+
+
+def _sized(chosen: Form, sizes: Sizes) -> Form:
+    """The form with chunks of the size of a tile, where the size is ours to choose."""
+    given: dict[str, int] = {}
+    for p in chosen.cascade.partitions:
+        ordered = p.parts[0] not in chosen.unordered
+        if ordered and len(p.parts) == 2 and p.parts[1] in chosen.free:
+            size = sizes.tiles.get(p.rank, min(CHUNK, sizes.stream))
+            given[p.parts[1].upper()] = size
+    params = tuple(
+        replace(q, value=Const(given[q.name])) if q.name in given else q
+        for q in chosen.cascade.params
+    )
+    return replace(chosen, cascade=replace(chosen.cascade, params=params))
 
 
 def form(cascade: Cascade, extents: Mapping[str, int]) -> Form:

@@ -4,7 +4,6 @@ The executors that users run are compared with this one, and this one with the r
 """
 
 from itertools import product
-from typing import Any
 
 import numpy as np
 

@@ -47,6 +47,7 @@ PREDICATES = {
     "one point": "m == p",
     "all but one": "m != p",
     "scaled": "3*m <= 2*p + 1 and 2*m >= p - W",
+    "halves": "2*m < 3*p and 2*m >= 4*first[p] - 20",
     "on both sides": "3*m - p < m + W and p - m <= 2*m",
     "nested quotient": "(2*m + p) // 3 // R <= W - 2",
     "negative divisor": "m // (0 - 3) >= 0 - W",

@@ -9,7 +9,7 @@ from cascade.ir.expr import FALSE, Const, Coordinate, Map, Read, Symbol
 from cascade.ir.printer import print_expr
 from cascade.ir.walk import free_ranks
 from cascade.schedule.bounds import solve
-from cascade.schedule.disjuncts import LIMIT, Interval
+from cascade.schedule.disjuncts import LIMIT, Interval, either
 from tests.schedule.predicates import PREDICATES, REAL, Shape, intervals, known, predicate
 
 RESIDUAL = {
@@ -95,6 +95,9 @@ def test_too_many_intervals_keep_the_conjuncts_that_are_few():
         f"0 <= m < M if gate testing {many}",
         "0 <= m < 2, M",
     ]
+    assert either([(Interval(high=(Const(n),), row=(Const(n),)),) for n in range(5)], FALSE) == (
+        Interval(residual=(FALSE,)),
+    )
     twice = "(m < 3 or m > p) and (m < 5 or m > p + 2) and (m != 7 or gate[p])"
     found = intervals(predicate(twice))
     assert len(found) <= LIMIT

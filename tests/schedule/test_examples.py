@@ -13,8 +13,18 @@ from cascade.ir.extents import bind
 from cascade.schedule.choose import schedule
 from cascade.schedule.sizes import Sizes
 from tests.examples.formulas import FORMULAS
-from tests.examples.test_examples import BLIND, LOUD, NAMES, OFF_TIES, REFUSED, TIED
-from tests.examples.test_examples import draw, sizes, spec, variations
+from tests.examples.test_examples import (
+    BLIND,
+    LOUD,
+    NAMES,
+    OFF_TIES,
+    REFUSED,
+    TIED,
+    draw,
+    sizes,
+    spec,
+    variations,
+)
 from tests.schedule.naive import Naive
 
 SMALL = {r: 8 for r in "bhpmtdnikyx"}  # tiles that make several of everything

@@ -15,6 +15,7 @@ from cascade.ir.expr import Const, Coordinate, Map, Symbol
 from cascade.ir.extents import evaluate
 from cascade.schedule.choose import schedule
 from cascade.schedule.counts import Counts, Traffic, Visits, item_size
+from cascade.schedule.facts import loop_bounds, positive
 from cascade.schedule.predict import predict
 from cascade.schedule.program import (
     Axis,
@@ -258,24 +259,74 @@ def test_a_loop_within_a_loop_over_tiles():
 
 def test_bounds_computed_from_small_tensors():
     widest = (
-        Load("window", "window", (Coordinate("p"),)),
+        Load("window", "window", (Map("*", (Coordinate("p"), Const(3))),)),  # 0 from row 7 on
         Load("table", "table", (Coordinate("n"),)),
-        Mask("kept", tile("window"), (Map("<", (Coordinate("p"), Const(13))),), Const(-1)),
+        Let("twice", Map("+", (tile("table"), tile("table")))),
+        Mask("kept", tile("window"), (Map("!=", (Coordinate("p"), Const(13))),), Const(-1)),
         Fold("widest", "max", tile("kept"), ("p",)),
-        Pick("picked", tile("table"), "n", Map("%", (tile("widest"), Const(3)))),
+        Pick("picked", tile("twice"), "n", Map("%", (tile("widest"), Const(3)))),
         Let("end", Map("+", (tile("widest"), tile("picked")))),
     )
-    upto = (Map("<", (Coordinate("m"), tile("end"))),)
+    upto = (Map("<", (Coordinate("m"), Map("//", (tile("end"), Const(4))))),)
     extra = (P.buffer("window", "p", dtype="int"), P.buffer("table", "n", dtype="i8"))
     loops = program(in_order((*summing(upto, widest), STORE)), extra=extra)
     rng = np.random.default_rng(3)
-    window, table = rng.integers(0, 40, 20), np.array([100, 7, 3], np.int8)
+    window, table = rng.integers(0, 40, 20), np.array([70, 80, 90], np.int8)
+    window[19] = 39
     arrays = arrays_for(STEPS, rng, window=window, table=table)
     counts = compare(loops, STEPS, arrays)
-    ends = [min(50, w + int(table[w % 3])) for w in (window[:8].max(), window[8:13].max(), -1)]
-    assert counts.tensors["X"].bytes_loaded == 4 * 5 * sum(
-        -(-e // 4) * 4 if e < 50 else 50 for e in ends
-    )
+    window = np.append(window[::3], [0] * 13)
+    window[13] = -1
+    loaded = 0
+    for largest in (window[:8].max(), window[8:16].max(), window[16:].max()):
+        end = min(50, (int(largest) + 2 * int(table[largest % 3])) // 4)
+        loaded += min(50, ceil(end / 4) * 4)
+    assert counts.tensors["X"].bytes_loaded == 4 * 5 * loaded
+
+
+def test_bounds_that_are_loaded_in_an_outer_loop():
+    upto = (Map("<", (Coordinate("m"), tile("limit"))),)
+    load = (Load("limit", "limits", (Coordinate("s"),)),)
+    extra = (P.buffer("limits", "s", dtype="int"),)
+    limits = np.array([3, 50, 0, 17, 8])
+    arrays = arrays_for(STEPS, np.random.default_rng(0), limits=limits)
+    counts = compare(program(in_order((*summing(upto, load), STORE)), extra=extra), STEPS, arrays)
+    assert counts.kernel["Z"].loops["m_at"].full == 3 * sum(limits // 8)
+
+    n_loop = For(
+        "n_at", Place("n2", Map("+", (Symbol("n_at"), lane("n"))), Symbol("N")), "n", 1, 1,
+        (Map("<", (Coordinate("n2"), tile("limit"))),), (), (),
+    )  # fmt: skip
+    inner = (Load("limit", "limits", (Coordinate("m"),)), n_loop)
+    made = program(in_order((*summing((), inner=inner), STORE)), extra=(replace(
+        extra[0], ranks=("m",), shape=(Symbol("M"),)),))  # fmt: skip
+    (kernel,) = made.kernels
+    made = replace(made, kernels=(replace(kernel, places=kernel.places[:1]),))
+    limits = np.random.default_rng(1).integers(0, 5, 50)
+    arrays = arrays_for(STEPS, np.random.default_rng(0), limits=limits)
+    counts = compare(made, STEPS, arrays)
+    pieces = [limits[n : n + 8] for n in range(0, 48, 8)] + [limits[48:]]
+    visited = counts.kernel["Z"].loops["n_at"]
+    assert visited.full == 15 * sum(min(3, piece.min()) for piece in pieces)
+    assert visited.full + visited.partial == 15 * sum(min(3, piece.max()) for piece in pieces)
+
+
+def test_what_is_known_before_a_loop():
+    (loop,) = summing((
+        Map("<", (Coordinate("m"), tile("before"))),
+        Map("==", (Map("%", (Symbol("m_at"), Const(16))), Const(0))),
+        Map("<", (lane("m"), Const(3))),
+        Map("<", (Coordinate("p"), tile("within"))),
+        Map("<", (Coordinate("m"), tile("fraction"))),
+        Map("<", (Coordinate("p"), Symbol("ratio"))),
+    ))  # fmt: skip
+    kinds = {"fraction": "real", "before": "int", "within": "int"}
+    (found,) = loop_bounds(loop, kinds, {"ratio": 0.5}, lambda name: name != "within")
+    assert found.high == (Symbol("M"), tile("before"))
+    assert found.row == loop.predicate[-1:]
+    assert found.residual == loop.predicate[1:5]
+    scalars = {"W": 1, "R": 0, "L": -3, "x": 1.5, "flag": True}
+    assert positive(scalars) == {"W"}
 
 
 def test_a_bound_without_numbers_is_an_error_that_names_it():

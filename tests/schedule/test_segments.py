@@ -130,6 +130,10 @@ def test_nothing_to_visit():
     assert segments([bounds((0, 1))], True, 4, 1, 1) == Segments((), ((0, 1),))
 
 
+def test_ranges_that_touch_are_one():
+    assert chained([(4, 8), (9, 9), (0, 4), (10, 12)]) == ((0, 8), (10, 12))
+
+
 RANGES = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=6)
 
 

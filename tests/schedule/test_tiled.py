@@ -1,6 +1,7 @@
 """The NumPy executor of Programs: values against formulas in float64, and exact counts."""
 
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from cascade.backends.tiled import run
 from cascade.ir.ops import MAPS as OPERATORS
 from tests.schedule import programs
 from tests.schedule.naive import Naive
+from tests.schedule.random_programs import random_program
 
 LENGTHS = (1, 17, 122, 257)
 
@@ -63,7 +65,8 @@ def test_attention_of_any_lengths(p, m, tiles):
     arrays, sizes = operands(p, m)
     result = run(programs.attention(*tiles), arrays, sizes)
     close(result.outputs["O"], expected(arrays, sizes["scale"]))
-    result = run(programs.attention(*tiles, programs.CAUSAL), arrays, sizes)
+    rows, size, part = tiles
+    result = run(programs.attention(rows, size, part, programs.CAUSAL), arrays, sizes)
     close(result.outputs["O"], expected(arrays, sizes["scale"], diagonal(p, m)))
 
 
@@ -92,12 +95,16 @@ def test_counts_of_causal_attention():
 
 
 def test_memory_does_not_grow_with_the_lengths():
-    sizes = [operands(n, n, h=1) for n in (1024, 4096)]
     program = programs.attention(128, 256, 64, programs.CAUSAL)
-    first, second = (run(program, *s, threads=2).counters for s in sizes)
+
+    def counters(length, threads):
+        arrays, sizes = operands(length, length, h=1)
+        return run(program, arrays, sizes, threads).counters
+
+    first, second = counters(1024, 2), counters(4096, 2)
     assert first.peak_bytes == second.peak_bytes
     assert first.peak_bytes < 2 * 4 * (128 * 256 * 1.5 + 3 * 128 * 24)
-    alone = run(program, *sizes[0], threads=1).counters
+    alone = counters(1024, 1)
     assert 2 * alone.peak_bytes == first.peak_bytes
 
 
@@ -205,7 +212,7 @@ def test_loads_and_stores_beyond_the_ends(shift):
 def test_operators(name):
     operator = OPERATORS[name]
     arity = operator.arity[0]
-    arrays = [np.linspace(0.1, 3, 21, dtype=np.float32) - n for n in range(arity)]
+    arrays: list[Any] = [np.linspace(0.1, 3, 21, dtype=np.float32) - n for n in range(arity)]
     if name == "**" or operator.cost not in ("log", "sqrt"):
         arrays[0] = np.linspace(-6, 6, 21, dtype=np.float32)
     if name == "**":
@@ -245,12 +252,29 @@ def test_the_plainest_executor_agrees(name):
         np.testing.assert_allclose(found[tensor], wanted, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("first", range(0, 100, 20))
+def test_random_kernels(first):
+    for seed in range(first, first + 20):
+        program = random_program(seed)
+        source = np.random.default_rng(seed)
+        sizes = {"P": int(source.integers(1, 20)), "M": int(source.integers(1, 20)), "E": 3}
+        arrays = {
+            b.name: source.standard_normal([sizes[r.upper()] for r in b.ranks])
+            for b in program.buffers
+            if b.kind == "in"
+        }
+        arrays = {n: np.asarray(a) for n, a in arrays.items()}
+        found = run(program, arrays, sizes, 1 + seed % 2, dtype=np.float64).outputs
+        for tensor, wanted in Naive(program, arrays, sizes).run().items():
+            np.testing.assert_allclose(found[tensor], wanted, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize("name", CASES)
 def test_threads_change_nothing(name, threads):
-    program, arguments = CASES[name]
-    wanted = run(program, *arguments)
-    found = run(program, *arguments, threads=threads)
+    program, (arrays, sizes) = CASES[name]
+    wanted = run(program, arrays, sizes)
+    found = run(program, arrays, sizes, threads)
     for tensor, array in wanted.outputs.items():
         np.testing.assert_array_equal(found.outputs[tensor], array)
     assert found.counters.moved == wanted.counters.moved
@@ -287,8 +311,12 @@ def test_progress_and_failures():
     run(programs.attention(32, 64), arrays, sizes, progress=lambda *at: seen.append(at))
     assert sorted(seen) == [(n + 1, 6) for n in range(6)]
     before = threading.active_count()
-    with pytest.raises(ZeroDivisionError):
-        run(programs.attention(32, 64), arrays, sizes, 2, progress=lambda *_: 1 // 0)
+
+    def fail(done: int, total: int) -> None:
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        run(programs.attention(32, 64), arrays, sizes, 2, fail)
     assert threading.active_count() == before
 
 
@@ -297,12 +325,9 @@ def test_threads_of_blas_are_as_before():
         return [x["num_threads"] for x in threadpool_info() if x["user_api"] == "blas"]
 
     before = blas()
-    run(*_small())
+    arrays, sizes = operands(40, 40)
+    run(programs.attention(32, 64), arrays, sizes)
     assert blas() == before
-
-
-def _small():
-    return programs.attention(32, 64), *operands(40, 40)
 
 
 def test_nothing_to_do():
@@ -313,7 +338,8 @@ def test_nothing_to_do():
 
 
 def test_counters_as_a_dictionary():
-    found = run(*_small(), threads=1).counters.to_dict()
+    arrays, sizes = operands(40, 40)
+    found = run(programs.attention(32, 64), arrays, sizes, threads=1).counters.to_dict()
     assert found["kernels"]["O"]["loops"] == {"m_at": {"full_visits": 0, "partial_visits": 4}}
     assert found["kernels"]["O"]["tensors"]["K"]["tiles_loaded"] == 4
     assert found["kernels"]["O"]["passes"] == {"m": 1}

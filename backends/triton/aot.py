@@ -1,0 +1,150 @@
+"""Compiles emitted kernels ahead of time, without a GPU, and reads what they need.
+
+Registers and spilled bytes are those that the assembler reports; matrix instructions are counted in
+the disassembly. Nothing is launched.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from cascade.backends.triton.emit import Options, Signature, integer_scalars, signature_of
+from cascade.backends.triton.writer import ident
+from cascade.diagnostics import input_error
+from cascade.schedule.program import Buffer, Program
+
+CAPABILITIES = {"sm_80": 80, "sm_86": 86, "sm_89": 89, "sm_90": 90, "sm_100": 100}
+SHARED = {80: 166912, 86: 101376, 89: 101376, 90: 232448, 100: 232448}  # bytes an instance may use
+POINTERS = {
+    "f64": "*fp64", "f32": "*fp32", "bf16": "*bf16", "f16": "*fp16", "i64": "*i64", "i32": "*i32",
+    "i16": "*i16", "i8": "*i8", "u8": "*u8", "int": "*i64", "bool": "*i1", "f8e4m3": "*fp8e4nv",
+    "f8e5m2": "*fp8e5",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What one kernel needs on one target. `fits` says that the target has the shared memory."""
+
+    kernel: str
+    target: str
+    registers: int
+    spill_bytes: int
+    shared_bytes: int
+    tensor_core_instructions: int
+    num_warps: int
+    num_stages: int
+    fits: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def facts(
+    program: Program, source: str, target: str, dtype: str = "bf16", options: Options | None = None
+) -> list[Facts]:
+    """Facts of every kernel; real tensors without a type of their own are `dtype`.
+
+    Raises `InputError` for a target that is not known.
+    """
+    if target not in CAPABILITIES:
+        known = ", ".join(CAPABILITIES)
+        raise input_error("target", f"there is no target `{target}`", f"targets: {known}")
+    options = options or Options()
+    module = _module(source)
+    integers = integer_scalars(program)
+    found = []
+    for kernel in program.kernels:
+        signature = signature_of(program, kernel)
+        function = getattr(module, f"{ident(kernel.name)}_kernel")
+        warps, stages = options.of(kernel.name)
+        compiled = _compile(function, program, signature, integers, target, dtype, warps, stages)
+        found.append(_facts(kernel.name, target, compiled, warps, stages))
+    return found
+
+
+def _module(source: str) -> ModuleType:
+    """The emitted file as a module; it must be a file for triton to read its text."""
+    import importlib.util
+
+    folder = tempfile.mkdtemp(prefix="cascade-")
+    path = Path(folder) / "kernels.py"
+    path.write_text(source)
+    spec = importlib.util.spec_from_file_location("cascade_kernels", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _compile(
+    function: Any,
+    program: Program,
+    signature: Signature,
+    integers: frozenset[str],
+    target: str,
+    dtype: str,
+    warps: int,
+    stages: int,
+) -> Any:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    types: dict[str, str] = {}
+    constants: dict[tuple[int, ...], int] = {}
+    attributes: dict[tuple[int, ...], list[list[Any]]] = {}
+    aligned = [["tt.divisibility", 16]]
+    for tensor in signature.tensors:
+        attributes[(len(types),)] = aligned
+        types[f"{ident(tensor)}_ptr"] = POINTERS[_dtype(program.buffer[tensor], dtype)]
+    for tensor, slot in signature.strides:
+        position = (len(types),)
+        last = slot == len(program.buffer[tensor].shape) - 1
+        types[f"{ident(tensor)}_s{slot}"] = "constexpr" if last else "i32"
+        if last:
+            constants[position] = 1
+        else:
+            attributes[position] = aligned
+    for name in signature.scalars:
+        types[f"n_{name}"] = "i32" if name in integers else "fp32"
+    source = ASTSource(fn=function, signature=types, constexprs=constants, attrs=attributes)
+    gpu = GPUTarget("cuda", CAPABILITIES[target], 32)
+    return triton.compile(source, target=gpu, options={"num_warps": warps, "num_stages": stages})
+
+
+def _dtype(buffer: Buffer, dtype: str) -> str:
+    if buffer.dtype in ("any", "real"):
+        return "f32" if buffer.kind == "temp" and buffer.like is None else dtype
+    return buffer.dtype
+
+
+def _facts(kernel: str, target: str, compiled: Any, warps: int, stages: int) -> Facts:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(compiled.asm["cubin"])
+        usage = _tool("cuobjdump", "--dump-resource-usage", str(path))
+        assembly = _tool("nvdisasm", str(path))
+    registers = int(re.search(r"REG:(\d+)", usage).group(1))  # type: ignore[union-attr]
+    stack = int(re.search(r"STACK:(\d+)", usage).group(1))  # type: ignore[union-attr]
+    matrix = len(re.findall(r"\b(?:HGMMA|QGMMA|IGMMA|HMMA|UTCHMMA|UTCQMMA)\b", assembly))
+    shared = int(compiled.metadata.shared)
+    fits = shared <= SHARED[CAPABILITIES[target]]
+    return Facts(kernel, target, registers, stack, shared, matrix, warps, stages, fits)
+
+
+def _tool(name: str, *arguments: str) -> str:
+    """The output of a binary tool that comes with triton."""
+    import triton
+
+    folder = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    result = subprocess.run(
+        [str(folder / name), *arguments], capture_output=True, text=True, check=True
+    )
+    return result.stdout

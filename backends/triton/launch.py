@@ -1,0 +1,149 @@
+"""A cascade as a function of torch tensors, by generated Triton kernels.
+
+Sources are made for the widths and types of a call and kept in a folder by the hash of their text;
+lengths are numbers of a call, so one source serves them all. On a machine without a GPU the kernels
+run in the interpreter of triton, where `TRITON_INTERPRET=1` was set before triton was imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from cascade.backends.triton.tiles import Made, chosen, first
+from cascade.diagnostics import input_error
+from cascade.ir.cascade import Cascade
+from cascade.ir.extents import Number, bind
+from cascade.schedule.choose import small_ranks
+from cascade.schedule.roles import CONTRACTED, WIDTH
+
+KINDS = {"int64": "i64", "int32": "i32", "int16": "i16", "int8": "i8", "uint8": "u8", "bool": "bool",
+         "float64": "f64", "float32": "f32", "bfloat16": "bf16", "float16": "f16"}  # fmt: skip
+
+
+@dataclass
+class TritonKernel:
+    """Runs a cascade by Triton. `tiles` fixes tiles by rank."""
+
+    spec: Cascade
+    tiles: Mapping[str, int] = field(default_factory=dict)
+    as_written: bool = False
+    known: dict[tuple[Any, ...], tuple[Made, ModuleType]] = field(default_factory=dict, repr=False)
+
+    def __call__(self, **given: Any) -> Any:
+        """The output, or a dictionary of the outputs where there are several.
+
+        Keywords are inputs (torch tensors on one device) and settings. Real outputs have the type
+        of the first real input. Raises `InputError`.
+        """
+        names = {t.name for t in self.spec.inputs}
+        tensors = {n: v for n, v in given.items() if n in names}
+        settings = {n: v for n, v in given.items() if n not in names}
+        _check_device(tensors)
+        made, module = self.made(tensors, settings)
+        outputs = module.run(**_arguments(tensors), **settings)
+        return outputs if len(outputs) > 1 else next(iter(outputs.values()))
+
+    def made(
+        self, tensors: Mapping[str, Any], settings: Mapping[str, Number]
+    ) -> tuple[Made, ModuleType]:
+        """The source for tensors of these types and widths, and its module."""
+        spec = typed(self.spec, tensors)
+        shapes = {n: tuple(t.shape) for n, t in tensors.items()}
+        bound = bind(spec, shapes, settings)
+        small = small_ranks(spec, bound.extents)
+        classes = tuple(
+            n if r in small or r in _last_ranks(spec) else (n <= WIDTH, n <= CONTRACTED, n < 16)
+            for r, n in bound.extents.items()
+        )
+        key = (spec, classes, tuple(sorted(settings.items())))
+        if key not in self.known:
+            extents = {**bound.extents, **{n: v for n, v in bound.values.items() if type(v) is int}}
+            made = self._make(spec, extents, tensors)
+            self.known[key] = made, _module(made.source)
+        return self.known[key]
+
+    def _make(self, spec: Cascade, extents: dict[str, int], tensors: Mapping[str, Any]) -> Made:
+        device = next((t.device for t in tensors.values()), None)
+        if device is None or device.type != "cuda":
+            return first(spec, extents, self.tiles, self.as_written)
+        import torch
+
+        major, minor = torch.cuda.get_device_capability(device)
+        dtypes = [t.dtype or "f32" for t in spec.inputs if t.dtype not in ("i64", "i32", "bool")]
+        dtype = dtypes[0] if dtypes else "f32"
+        return chosen(spec, extents, f"sm_{major}{minor}", dtype, self.tiles, self.as_written)
+
+
+def typed(spec: Cascade, tensors: Mapping[str, Any]) -> Cascade:
+    """The spec with the types that the arguments have."""
+    inputs = []
+    for t in spec.inputs:
+        if t.name not in tensors:
+            raise input_error("missing-input", f"the input `{t.name}` is missing")
+        name = str(tensors[t.name].dtype).removeprefix("torch.")
+        if name not in KINDS:
+            raise input_error("input-type", f"`{t.name}` has type {name}, which no kernel takes")
+        inputs.append(replace(t, dtype=KINDS[name]))
+    return replace(spec, inputs=tuple(inputs))
+
+
+def _last_ranks(spec: Cascade) -> set[str]:
+    """Ranks along which tensors are contiguous: where widths are found."""
+    return {t.ranks[-1] for t in spec.inputs if t.ranks}
+
+
+def _arguments(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    from cascade.backends.triton.writer import ident
+
+    return {ident(n): t for n, t in tensors.items()}
+
+
+def _check_device(tensors: Mapping[str, Any]) -> None:
+    torch = sys.modules.get("torch")
+    for name, value in tensors.items():
+        if torch is None or not isinstance(value, torch.Tensor):
+            raise input_error("input-type", f"`{name}` is no torch tensor, as Triton kernels need")
+    devices = {str(t.device) for t in tensors.values()}
+    if len(devices) > 1:
+        raise input_error("device", f"the inputs are on several devices: {', '.join(devices)}")
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if devices and not next(iter(devices)).startswith("cuda") and not interpreted:
+        raise input_error(
+            "device",
+            "the inputs are on the CPU, and Triton kernels run on a GPU",
+            "`cascade.compile(spec)` runs on the CPU",
+            "TRITON_INTERPRET=1, set before triton is imported, interprets the kernels",
+        )
+
+
+def cache_folder() -> Path:
+    """Where sources are kept: `$CASCADE_CACHE`, or `cascade` in the user's cache folder."""
+    given = os.environ.get("CASCADE_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(given) if given else Path(base) / "cascade"
+
+
+def _module(source: str) -> ModuleType:
+    """The source as a module, from a file that is named after its hash."""
+    name = "kernels_" + hashlib.sha256(source.encode()).hexdigest()[:32]
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.py"
+    if not path.exists() or path.read_text() != source:
+        with tempfile.NamedTemporaryFile("w", dir=folder, delete=False, suffix=".tmp") as new:
+            new.write(source)
+        os.replace(new.name, path)  # whole or not at all, whoever else writes it
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,140 @@
+"""Tiles, warps and stages for a target: the first candidate that spills nothing.
+
+Candidates run from large tiles to small. Those whose tiles cannot be held are left out by their
+size; of the others each is compiled ahead of time, and what the assembler reports is believed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from cascade.backends.triton.aot import Facts, facts
+from cascade.backends.triton.emit import Options, emit
+from cascade.ir.cascade import Cascade
+from cascade.ir.expr import Const
+from cascade.ir.extents import Number
+from cascade.ir.walk import symbols
+from cascade.schedule.choose import Schedule, schedule
+from cascade.schedule.footprint import tile_sizes
+from cascade.schedule.program import Program
+from cascade.schedule.sizes import Sizes
+
+USUAL_WIDTH = 64  # the extent of a head, where nothing says another
+MOST = 2**15  # elements of a tile: 128 by 256
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Rows and coordinates of a tile, warps, and stages of the pipeline."""
+
+    rows: int
+    stream: int
+    warps: int
+    stages: int
+
+
+CANDIDATES = (
+    Candidate(128, 128, 8, 3),
+    Candidate(128, 128, 8, 2),
+    Candidate(128, 64, 8, 3),
+    Candidate(128, 64, 8, 2),
+    Candidate(128, 32, 8, 2),
+    Candidate(64, 64, 4, 3),
+    Candidate(64, 64, 4, 2),
+    Candidate(64, 32, 4, 2),
+    Candidate(32, 64, 4, 2),
+    Candidate(32, 32, 4, 2),
+    Candidate(16, 32, 4, 2),
+    Candidate(16, 32, 4, 1),
+    Candidate(16, 16, 4, 1),
+    Candidate(16, 16, 8, 1),
+)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A source, what it was made from, and what it needs."""
+
+    schedule: Schedule
+    program: Program
+    options: Options
+    candidate: Candidate
+    source: str
+    facts: tuple[Facts, ...]
+
+    @property
+    def spills(self) -> int:
+        return sum(f.spill_bytes for f in self.facts)
+
+
+def widths(program: Program, known: Mapping[str, Number]) -> tuple[tuple[str, int], ...]:
+    """The extents that axes need, by their numbers: given, defined by the spec, or usual."""
+    values = dict(program.values)
+    found: dict[str, int] = {}
+    for kernel in program.kernels:
+        for axis in kernel.axes:
+            for name in sorted(symbols(axis.size)):
+                value: object = known.get(name)
+                default = values.get(name)
+                if value is None and isinstance(default, Const):
+                    value = default.value
+                found[name] = int(value) if isinstance(value, int) else USUAL_WIDTH
+    return tuple(sorted(found.items()))
+
+
+def programs(
+    spec: Cascade,
+    extents: Mapping[str, int],
+    tiles: Mapping[str, int] | None = None,
+    as_written: bool = False,
+) -> Iterator[tuple[Candidate, Schedule, Program]]:
+    """The candidates whose tiles can be held, with their Programs; the smallest in any case."""
+    known = {**{n.upper(): v for n, v in extents.items()}, **extents}
+    for candidate in CANDIDATES:
+        sizes = Sizes(extents, candidate.rows, candidate.stream, None, dict(tiles or {}))
+        made = schedule(spec, sizes, as_written)
+        program = replace(made.program, widths=widths(made.program, known))
+        largest = max((t.elements for t in tile_sizes(program, dict(program.widths))), default=0)
+        if largest <= MOST or candidate is CANDIDATES[-1]:
+            yield candidate, made, program
+
+
+def first(
+    spec: Cascade,
+    extents: Mapping[str, int],
+    tiles: Mapping[str, int] | None = None,
+    as_written: bool = False,
+) -> Made:
+    """The first candidate, not compiled."""
+    candidate, made, program = next(programs(spec, extents, tiles, as_written))
+    options = Options(candidate.warps, candidate.stages)
+    return Made(made, program, options, candidate, emit(program, options), ())
+
+
+def chosen(
+    spec: Cascade,
+    extents: Mapping[str, int],
+    target: str,
+    dtype: str = "bf16",
+    tiles: Mapping[str, int] | None = None,
+    as_written: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Made:
+    """The first candidate that fits a target and spills nothing; else the one that spills least."""
+    best: Made | None = None
+    for n, (candidate, made, program) in enumerate(programs(spec, extents, tiles, as_written)):
+        if progress is not None:
+            progress(n, len(CANDIDATES))
+        options = Options(candidate.warps, candidate.stages)
+        source = emit(program, options)
+        found = tuple(facts(program, source, target, dtype, options))
+        here = Made(made, program, options, candidate, source, found)
+        if all(f.fits for f in found):
+            if here.spills == 0:
+                return here
+            if best is None or here.spills < best.spills:
+                best = here
+        best = best or here
+    assert best is not None
+    return best
