@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from cascade.backends.tiled.tape import Array, Tape, Value
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol
 from cascade.ir.extents import Number, evaluate
 from cascade.ir.walk import walk
+from cascade.schedule.disjuncts import Interval
 from cascade.schedule.program import Kernel, Place
 from cascade.schedule.settle import is_natural
 
@@ -32,8 +34,9 @@ class Context:
     scalars: Mapping[str, Number]
     tensors: Mapping[str, Array]
     real: np.dtype[Any]
+    solved: dict[int, tuple[Interval, ...]] = field(default_factory=dict)  # by the loop, its id
 
-    @property
+    @cached_property
     def order(self) -> dict[str, int]:
         return {a.name: n for n, a in enumerate(self.kernel.axes)}
 
@@ -59,6 +62,7 @@ class Known:
         self.parent = parent
         self.tape = Tape(changing)
         self.tiles: dict[str, Value] = {}
+        self._axes: dict[Expr, tuple[str, ...]] = {}
         self.order = context.order
         self.real = context.real
 
@@ -89,6 +93,12 @@ class Known:
 
     # -- what an expression is made of
     def axes_of(self, e: Expr) -> tuple[str, ...]:
+        axes = self._axes.get(e)
+        if axes is None:
+            axes = self._axes[e] = self._find_axes(e)
+        return axes
+
+    def _find_axes(self, e: Expr) -> tuple[str, ...]:
         found: set[str] = set()
         for node in walk(e):
             match node:

@@ -135,8 +135,11 @@ class Stream(Loop):
     def bounds(self) -> tuple[Value, ...]:
         scope, node = self.scope, self.node
         self.extent = int(scope.known(node.place.extent))
-        rank = node.place.rank
-        found = solve(node.predicate, rank, node.place.extent, self._is_known, *scope.facts())
+        found = scope.context.solved.get(id(node))
+        if found is None:
+            rank, extent = node.place.rank, node.place.extent
+            found = solve(node.predicate, rank, extent, self._is_known, *scope.facts())
+            scope.context.solved[id(node)] = found
         self.intervals = [self._interval(i) for i in found]
         return tuple(v for _, values in self.intervals for v in values)
 

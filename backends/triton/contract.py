@@ -7,11 +7,16 @@ matrix units, with float32 sums.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import isfinite
 
+from cascade.backends.triton.missing import held
 from cascade.backends.triton.writer import DOT_LEAST, Axes, Code, Writer, ident
-from cascade.ir.expr import Expr, Read
-from cascade.schedule.program import Contract
+from cascade.ir.expr import Const, Expr, Map, Read
+from cascade.ir.kinds import declared_kind
+from cascade.schedule.program import Contract, Load, Place, inside, lane
+
+Masks = dict[Expr, list[Place]]  # factors, and the places past whose extents they are made 0
 
 
 @dataclass
@@ -20,14 +25,22 @@ class Operand:
 
     axes: Axes
     factors: list[Expr]
+    masks: Masks = field(default_factory=dict)
 
 
 def contract(w: Writer, node: Contract) -> None:
     summed = set(node.axes)
     inside = [f for f in node.factors if summed & set(w.code(f).axes)]
     outside = [f for f in node.factors if f not in inside]
+    inside += _uncovered(w, node, inside)
+    masks = masks_of(w, inside, node.axes)
     pair = _operands(w, inside, summed)
-    result = _dot(w, node, *pair) if pair is not None else _sum(w, inside, node.axes)
+    if pair is not None:
+        for operand in pair:
+            operand.masks = masks
+        result = _dot(w, node, *pair)
+    else:
+        result = _sum(w, inside, node.axes, masks)
     for f in outside:
         code = w.code(f)
         axes = w.ordered({*code.axes, *result.axes})
@@ -35,6 +48,13 @@ def contract(w: Writer, node: Contract) -> None:
     text = f"t_{ident(node.name)}"
     w.line(f"{text} = {result.text}")
     w.tiles[node.name] = Code(text, result.axes)
+
+
+def _uncovered(w: Writer, node: Contract, inside: list[Expr]) -> list[Expr]:
+    """A factor 1 for each summed axis that no factor has: its lanes count."""
+    covered = {a for f in inside for a in w.axes(f)}
+    ones = (Map("+", (Map("*", (lane(a), Const(0))), Const(1.0))) for a in node.axes)
+    return [one for a, one in zip(node.axes, ones, strict=True) if a not in covered]
 
 
 def _operands(w: Writer, factors: list[Expr], summed: set[str]) -> tuple[Operand, Operand] | None:
@@ -53,7 +73,7 @@ def _operands(w: Writer, factors: list[Expr], summed: set[str]) -> tuple[Operand
         return None
     a, b = found
     own = [set(o.axes) - summed for o in found]
-    if any(len(x) != 1 for x in own) or own[0] == own[1]:
+    if not all(own) or own[0] & own[1]:
         return None
     if not all(summed <= set(o.axes) for o in found):
         return None
@@ -66,18 +86,40 @@ def _operands(w: Writer, factors: list[Expr], summed: set[str]) -> tuple[Operand
 
 def _dot(w: Writer, node: Contract, a: Operand, b: Operand) -> Code:
     (axis,) = node.axes
-    left = next(x for x in a.axes if x != axis)
-    right = next(x for x in b.axes if x != axis)
+    left = tuple(x for x in a.axes if x != axis)
+    right = tuple(x for x in b.axes if x != axis)
     kept = _type(w, a, b)
     texts = []
-    for operand, order in ((a, (left, axis)), (b, (axis, right))):
-        code = _product(w, operand, kept, (axis,))
-        text = code.text
-        if code.axes != order:
-            text = f"tl.trans({text})"
+    for operand, order in ((a, (*left, axis)), (b, (axis, *right))):
+        code = _product(w, operand, kept)
+        text = permuted(code.text, code.axes, order)
+        if len(order) > 2:  # axes that an operand has for itself run as one
+            flat = _flat(w, left), w.sizes[axis]
+            rows, columns = flat if order[-1] == axis else (w.sizes[axis], _flat(w, right))
+            text = f"tl.reshape({text}, [{rows}, {columns}])"
         texts.append(text)
     precision = ', input_precision="ieee"'
-    return Code(f"tl.dot({texts[0]}, {texts[1]}{precision})", (left, right))
+    text = f"tl.dot({texts[0]}, {texts[1]}{precision})"
+    axes = (*left, *right)
+    if len(axes) > 2:
+        text = f"tl.reshape({text}, {w.shape(axes)})"
+    return Code(permuted(text, axes, w.ordered(axes)), w.ordered(axes))
+
+
+def permuted(text: str, axes: Axes, order: Axes) -> str:
+    """The text of a tile with its axes in another order."""
+    if axes == order:
+        return text
+    if len(axes) == 2:
+        return f"tl.trans({text})"
+    return f"tl.permute({text}, {tuple(axes.index(a) for a in order)})"
+
+
+def _flat(w: Writer, axes: Axes) -> int:
+    size = 1
+    for a in axes:
+        size *= w.sizes[a]
+    return size
 
 
 def _type(w: Writer, a: Operand, b: Operand) -> str:
@@ -90,7 +132,17 @@ def _type(w: Writer, a: Operand, b: Operand) -> str:
         for f in operand.factors:
             if isinstance(f, Read) and f.tensor in w.loaded:
                 return f"{w.tiles[f.tensor].text}.dtype"
-    return ""
+    return _usual_type(w)
+
+
+def _usual_type(w: Writer) -> str:
+    """The type of the first real input that the kernel loads: that of two computed operands."""
+    for node in inside(w.kernel.body):
+        if isinstance(node, Load):
+            buffer = w.program.buffer[node.tensor]
+            if buffer.kind == "in" and declared_kind(buffer.dtype) in ("real", "any"):
+                return f"{ident(node.tensor)}_ptr.dtype.element_ty"
+    return "tl.float32"
 
 
 def _tile(w: Writer, operand: Operand) -> str | None:
@@ -98,42 +150,55 @@ def _tile(w: Writer, operand: Operand) -> str | None:
     if len(operand.factors) != 1:
         return None
     (f,) = operand.factors
+    if f in operand.masks:
+        return None
     return f.tensor if isinstance(f, Read) and f.tensor in w.loaded else None
 
 
-def _product(w: Writer, operand: Operand, kept: str, along: Axes) -> Code:
+def _product(w: Writer, operand: Operand, kept: str) -> Code:
     name = _tile(w, operand)
     if name is not None:
         code = w.tiles[name]
         own = f"{code.text}.dtype"
         return code if own == kept or not kept else Code(f"{code.text}.to({kept})", code.axes)
-    parts = [w.code(f) for f in operand.factors]
+    parts = [_factor(w, f, operand.masks) for f in operand.factors]
     text = w.spread(parts[0], operand.axes)
     for p in parts[1:]:
         text = f"{text} * {w.spread(p, operand.axes)}"
     code = Code(f"({text})", operand.axes)
-    code = _zeroed(w, operand, code, along)
     return Code(f"{code.text}.to({kept})", code.axes) if kept else code
 
 
-def _zeroed(w: Writer, operand: Operand, code: Code, along: Axes) -> Code:
-    """A computed operand is 0 at lanes that do not exist; a loaded one is already."""
-    from cascade.backends.triton.nodes import neutral
+# -- lanes that do not exist add 0
+def masks_of(w: Writer, factors: list[Expr], axes: Axes) -> Masks:
+    """The places at which factors must be masked: all are finite there then, and one is 0."""
+    found: Masks = {}
+    for place in w.missing(axes):
+        those = [f for f in factors if w.varies(f, place)]
+        values = {f: held(w, f, place) for f in those}
+        masked = [f for f, v in values.items() if v is None or not isfinite(v)]
+        if not masked and 0.0 not in values.values():
+            masked = sorted(those, key=lambda f: len(w.axes(f)))[:1]
+        for f in masked:
+            found.setdefault(f, []).append(place)
+    return found
 
-    free = tuple(a for a in along if a not in w.streams)
-    if any(isinstance(f, Read) and f.tensor in w.loaded for f in operand.factors):
+
+def _factor(w: Writer, f: Expr, masks: Masks) -> Code:
+    code = w.code(f)
+    if f not in masks:
         return code
-    return neutral(w, code, free, "0.0")
+    tests = w.tests(masks[f])
+    axes = w.ordered({*code.axes, *(a for t in tests for a in t.axes)})
+    return Code(f"tl.where({w.together(tests, axes)}, {w.spread(code, axes)}, 0.0)", axes)
 
 
-def _sum(w: Writer, factors: list[Expr], axes: Axes) -> Code:
+def _sum(w: Writer, factors: list[Expr], axes: Axes, masks: Masks) -> Code:
     """The product over all axes, then sums from the last."""
-    parts = [w.code(f) for f in factors]
-    whole = w.ordered({a for p in parts for a in p.axes})
+    parts = [_factor(w, f, masks) for f in factors]
+    whole = w.ordered({*axes, *(a for p in parts for a in p.axes)})
     text = " * ".join(w.spread(p, whole) for p in parts)
-    operand = Operand(whole, list(factors))
-    code = _zeroed(w, operand, Code(f"({text})", whole), tuple(axes))
-    text = code.text
+    text = w.full(Code(f"({text})", w.ordered({a for p in parts for a in p.axes})), whole)
     for a in reversed(w.ordered(axes)):
         text = f"tl.sum({text}, {whole.index(a)})"
         whole = tuple(x for x in whole if x != a)

@@ -11,9 +11,9 @@ from cascade.backends.triton.nodes import write
 from cascade.backends.triton.spell import helpers
 from cascade.backends.triton.writer import DOT_LEAST, Code, Writer, ident
 from cascade.diagnostics import fail
-from cascade.ir.expr import Const, Expr, Read, Symbol
+from cascade.ir.expr import Const, Expr, Read
 from cascade.ir.extents import evaluate
-from cascade.ir.walk import free_ranks, symbols, walk
+from cascade.ir.walk import symbols
 from cascade.schedule.facts import tile_axes
 from cascade.schedule.program import Contract, For, Kernel, Load, Program, Seq, Store, inside
 from cascade.schedule.prune import expressions
@@ -102,19 +102,12 @@ def signature_of(program: Program, kernel: Kernel) -> Signature:
     return Signature(kernel.name, tuple(tensors), strides, tuple(sorted(needed)), grid)
 
 
-def lanes(program: Program, kernel: Kernel) -> tuple[dict[str, int], frozenset[str]]:
-    """The number of lanes of each axis, a power of two, and the axes all of whose lanes exist."""
+def lanes(program: Program, kernel: Kernel) -> tuple[dict[str, int], dict[str, int]]:
+    """The number of lanes of each axis, a power of two; and how many of them can exist."""
     widths = dict(program.widths)
     contracted = _contracted(kernel)
     sizes: dict[str, int] = {}
-    exact: set[str] = set()
-    rows = {
-        r[1:]
-        for p in kernel.places
-        for r in free_ranks(p.value)
-        if r.startswith("#") and any(isinstance(n, Symbol) for n in walk(p.value))
-    }
-    streamed = {n.axis for n in inside(kernel.body) if isinstance(n, For)}
+    actual: dict[str, int] = {}
     for axis in kernel.axes:
         missing = sorted(symbols(axis.size) - set(widths))
         if missing:
@@ -124,11 +117,14 @@ def lanes(program: Program, kernel: Kernel) -> tuple[dict[str, int], frozenset[s
                 hints=(f"set it: `--set {missing[0]}=64`",),
             )
         size = int(evaluate(axis.size, widths.__getitem__))
-        least = DOT_LEAST if axis.name in contracted else 1
-        sizes[axis.name] = max(least, 1 << max(0, size - 1).bit_length())
-        if sizes[axis.name] == size and axis.name not in rows | streamed:
-            exact.add(axis.name)
-    return sizes, frozenset(exact)
+        sizes[axis.name] = whole_lanes(size, axis.name in contracted)
+        actual[axis.name] = size
+    return sizes, actual
+
+
+def whole_lanes(size: int, contracted: bool) -> int:
+    """A power of two of lanes; not fewer than a matrix product takes, where there may be one."""
+    return max(DOT_LEAST if contracted else 1, 1 << max(0, size - 1).bit_length())
 
 
 def _contracted(kernel: Kernel) -> set[str]:
@@ -146,8 +142,8 @@ def _contracted(kernel: Kernel) -> set[str]:
 def _kernel(
     program: Program, kernel: Kernel, signature: Signature, integers: frozenset[str]
 ) -> str:
-    sizes, exact = lanes(program, kernel)
-    w = Writer(program, kernel, sizes, exact, dict(program.widths), integers)
+    sizes, actual = lanes(program, kernel)
+    w = Writer(program, kernel, sizes, actual, dict(program.widths), integers)
     w.places = {p.rank: p for p in kernel.places}
     arguments = [f"{ident(t)}_ptr" for t in signature.tensors]
     arguments += [f"{ident(t)}_s{n}" for t, n in signature.strides]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from cascade.backends.triton.writer import ident
 from cascade.ir.expr import Const, Expr, Map, Symbol
 from cascade.ir.kinds import declared_kind
+from cascade.ir.walk import symbols
 from cascade.schedule.program import Buffer, Program
 
 if TYPE_CHECKING:
@@ -58,12 +59,14 @@ def host(
 ) -> str:
     inputs = [b for b in program.buffers if b.kind == "in"]
     outputs = [b for b in program.buffers if b.kind == "out"]
-    given = _given(program, inputs)
+    given = _given(program, inputs, signatures)
     arguments = [ident(b.name) for b in inputs]
-    numbers = [f"{n}=None" for n, _ in program.values] + [f"{n}=None" for n in given]
-    lines = [f"def run({', '.join([*arguments, *(['*', *numbers] if numbers else [])])}):"]
+    numbers = [f"{_number(n, inputs)}=None" for n in (*(n for n, _ in program.values), *given)]
+    lines = [CHECK.strip("\n"), "", ""]
+    lines.append(f"def run({', '.join([*arguments, *(['*', *numbers] if numbers else [])])}):")
     lines.append(f'    """{program.name}: {_what(inputs)} to {_what(outputs)}, as a dictionary."""')
-    lines += _extents(program, inputs)
+    lines += _types(inputs)
+    lines += _extents(program, inputs, given)
     for b in (b for b in program.buffers if b.kind != "in"):
         lines.append(f"    {ident(b.name)} = {_memory(b, inputs)}")
     for s in signatures:
@@ -73,59 +76,105 @@ def host(
     return "\n".join(lines) + "\n"
 
 
+CHECK = """
+def _check(holds, message):
+    if not holds:
+        raise ValueError(message)
+"""
+
+
 def _what(buffers: list[Buffer]) -> str:
-    return ", ".join(f"{b.name}[{','.join(b.ranks)}]" if b.ranks else b.name for b in buffers)
+    return ", ".join(_shown(b) for b in buffers)
 
 
-def _given(program: Program, inputs: list[Buffer]) -> list[str]:
+def _shown(b: Buffer) -> str:
+    return f"{b.name}[{','.join(b.ranks)}]" if b.ranks else b.name
+
+
+def _number(name: str, inputs: list[Buffer]) -> str:
+    """The keyword of a number: its name, where no tensor has the same."""
+    taken = {ident(b.name) for b in inputs}
+    return ident(name) if ident(name) not in taken else f"n_{ident(name)}"
+
+
+def _given(
+    program: Program, inputs: list[Buffer], signatures: tuple[Signature, ...]
+) -> list[str]:
     """Numbers that no shape and no definition gives."""
-    from cascade.ir.walk import symbols
-
     known = {n for n, _ in program.values}
     for b in inputs:
         known |= {e.name for e in b.shape if isinstance(e, Symbol)}
-    needed: set[str] = set()
-    for b in program.buffers:
-        for e in b.shape:
-            needed |= symbols(e)
-    for _, e in program.values:
-        needed |= symbols(e)
-    for k in program.kernels:
-        for g in k.grid:
-            needed |= symbols(g.count)
-        for p in k.places:
-            needed |= symbols(p.extent)
-    return sorted(needed - known)
+    shown = [e for b in program.buffers for e in b.shape]
+    shown += [e for _, e in program.values]
+    shown += [e for s in signatures for e in s.grid]
+    needed = {n for s in signatures for n in s.scalars} | {n for n, _ in program.widths}
+    return sorted(needed.union(*(symbols(e) for e in shown)) - known)
 
 
-def _extents(program: Program, inputs: list[Buffer]) -> list[str]:
+def _types(inputs: list[Buffer]) -> list[str]:
+    """Tests of the dimensions, types and devices of the arguments."""
+    lines = []
+    for b in inputs:
+        name, shown = ident(b.name), f"`{_shown(b)}`"
+        lines.append(
+            f"    _check({name}.dim() == {len(b.shape)}, "
+            f'f"{shown} has {len(b.shape)} dimensions, not {{{name}.dim()}}")'
+        )
+        kind = "real" if b.dtype in ("any", "real") else declared_kind(b.dtype)
+        lines.append(
+            f'    _check({TYPED[kind].format(name)}, f"{shown} is {kind}, not {{{name}.dtype}}")'
+        )
+    for b in inputs[1:]:
+        here, first = ident(b.name), ident(inputs[0].name)
+        lines.append(
+            f"    _check({here}.device == {first}.device, "
+            f'f"`{b.name}` is on {{{here}.device}}, and `{inputs[0].name}` on {{{first}.device}}")'
+        )
+    return lines
+
+
+TYPED = {
+    "real": "{}.is_floating_point()",
+    "int": "not {0}.is_floating_point() and {0}.dtype != torch.bool",
+    "bool": "{}.dtype == torch.bool",
+}
+
+
+def _extents(program: Program, inputs: list[Buffer], given: list[str]) -> list[str]:
     """Extents from the shapes of the inputs, then what follows from them."""
     lines: list[str] = []
     known: set[str] = set()
     later: list[str] = []
     for b in inputs:
         name = ident(b.name)
-        lines.append(
-            f'    assert {name}.dim() == {len(b.shape)}, "{b.name} has {len(b.shape)} dimensions"'
-        )
         for n, e in enumerate(b.shape):
             if isinstance(e, Symbol) and e.name not in known:
                 known.add(e.name)
                 lines.append(f"    n_{e.name} = {name}.shape[{n}]")
             else:
-                rank = b.ranks[n]
                 later.append(
-                    f"    assert {name}.shape[{n}] == {python(e)}, "
-                    f'"rank `{rank}` of `{b.name}` has another extent"'
+                    f"    _check({name}.shape[{n}] == {python(e)}, "
+                    f'f"rank `{b.ranks[n]}` of `{_shown(b)}` has {{{python(e)}}} coordinates, '
+                    f'not {{{name}.shape[{n}]}}")'
                 )
-    for name in _given(program, inputs):
-        lines.append(f"    n_{name} = {name}")
+    widths = dict(program.widths)
+    for name in given:
+        number = _number(name, inputs)
+        if name in widths:
+            lines.append(f"    n_{name} = {widths[name]} if {number} is None else {number}")
+        else:
+            lines.append(f'    _check({number} is not None, "`{name}` is needed: {number}=...")')
+            lines.append(f"    n_{name} = {number}")
     for name, e in program.values:
         if name in known:
             continue
-        lines.append(f"    n_{name} = {python(e)} if {name} is None else {name}")
+        number = _number(name, inputs)
+        lines.append(f"    n_{name} = {python(e)} if {number} is None else {number}")
     for name, size in program.widths:
-        later.append(f'    assert n_{name} == {size}, "made for {name} = {size}"')
+        later.append(
+            f'    _check(n_{name} == {size}, f"these kernels are for {name} = {size}, '
+            f'not {{n_{name}}}")'
+        )
     return [*lines, *later]
 
 
@@ -155,7 +204,7 @@ def _launch(program: Program, s: Signature, options: tuple[int, int]) -> list[st
     warps, stages = options
     return [
         f"    grid = {grid}",
-        "    if grid:",
+        "    if grid > 0:",
         f"        {ident(s.name)}_kernel[(grid,)](",
         f"            {', '.join(arguments)},",
         f"            num_warps={warps}, num_stages={stages},",

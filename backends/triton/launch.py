@@ -25,8 +25,10 @@ from cascade.ir.extents import Number, bind
 from cascade.schedule.choose import small_ranks
 from cascade.schedule.roles import CONTRACTED, WIDTH
 
-KINDS = {"int64": "i64", "int32": "i32", "int16": "i16", "int8": "i8", "uint8": "u8", "bool": "bool",
-         "float64": "f64", "float32": "f32", "bfloat16": "bf16", "float16": "f16"}  # fmt: skip
+KINDS = {
+    "int64": "i64", "int32": "i32", "int16": "i16", "int8": "i8", "uint8": "u8", "bool": "bool",
+    "float64": "f64", "float32": "f32", "bfloat16": "bf16", "float16": "f16",
+}  # fmt: skip
 
 
 @dataclass
@@ -48,7 +50,7 @@ class TritonKernel:
         tensors = {n: v for n, v in given.items() if n in names}
         settings = {n: v for n, v in given.items() if n not in names}
         _check_device(tensors)
-        made, module = self.made(tensors, settings)
+        _, module = self.made(tensors, settings)
         outputs = module.run(**_arguments(tensors), **settings)
         return outputs if len(outputs) > 1 else next(iter(outputs.values()))
 

@@ -8,6 +8,8 @@ there are: the k-th visit finds its tile by comparing k with the number of tiles
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 
 from cascade.backends.triton.nodes import write
@@ -29,9 +31,7 @@ def loop(w: Writer, node: For | Seq, holding: frozenset[Expr]) -> None:
         _steps(w, node, holding)
     else:
         _tiles(w, node, holding)
-    for c in node.carries:
-        w.tiles[c.name] = Code(f"t_{ident(c.name)}", w.ordered(c.axes), c.kind)
-        w.loaded.discard(c.name)
+    _begin(w, node.carries)
 
 
 def carries(w: Writer, found: tuple[Carry, ...]) -> None:
@@ -44,16 +44,13 @@ def carries(w: Writer, found: tuple[Carry, ...]) -> None:
         if init.axes:
             text = w.full(init, axes)
         elif not axes:
-            text = f"tl.cast({init.text}, {dtype})" if _is_text_number(init) else init.text
+            text = f"tl.cast({init.text}, {dtype})"
         w.line(f"t_{ident(c.name)} = {text}")
-
-
-def _is_text_number(code: Code) -> bool:
-    return not code.axes
 
 
 def _begin(w: Writer, found: tuple[Carry, ...]) -> None:
     for c in found:
+        w.held.pop(c.name, None)
         w.tiles[c.name] = Code(f"t_{ident(c.name)}", w.ordered(c.axes), c.kind)
         w.loaded.discard(c.name)
 
@@ -87,18 +84,32 @@ def _tiles(w: Writer, node: For, holding: frozenset[Expr]) -> None:
             w.whole.add(node.axis)
             _body(w, node, full)
             w.whole.discard(node.axis)
-    with w.block(f"for k_{name} in range(0, {ranges.partial_tiles}):"):
+    with _lanes(w, node, name), w.block(f"for k_{name} in range(0, {ranges.partial_tiles}):"):
         w.line(f"i_{node.scalar} = {ranges.partial_start}")
         _body(w, node, holding)
+
+
+@contextmanager
+def _lanes(w: Writer, node: For, name: str) -> Iterator[None]:
+    """Partial visits may have fewer lanes than full ones."""
+    axis, part = node.axis, node.part
+    if part == w.actual[axis]:
+        yield
+        return
+    kept = w.sizes[axis], w.actual[axis]
+    w.sizes[axis], w.actual[axis] = 1 << max(0, part - 1).bit_length(), part
+    w.lanes[axis] = f"l_{name}"
+    w.line(f"l_{name} = tl.arange(0, {w.sizes[axis]})")
+    yield
+    w.sizes[axis], w.actual[axis] = kept
+    del w.lanes[axis]
 
 
 def _body(w: Writer, node: For, holding: frozenset[Expr]) -> None:
     _begin(w, node.carries)
     w.places[node.place.rank] = node.place
     w.given.discard(node.place.rank)
-    w.streams.add(node.axis)
     write(w, node.body, holding, loop)
-    w.streams.discard(node.axis)
     _advance(w, node.carries)
 
 

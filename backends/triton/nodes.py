@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from cascade.backends.triton.contract import contract
+from cascade.backends.triton.contract import contract, permuted
+from cascade.backends.triton.missing import held, note
 from cascade.backends.triton.writer import Axes, Code, Writer, ident
 from cascade.ir.expr import Const, Coordinate, Expr, Symbol
 from cascade.ir.ops import REDUCERS
@@ -52,6 +53,7 @@ def write(w: Writer, nodes: tuple[Node, ...], holding: frozenset[Expr], loop: Lo
                 _store(w, node)
             case For() | Seq():
                 loop(w, node, holding)
+        note(w, node)
 
 
 def put(w: Writer, name: str, code: Code) -> None:
@@ -63,9 +65,14 @@ def put(w: Writer, name: str, code: Code) -> None:
 
 
 # -- memory
-def address(w: Writer, tensor: str, index: tuple[Expr, ...]) -> tuple[str, Axes]:
-    """The pointers of a tensor at an index. What a whole instance shares is computed in 64 bits."""
-    axes = w.ordered({a for i in index for a in w.code(i).axes})
+def address(
+    w: Writer, tensor: str, index: tuple[Expr, ...], others: list[Code]
+) -> tuple[str, Axes]:
+    """The pointers of a tensor at an index, over its axes and those of others, where any has some.
+    What a whole instance shares is computed in 64 bits.
+    """
+    own = w.ordered({a for i in index for a in w.axes(i)})
+    axes = w.ordered({*own, *(a for o in others for a in o.axes)})
     terms = [f"{ident(tensor)}_ptr"]
     for slot, i in enumerate(index):
         stride = f"{ident(tensor)}_s{slot}"
@@ -76,10 +83,13 @@ def address(w: Writer, tensor: str, index: tuple[Expr, ...]) -> tuple[str, Axes]
             if not code.axes:
                 terms.append(f"tl.cast({code.text}, tl.int64) * {stride}")
             elif isinstance(part, Coordinate) and part.rank.startswith("#"):
-                terms.append(f"{w.spread(code, axes)} * {stride}")
+                terms.append(f"{w.spread(code, own)} * {stride}")
             else:
-                terms.append(f"{w.spread(code, axes)}.to(tl.int64) * {stride}")
-    return " + ".join(terms), axes
+                terms.append(f"{w.spread(code, own)}.to(tl.int64) * {stride}")
+    text = " + ".join(terms)
+    if own != axes:
+        text = f"tl.broadcast_to({w.spread(Code(text, own), axes)}, {w.shape(axes)})"
+    return text, axes
 
 
 def _parts(w: Writer, i: Expr) -> list[Expr]:
@@ -99,9 +109,9 @@ def _parts(w: Writer, i: Expr) -> list[Expr]:
 
 
 def _load(w: Writer, node: Load) -> None:
-    pointer, axes = address(w, node.tensor, node.index)
-    tests = [*w.every(node.present), *w.exists(axes)]
-    axes = w.ordered({*axes, *(a for t in tests for a in t.axes)})
+    found = w.every(node.present)
+    pointer, axes = address(w, node.tensor, node.index, found)
+    tests = [*found, *w.exists(axes)]
     kind = {"int": "int", "bool": "bool"}.get(_kind_of(w, node.tensor), "real")
     other = ", other=0"
     mask = f", mask={w.together(tests, axes)}{other}" if tests else ""
@@ -125,13 +135,11 @@ def _kind_of(w: Writer, tensor: str) -> str:
 
 
 def _store(w: Writer, node: Store) -> None:
-    pointer, axes = address(w, node.tensor, node.index)
     value = w.code(node.value)
-    axes = w.ordered({*axes, *value.axes})
-    tests = [*w.every(node.present), *w.exists(axes)]
+    found = w.every(node.present)
+    pointer, axes = address(w, node.tensor, node.index, [value, *found])
+    tests = [*found, *w.exists(axes)]
     mask = f", mask={w.together(tests, axes)}" if tests else ""
-    if axes:
-        pointer = f"tl.broadcast_to({pointer}, {w.shape(axes)})" if not tests else pointer
     text = w.full(value, axes)
     if _kind_of(w, node.tensor) == "bool":
         text = f"({text}).to(tl.int8)" if axes else f"tl.cast({text}, tl.int8)"
@@ -152,9 +160,10 @@ def _mask(w: Writer, node: Mask, holding: frozenset[Expr]) -> None:
     put(w, node.name, Code(text, axes, value.kind))
 
 
-def neutral(w: Writer, value: Code, axes: Axes, fill: str) -> Code:
+def neutral(w: Writer, e: Expr, axes: Axes, identity: float, fill: str) -> Code:
     """A value whose lanes that do not exist, along axes, are the identity of what comes."""
-    tests = w.exists(axes)
+    value = w.code(e)
+    tests = w.tests([p for p in w.missing(axes) if held(w, e, p) != identity])
     if not tests:
         return value
     whole = w.ordered({*value.axes, *(a for t in tests for a in t.axes)})
@@ -164,16 +173,17 @@ def neutral(w: Writer, value: Code, axes: Axes, fill: str) -> Code:
 
 def _fold(w: Writer, node: Fold) -> None:
     identity = REDUCERS[node.op].identity
-    value = w.code(node.value)
-    if node.op in ("max", "min") and value.kind == "int":
+    if node.op in ("max", "min") and w.code(node.value).kind == "int":
         fill = str(-LARGEST if node.op == "max" else LARGEST)
     else:
         fill = w.code(Const(identity if identity is not None else 0)).text
-    along = tuple(a for a in node.axes if a not in w.streams)
-    value = neutral(w, value, along, fill)
-    text, axes = value.text, value.axes
-    if node.op in ("any", "all"):
-        text = f"({text}).to(tl.int32)"
+    value = neutral(w, node.value, node.axes, float(identity or 0), fill)
+    text, axes, kind = value.text, value.axes, value.kind
+    if kind == "bool":
+        text, kind = f"tl.cast({text}, tl.int32)", "int"
+    if node.op in ("sum", "prod") and not set(node.axes) <= set(axes):
+        axes = w.ordered({*axes, *node.axes})  # every lane counts
+        text = w.full(Code(text, value.axes, kind), axes)
     for a in reversed(w.ordered(node.axes)):
         if a not in axes:
             continue
@@ -184,7 +194,6 @@ def _fold(w: Writer, node: Fold) -> None:
             function = {"any": "tl.max", "all": "tl.min"}.get(node.op) or FOLD[node.op]
             text = f"{function}({text}, {position})"
         axes = tuple(x for x in axes if x != a)
-    kind = value.kind
     if node.op in ("any", "all"):
         text, kind = f"({text} > 0)", "bool"
     put(w, node.name, Code(text, axes, kind))
@@ -198,7 +207,7 @@ def _pick(w: Writer, node: Pick) -> None:
         order = w.ordered(axes)
         text = value.text
         if order != axes:
-            text = f"tl.permute({text}, {tuple(axes.index(a) for a in order)})"
+            text = permuted(text, axes, order)
         put(w, node.name, Code(text, order, value.kind))
         return
     whole = w.ordered({*value.axes, *at.axes, node.axis})
@@ -245,7 +254,7 @@ def _best(w: Writer, node: Best, holding: frozenset[Expr]) -> None:
     w.line(f"y_{n} = tl.full({w.shape(out)}, float('-inf'), tl.float32)")
     w.line(f"z_{n} = tl.full({w.shape(out)}, -1, tl.int32)")
     big = str(LARGEST)
-    target = Code(f"l_{ident(node.target)}", (node.target,), "int")
+    target = w.code(lane(node.target))
     with w.block(f"for j_{n} in tl.static_range({w.sizes[node.target]}):"):
         best = Code(f"b_{n}", rest)
         first = Code(f"f_{n}", rest, "int")

@@ -57,6 +57,23 @@ def _softplus(x):
     small = tl.exp2(-tl.abs(x) * 1.4426950408889634)
     return tl.maximum(x, 0.0) + tl.log2(1 + small) * 0.6931471805599453
 """,
+    "_sine": """
+@triton.jit
+def _sine(x, quarter):
+    \"\"\"sin(x + quarter*pi/2): the nearest multiple of pi/2 leaves (Cody and Waite), then a
+    polynomial of the rest. The library's function needs memory for its reduction.
+    \"\"\"
+    turns = tl.floor(x * 0.6366197723675814 + 0.5)
+    r = ((x - turns * 1.5703125) - turns * 4.837512969970703e-4) - turns * 7.549789948768648e-8
+    q = r * r
+    sine = r + r * q * (-0.16666654611 + q * (8.3321608736e-3 - q * 1.9515295891e-4))
+    tail = 4.166664568298827e-2 + q * (-1.388731625493765e-3 + q * 2.443315711809948e-5)
+    cosine = 1 - 0.5 * q + q * q * tail
+    n = turns + quarter
+    n = n - 4 * tl.floor(n * 0.25)
+    size = tl.where((n == 1) | (n == 3), cosine, sine)
+    return tl.where(n >= 2, -size, size)
+""",
     "_times": """
 @triton.jit
 def _times(a, b):
@@ -110,8 +127,8 @@ SPELL: dict[str, Callable[..., str]] = {
     "gelu": lambda a: f"({a} * 0.5 * (1 + tl.erf({a} * 0.7071067811865476)))",
     "softplus": lambda a: f"_softplus({a})",
     "erf": lambda a: f"tl.erf({a})",
-    "sin": lambda a: f"tl.sin({a})",
-    "cos": lambda a: f"tl.cos({a})",
+    "sin": lambda a: f"_sine({a}, 0)",
+    "cos": lambda a: f"_sine({a}, 1)",
     "relu": lambda a: f"tl.maximum({a}, 0)",
     "abs": lambda a: f"tl.abs({a})",
     "sign": lambda a: f"(({a} > 0).to(tl.int32) - ({a} < 0).to(tl.int32))",
@@ -123,9 +140,9 @@ SPELL: dict[str, Callable[..., str]] = {
 }
 
 REAL = frozenset(  # operators whose operands must be float32
-    ["exp", "exp2", "log", "log2", "sqrt", "rsqrt", "tanh", "sigmoid", "silu", "gelu", "softplus"]
-    + ["erf", "sin", "cos", "floor", "ceil", "/", "**"]
-)
+    ("exp", "exp2", "log", "log2", "sqrt", "rsqrt", "tanh", "sigmoid", "silu", "gelu", "softplus",
+     "erf", "sin", "cos", "floor", "ceil", "/", "**")
+)  # fmt: skip
 
 
 def helpers(source: str) -> str:

@@ -13,14 +13,18 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from keyword import iskeyword
 
+from cascade.backends.triton.missing import Held
 from cascade.backends.triton.spell import REAL, SPELL
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol
 from cascade.ir.extents import evaluate
 from cascade.ir.walk import free_ranks, walk
-from cascade.schedule.program import Kernel, Place, Program
+from cascade.schedule.program import Kernel, Place, Program, lane
 from cascade.schedule.settle import is_natural
 
 Axes = tuple[str, ...]
+RESERVED = frozenset(  # what the emitted function that a person calls uses
+    ("torch", "triton", "tl", "math", "grid", "run", "min", "max", "abs", "float")
+)
 DOT_LEAST = 16  # the smallest dimension of a matrix product
 
 
@@ -40,7 +44,7 @@ class Writer:
     program: Program
     kernel: Kernel
     sizes: dict[str, int]  # axis -> lanes, a power of two
-    exact: frozenset[str]  # axes all of whose lanes exist
+    actual: dict[str, int]  # axis -> lanes that can exist
     widths: Mapping[str, int]  # extents and params that are numbers in the text
     integers: frozenset[str]  # scalars that are integers
     lines: list[str] = field(default_factory=list)
@@ -50,7 +54,8 @@ class Writer:
     places: dict[str, Place] = field(default_factory=dict)
     given: set[str] = field(default_factory=set)  # coordinates that have a name already
     whole: set[str] = field(default_factory=set)  # axes of loops all of whose lanes exist here
-    streams: set[str] = field(default_factory=set)  # axes of loops, which the program masks itself
+    held: dict[str, Held] = field(default_factory=dict)  # tiles at lanes that do not exist
+    lanes: dict[str, str] = field(default_factory=dict)  # names of lanes, where not the usual
     scalars: set[str] = field(default_factory=set)  # positions in the grid and in loops
 
     # -- lines
@@ -63,11 +68,13 @@ class Writer:
         self.line(header)
         self.depth += 1
         kept = (dict(self.tiles), set(self.loaded), set(self.given), dict(self.places))
+        held = dict(self.held)
         try:
             yield
         finally:
             self.depth -= 1
             self.tiles, self.loaded, self.given, self.places = kept
+            self.held = held
 
     # -- order and shape
     def ordered(self, axes: set[str] | Axes) -> Axes:
@@ -124,7 +131,8 @@ class Writer:
 
     def coordinate(self, rank: str) -> Code:
         if rank.startswith("#"):
-            return Code(f"l_{ident(rank[1:])}", (rank[1:],), "int")
+            axis = rank[1:]
+            return Code(self.lanes.get(axis, f"l_{ident(axis)}"), (axis,), "int")
         place = self.places[rank]
         axes = self.ordered({r[1:] for r in free_ranks(place.value)})
         name = f"c_{ident(rank)}"
@@ -197,21 +205,67 @@ class Writer:
         return " & ".join(f"({self.spread(p, joined)})" for p in parts)
 
     # -- which lanes exist
+    def missing(self, axes: set[str] | Axes) -> list[Place]:
+        """The places of lanes of these axes, where some of the lanes may not exist."""
+        found = [
+            place
+            for place in self.places.values()
+            if (own := _lanes(place)) and own <= set(axes)
+            if not own <= self.whole and not self._is_exact(place)
+        ]
+        for axis in self.ordered(axes):
+            padded = Place(f"#{axis}", lane(axis), Const(self.actual[axis]))
+            if self.actual[axis] != self.sizes[axis]:
+                if not any(p.value == padded.value for p in found):
+                    found.append(padded)
+        return found
+
+    def _is_exact(self, place: Place) -> bool:
+        """Whether every lane of an axis is a coordinate of the rank that lies along it."""
+        match place.value, self._number(place.extent):
+            case Coordinate(rank), Code(text, (), "int"):
+                return rank.startswith("#") and self.sizes[rank[1:]] <= int(text)
+            case _:
+                return False
+
+    def tests(self, places: list[Place]) -> list[Code]:
+        """Tests for the lanes that exist at these places."""
+        found: list[Code] = []
+        for place in places:
+            here, extent = self.coordinate(place.rank), self.code(place.extent)
+            found.append(Code(f"{here.text} < {extent.text}", here.axes, "bool"))
+        return list(dict.fromkeys(found))
+
     def exists(self, axes: set[str] | Axes) -> list[Code]:
         """Tests for the lanes of these axes that may not exist."""
-        found: list[Code] = []
-        for place in self.places.values():
-            own = {r[1:] for r in free_ranks(place.value) if r.startswith("#")}
-            if own and own <= set(axes) and not own <= self.whole and not own <= self.exact:
-                here, extent = self.coordinate(place.rank), self.code(place.extent)
-                found.append(Code(f"{here.text} < {extent.text}", here.axes, "bool"))
-        return list(dict.fromkeys(found))
+        return self.tests(self.missing(axes))
+
+    def varies(self, e: Expr, place: Place) -> bool:
+        """Whether a value varies along the lanes of a place."""
+        return bool(_lanes(place) & set(self.axes(e)))
+
+    def axes(self, e: Expr) -> Axes:
+        """The axes of the value of an expression."""
+        found: set[str] = set()
+        for n in walk(e):
+            match n:
+                case Read(name, ()):
+                    found |= set(self.tiles[name].axes)
+                case Coordinate(rank) if rank.startswith("#"):
+                    found.add(rank[1:])
+                case Coordinate(rank):
+                    found |= _lanes(self.places[rank])
+        return self.ordered(found)
+
+
+def _lanes(place: Place) -> set[str]:
+    return {r[1:] for r in free_ranks(place.value) if r.startswith("#")}
 
 
 def ident(name: str) -> str:
     """A name of the language as a Python name."""
     name = name.replace("'", "_prime").replace(".", "_").replace("#", "_lane")
-    return f"{name}_" if iskeyword(name) else name
+    return f"{name}_" if iskeyword(name) or name in RESERVED else name
 
 
 def _constant(value: object) -> Code:

@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 
 from cascade.ir.cascade import Cascade
 from cascade.ir.expr import FALSE, TRUE, Const, Coordinate, Expr, Map, Read, Symbol
-from cascade.ir.ops import REDUCERS
+from cascade.ir.ops import MAPS, REDUCERS
 from cascade.ir.walk import conjuncts, free_ranks, symbols, walk
+from cascade.schedule.errors import NoSchedule
+from cascade.schedule.facts import inlined
 from cascade.schedule.kernels import Draft, Partition
 from cascade.schedule.program import (
     Axis,
@@ -41,10 +43,6 @@ from cascade.schedule.settle import Settled, conjoin, index_bounds
 FLOOR = Const(-1e38)  # where a running maximum starts: finite, so that no difference is NaN
 COMBINE = {"sum": "+", "prod": "*", "max": "max", "min": "min", "any": "or", "all": "and"}
 ABSENT = {"real": Const(0.0), "int": Const(-1), "bool": FALSE}
-
-
-class NoSchedule(Exception):
-    """Something has no place in a kernel; the text says what, in the names of the spec."""
 
 
 @dataclass
@@ -82,6 +80,7 @@ class Builder:
         self.loop_rank: str | None = None
         self.loop_scalar = ""
         self.expressions = {p.expression: p for p in self.cascade.partitions}
+        self.reading: set[object] = set()  # what is being computed
         self.pinned = False  # whether tiles of the loop are those of a partition of the spec
         self.whole: dict[str, Expr] = {}  # a rank in an ordered loop over its tiles
         for rank in draft.grid:
@@ -272,7 +271,11 @@ class Builder:
         key = (e, tuple(sorted(self.fixed)))
         known = self.recall(key)
         if known is None:
+            if key in self.reading:
+                raise NoSchedule(f"`{e.tensor}` is read while it is made")
+            self.reading.add(key)
             known = self._read(e)
+            self.reading.discard(key)
             self.scopes[self.depth(known)].known[key] = known
         return known
 
@@ -412,7 +415,7 @@ class Builder:
         """Conjuncts over tiles; along the loop, with the end of the rank."""
         found: dict[Expr, None] = {}
         for c in filters:
-            for part in conjuncts(self.value(c)):
+            for part in conjuncts(self._seen_through(self.value(c))):
                 if part != TRUE:
                     found[part] = None
         if self.loop_axis is not None and self.loop_axis in axes:
@@ -421,6 +424,16 @@ class Builder:
             found[tail] = None
             self.filters.append(frozenset(found))
         return tuple(found)
+
+    def _seen_through(self, e: Expr) -> Expr:
+        """A condition without the names that parts of it have: so that it can bound a loop."""
+        truths = [
+            n
+            for scope in self.scopes
+            for n in scope.nodes
+            if isinstance(n, Let) and isinstance(n.value, Map) and MAPS[n.value.op].gives == "bool"
+        ]
+        return inlined(e, truths)
 
     def _along(self, e: Expr, axes: tuple[str, ...]) -> Expr:
         """A value that has every axis it is reduced along."""

@@ -14,8 +14,8 @@ from cascade.ir.cascade import Cascade
 from cascade.ir.expr import Const, Map, Symbol
 from cascade.ir.extents import Number, bind
 from cascade.ir.walk import free_ranks, walk
-from cascade.schedule.build import NoSchedule
 from cascade.schedule.describe import to_dict
+from cascade.schedule.errors import NoSchedule
 from cascade.schedule.lower import lower
 from cascade.schedule.program import Program
 from cascade.schedule.roles import WIDTH

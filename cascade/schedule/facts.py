@@ -10,7 +10,7 @@ from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol
 from cascade.ir.extents import Number
 from cascade.ir.kinds import declared_kind
 from cascade.ir.ops import MAPS
-from cascade.ir.walk import walk
+from cascade.ir.walk import transform, walk
 from cascade.schedule.bounds import Interval, solve
 from cascade.schedule.program import (
     Best,
@@ -74,6 +74,20 @@ def _is_before(e: Expr, loop: For, before: Callable[[str], bool]) -> bool:
 def made_in(loop: For | Seq) -> frozenset[str]:
     """The tiles that a loop makes, those that it carries included."""
     return frozenset(n for node in (loop, *inside(loop.body)) for n in results(node))
+
+
+def inlined(e: Expr, nodes: Iterable[Node]) -> Expr:
+    """An expression without the tiles that `Let` makes among these nodes: a mask with a name of its
+    own (`OK = m <= p`) bounds a loop only where it is seen through.
+    """
+    values = {n.name: n.value for n in nodes if isinstance(n, Let)}
+
+    def seen_through(node: Expr) -> Expr | None:
+        if isinstance(node, Read) and node.tensor in values:
+            return transform(values[node.tensor], seen_through)
+        return None
+
+    return transform(e, seen_through)
 
 
 # -- kinds

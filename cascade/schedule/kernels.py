@@ -16,6 +16,7 @@ from cascade.ir.cascade import extent_symbol
 from cascade.ir.expr import Coordinate, Expr, Map, Read
 from cascade.ir.ops import MAPS
 from cascade.ir.walk import free_ranks, reads, walk
+from cascade.schedule.errors import NoSchedule
 from cascade.schedule.roles import WIDTH, Loop, Roles, parts_of, placed, shifted
 from cascade.schedule.settle import Settled, presence_name
 
@@ -176,7 +177,8 @@ class Partition:
 
     def _without_widths(self, k: Draft) -> tuple[str, ...]:
         """The grid, less a rank that tiles hold whole: one that some values along the loop have
-        and others do not, the last of them, if it is small and another rank is left.
+        and others do not, and along which tensors are contiguous, if it is small and another rank
+        is left.
         """
         if k.loop is None or len(k.grid) < 2:
             return k.grid
@@ -188,6 +190,7 @@ class Partition:
                 set(s.ranks) for s in inlined if set(s.ranks) & k.loop.ranks and self._costs(s)
             ]
             some = [r for r in k.grid if any(r not in own for own in along)]
+        some = [r for r in some if self._is_contiguous(r)]
         order = self._output_order()
         for r in sorted(some, key=lambda r: -order.get(r, 0))[:1]:
             size = self.roles.size(r)
@@ -195,6 +198,13 @@ class Partition:
                 self.roles.widths.add(r)
                 return tuple(x for x in k.grid if x != r)
         return k.grid
+
+    def _is_contiguous(self, rank: str) -> bool:
+        """Whether a rank is the last one of every input and output that has it."""
+        outputs = [self.steps[n].ranks for n in self.cascade.outputs]
+        seen = [t.ranks for t in self.cascade.inputs] + outputs
+        having = [ranks for ranks in seen if rank in ranks]
+        return bool(having) and all(ranks[-1] == rank for ranks in having)
 
     def _weighs(self, name: str) -> bool:
         """Truth values along the way do not decide on the grid."""
@@ -403,7 +413,7 @@ class Partition:
         while todo:
             ready = [k for k in todo if all(d in done for d in self._before(k))]
             if not ready:
-                raise AssertionError("kernels wait for each other")
+                raise NoSchedule("kernels wait for each other")
             done += ready
             todo = [k for k in todo if k not in ready]
         return [k for k in done if k.stores or k.histories or k.ends]

@@ -15,7 +15,8 @@ from cascade.ir.expr import TRUE, Const, Coordinate, Expr, Map, Read, Symbol
 from cascade.ir.ops import REDUCERS
 from cascade.ir.walk import conjuncts, walk
 from cascade.schedule.bounds import solve
-from cascade.schedule.build import ABSENT, COMBINE, FLOOR, Builder, NoSchedule, Scope
+from cascade.schedule.build import ABSENT, COMBINE, FLOOR, Builder, Scope
+from cascade.schedule.errors import NoSchedule
 from cascade.schedule.program import Carry, For, Kernel, Let, Place, Seq, Store, lane, tile
 from cascade.schedule.program import Const as Number
 from cascade.schedule.prune import pruned

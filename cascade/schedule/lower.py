@@ -6,7 +6,8 @@ from cascade.ir.cascade import Cascade
 from cascade.ir.expr import Const, Expr, Map, Symbol
 from cascade.ir.kinds import required_kinds, tensor_kinds
 from cascade.ir.walk import symbols
-from cascade.schedule.build import Builder, NoSchedule
+from cascade.schedule.build import Builder
+from cascade.schedule.errors import NoSchedule
 from cascade.schedule.kernels import Draft, Partition
 from cascade.schedule.loops import build
 from cascade.schedule.program import Buffer, Kernel, Program

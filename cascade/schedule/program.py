@@ -211,10 +211,7 @@ Node: TypeAlias = Let | Load | Mask | Fold | Contract | Pick | Best | For | Seq 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One launch: the body runs once for every point of the grid, in any order.
-
-    `row` is the axis whose places bound the tiles that a `For` visits, if there is one.
-    """
+    """One launch: the body runs once for every point of the grid, in any order."""
 
     name: str
     grid: tuple[GridAxis, ...]

@@ -333,7 +333,9 @@ class _Settling:
         mentions = {r: frozenset(free_ranks(i)) for r, i in zip(ranks, e.index, strict=True)}
         for key, parts in self.conditions.get(e.tensor, {}).items():
             moved = tuple(substitute(c, places) for c in parts)
-            named: frozenset[str] = frozenset[str]().union(*(mentions[r] for r in key))
+            named: frozenset[str] = frozenset[str]().union(
+                *(mentions.get(r, frozenset({r})) for r in key)
+            )
             conditions = join(conditions, {named: moved})
         return replace(e, index=tuple(index)), conditions
 
@@ -345,6 +347,8 @@ def index_bounds(cascade: Cascade, i: Expr, rank: str) -> tuple[Expr, ...]:
         own = i.rank.rstrip("'")
         if own == rank or cascade.rank[own].extent == extent:
             return ()
+    if isinstance(i, Map) and i.op == "%" and i.args[1] == extent:
+        return (Map("<", (Const(0), extent)),)  # a remainder is less, if there is any coordinate
     low = () if is_natural(i) else (Map("<=", (Const(0), i)),)
     return low if _below(cascade, i, extent) else (*low, Map("<", (i, extent)))
 
@@ -354,8 +358,6 @@ def _below(cascade: Cascade, i: Expr, extent: Expr) -> bool:
     match i, extent:
         case Const(a), Const(b):
             return bool(a < b)
-        case Map("%", (_, d)), _ if d == extent:
-            return True
         case Map("//", (Coordinate(r), d)), _:
             whole = cascade.rank[r.rstrip("'")].extent
             exact = d == Map("//", (whole, extent)) and _divides(cascade, extent, whole)

@@ -177,7 +177,7 @@ class _Instance:
         *index, there = align([*index, there])
         axes = there.axes
         safe = [np.clip(i.array, 0, max(n - 1, 0)) for i, n in zip(index, array.shape, strict=True)]
-        found = array[tuple(safe)] if array.size else np.zeros(1, array.dtype)
+        found = array[tuple(safe)] if array.size else np.zeros((1,) * len(axes), array.dtype)
         zero = np.zeros((), array.dtype)
         return Labelled(np.where(there.array, found, zero), axes)
 

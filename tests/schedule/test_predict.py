@@ -15,7 +15,7 @@ from cascade.ir.expr import Const, Coordinate, Map, Symbol
 from cascade.ir.extents import evaluate
 from cascade.schedule.choose import schedule
 from cascade.schedule.counts import Counts, Traffic, Visits, item_size
-from cascade.schedule.facts import loop_bounds, positive
+from cascade.schedule.facts import inlined, loop_bounds, positive
 from cascade.schedule.predict import predict
 from cascade.schedule.program import (
     Axis,
@@ -327,6 +327,15 @@ def test_what_is_known_before_a_loop():
     assert found.residual == loop.predicate[1:5]
     scalars = {"W": 1, "R": 0, "L": -3, "x": 1.5, "flag": True}
     assert positive(scalars) == {"W"}
+
+
+def test_masks_with_names_are_seen_through():
+    causal = Map("<=", (Coordinate("m"), Coordinate("p")))
+    near = Map("and", (tile("causal"), Map("<", (Coordinate("m"), tile("loaded")))))
+    nodes = (Let("causal", causal), Load("loaded", "X", ()), Let("near", near))
+    expected = Map("and", (causal, Map("<", (Coordinate("m"), tile("loaded")))))
+    assert inlined(tile("near"), nodes) == expected
+    assert inlined(tile("loaded"), nodes) == tile("loaded")
 
 
 def test_a_bound_without_numbers_is_an_error_that_names_it():

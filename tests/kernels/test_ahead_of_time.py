@@ -1,0 +1,72 @@
+"""Kernels compiled ahead of time for a GPU: nothing spills, matrix units are used, all fits.
+
+Each test compiles in a process of its own, for the tests interpret triton.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.examples.test_examples import FOLDER, NAMES
+
+pytest.importorskip("triton")
+
+SOFTMAX = ("attention", "causal", "alibi", "soft_cap", "grouped_query", "sliding_window")
+WIDTHS = {"s": 16, "r": 64, "n": 1024}
+
+
+def compile_for(tmp_path, name: str, width: int, *more: str) -> dict:
+    text = (FOLDER / f"{name}.cascade").read_text()
+    known = {"E": width, "F": width} | {k.upper(): v for k, v in WIDTHS.items()}
+    ranks = set(re.findall(r"\b[a-z]\b", text))
+    given = [f"{k}={v}" for k, v in known.items() if k.lower() in ranks]
+    command = [sys.executable, "-m", "cascade", "compile", str(FOLDER / f"{name}.cascade")]
+    command += ["-o", str(tmp_path / "kernels.py"), "--target", "sm_90", "--json", *more]
+    command += ["--set", ",".join(given)] if given else []
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(tmp_path / "triton")
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout)
+    assert json.loads((tmp_path / "kernels.json").read_text()) == found
+    return found
+
+
+def check(found: dict) -> None:
+    assert found["kernels"]
+    for kernel in found["kernels"]:
+        assert kernel["spill_bytes"] == 0, kernel
+        assert kernel["fits"], kernel
+
+
+@pytest.mark.parametrize("width", [64, 128])
+@pytest.mark.parametrize("name", ["attention", "causal"])
+def test_attention(tmp_path, name, width):
+    found = compile_for(tmp_path, name, width)
+    check(found)
+    assert found["tiles"]["rows"] == 128
+    assert all(k["tensor_core_instructions"] > 0 for k in found["kernels"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [64, 128])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_example(tmp_path, name, width):
+    check(compile_for(tmp_path, name, width))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [72, 80, 96, 192])
+def test_odd_widths(tmp_path, width):
+    check(compile_for(tmp_path, "causal", width))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SOFTMAX)
+def test_matrix_units(tmp_path, name):
+    found = compile_for(tmp_path, name, 64)
+    assert all(k["tensor_core_instructions"] > 0 for k in found["kernels"])

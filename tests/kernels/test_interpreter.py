@@ -1,0 +1,169 @@
+"""Generated kernels in the interpreter of triton, against float64."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cascade
+from tests.examples.formulas import FORMULAS
+from tests.examples.test_examples import BLIND, LOUD, NAMES, draw, sizes, spec
+from tests.schedule.test_examples import settings, single
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("triton")
+
+from cascade.backends.triton.launch import TritonKernel  # noqa: E402
+
+# The interpreter takes scalars out of arrays of one element.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+SMALL = {r: 16 for r in "bhpmtdnikyx"}
+KERNELS: dict[str, TritonKernel] = {}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("CASCADE_CACHE", str(tmp_path_factory.getbasetemp() / "kernels"))
+
+
+def kernel(name: str) -> TritonKernel:
+    if name not in KERNELS:
+        tiles = {r: n for r, n in SMALL.items() if r in spec(name).rank}
+        KERNELS[name] = TritonKernel(spec(name), tiles)
+    return KERNELS[name]
+
+
+def interpret(made: Any, arrays: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    tensors = {n: torch.from_numpy(np.ascontiguousarray(a)) for n, a in arrays.items()}
+    with np.errstate(all="ignore"):  # a GPU does not warn either
+        out = made(**tensors, **given)
+    out = out if isinstance(out, dict) else {made.spec.outputs[0]: out}
+    return {n: t.double().numpy() for n, t in out.items()}
+
+
+def check(name: str, n: dict[str, Any], arrays: dict[str, Any], bound: float = 5e-5) -> None:
+    given = single(arrays)
+    exact = {t: a.astype(float) if a.dtype.kind == "f" else a for t, a in given.items()}
+    wanted = FORMULAS[name](exact, n)
+    found = interpret(kernel(name), given, settings(name, n))
+    assert found.keys() == wanted.keys()
+    for output, expected in wanted.items():
+        actual = found[output]
+        assert actual.shape == expected.shape
+        assert not np.isnan(actual).any(), output
+        finite = np.isfinite(expected)
+        assert np.array_equal(actual[~finite], expected[~finite]), output
+        error = np.abs(actual[finite] - expected[finite]).max(initial=0)
+        assert error <= bound * np.abs(expected[finite]).max(initial=1), (output, error)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_formula(name):
+    for n in sizes(name)[:2]:
+        check(name, n, draw(name, n))
+
+
+@pytest.mark.parametrize("case", BLIND, ids=str)
+def test_row_that_sees_nothing(case):
+    n = sizes(case.name)[0] | case.params
+    if any(v == 0 for k, v in case.params.items() if k in ("W", "I", "J", "L")):
+        pytest.skip("a tile of no lanes is no tile")
+    arrays = draw(case.name, n)
+    for tensor, (at, value) in case.inputs.items():
+        arrays[tensor][at] = value
+    found = interpret(kernel(case.name), single(arrays), settings(case.name, n))
+    for output, array in found.items():
+        assert not np.isnan(array).any()
+        assert (array[case.rows] == (-np.inf if output == "LSE" else 0)).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_large_values_are_finite(name):
+    n = sizes(name)[0]
+    arrays = draw(name, n)
+    for tensor in LOUD.get(name, ["Q"]):
+        arrays[tensor] = arrays[tensor] * 1e4
+    for output, array in interpret(kernel(name), single(arrays), settings(name, n)).items():
+        assert not np.isnan(array).any(), output
+
+
+def attention(p: int, m: int, d: int, dtype: Any, seed: int = 0, heads: int = 2) -> Any:
+    rng = np.random.default_rng([p, m, d, seed])
+    q, k, v = (rng.standard_normal((1, heads, x, d)) for x in (p, m, m))
+    return {n: torch.from_numpy(x).to(dtype) for n, x in zip("QKV", (q, k, v), strict=True)}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize(("p", "m"), [(1, 17), (17, 1), (122, 122), (128, 257), (257, 128)])
+@pytest.mark.parametrize("name", ["attention", "causal"])
+def test_lengths(name, p, m, dtype):
+    given = attention(p, m, 32, dtype)
+    made = TritonKernel(spec(name), {"p": 64, "m": 64})
+    against_torch(made, given, causal=name == "causal")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("d", [16, 40, 64, 72, 128])
+def test_widths(d, dtype):
+    against_torch(
+        TritonKernel(spec("causal"), {"p": 64, "m": 64}), attention(65, 65, d, dtype), True
+    )
+
+
+@pytest.mark.parametrize("groups", [1, 4, 8])
+def test_groups(groups):
+    rng = np.random.default_rng(groups)
+    q = torch.from_numpy(rng.standard_normal((2, 8, 33, 16), np.float32))
+    k, v = (torch.from_numpy(rng.standard_normal((2, groups, 40, 16), np.float32)) for _ in "kv")
+    out = TritonKernel(spec("grouped_query"), {"p": 32, "m": 32})(Q=q, K=k, V=v)
+    wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+    assert torch.allclose(out, wanted, atol=2e-6)
+
+
+def test_strides():
+    rng = np.random.default_rng(0)
+    shapes = [(2, length, 3, 16) for length in (33, 40, 40)]
+    q, k, v = (torch.from_numpy(rng.standard_normal(s, np.float32)).transpose(1, 2) for s in shapes)
+    given = {"Q": q, "K": k, "V": v[..., :8]}
+    out = TritonKernel(spec("attention"), {"p": 16, "m": 16})(**given)
+    wanted = torch.nn.functional.scaled_dot_product_attention(*given.values())
+    assert torch.allclose(out, wanted, atol=2e-6)
+
+
+def test_one_source_for_all_lengths():
+    made = TritonKernel(spec("causal"), {"p": 16, "m": 16})
+    for length in (17, 31, 64):
+        against_torch(made, attention(length, length, 16, torch.float32), True)
+    assert len(made.known) == 1
+
+
+def test_a_nan_stays_in_the_rows_that_read_it():
+    given = attention(40, 40, 16, torch.float32)
+    given["Q"][0, 0, 7, 3] = float("nan")
+    with np.errstate(all="ignore"):
+        out = TritonKernel(spec("causal"), {"p": 16, "m": 16})(**given)["O"]
+    rows = torch.isnan(out).any(-1)
+    assert rows[0, 0, 7]
+    assert rows.sum() == 1
+
+
+def against_torch(made: Any, given: Any, causal: bool) -> None:
+    with np.errstate(all="ignore"):
+        out = made(**given)
+    out = out["O"] if isinstance(out, dict) else out
+    exact = {n: t.double() for n, t in given.items()}
+    scores = exact["Q"] @ exact["K"].transpose(-1, -2) / exact["Q"].shape[-1] ** 0.5
+    if causal:
+        keep = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
+        scores = scores.masked_fill(~keep, float("-inf"))
+    wanted = torch.nan_to_num(scores.softmax(-1)) @ exact["V"]
+    bound = 1e-5 if given["Q"].dtype == torch.float32 else 4e-3
+    assert out.dtype == given["Q"].dtype
+    assert (out.double() - wanted).abs().max() <= bound
+
+
+def test_triton_needs_a_gpu_or_the_interpreter(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET")
+    with pytest.raises(cascade.InputError, match="Triton kernels run on a GPU"):
+        cascade.compile(spec("attention"), "triton")(**attention(4, 4, 16, torch.float32))
