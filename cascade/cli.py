@@ -461,6 +461,16 @@ def examples(name: str | None, folder: str | None, as_json: bool) -> None:
 
 
 @cli.command()
+@click.argument("spec", type=click.Path(), required=False)
+@set_option
+@click.option(
+    "--against",
+    default="eager,sdpa",
+    show_default=True,
+    help="Peers: eager, sdpa, flex (FlexAttention, compiled)",
+)
+@click.option("--dtype", type=click.Choice(["f32", "bf16", "f16"]), default="f32")
+@click.option("--output", "-o", metavar="FILE.json", help="Write the results as JSON")
 @click.option(
     "--self", "itself", is_flag=True, help="Measure cascade itself: start-up, parsing, analysis"
 )
@@ -468,10 +478,22 @@ def examples(name: str | None, folder: str | None, as_json: bool) -> None:
     "--repeat", default=5, show_default=True, help="Runs of each measurement; the median is shown"
 )
 @json_option
-def bench(itself: bool, repeat: int, as_json: bool) -> None:
-    """Measure. `--self`: how fast cascade starts, parses and analyses."""
-    if not itself:
-        raise click.UsageError("say what to measure: `cascade bench --self`")
+def bench(
+    spec: str | None,
+    settings: dict[str, Number],
+    against: str,
+    dtype: str,
+    output: str | None,
+    itself: bool,
+    repeat: int,
+    as_json: bool,
+) -> None:
+    """Measure a spec beside its peers; or, with `--self`, how fast cascade itself is."""
+    if itself == (spec is not None):
+        raise click.UsageError("say what to measure: `cascade bench SPEC`, or `--self`")
+    if spec is not None:
+        _compare(spec, settings, against, dtype, output, repeat, as_json)
+        return
     from cascade import benchmark
 
     with _Progress("measuring") as progress:
@@ -480,6 +502,25 @@ def bench(itself: bool, repeat: int, as_json: bool) -> None:
         _print_json([row.to_dict() for row in rows])
     else:
         click.echo(benchmark.report(rows))
+
+
+def _compare(
+    spec: str,
+    settings: dict[str, Number],
+    against: str,
+    dtype: str,
+    output: str | None,
+    rounds: int,
+    as_json: bool,
+) -> None:
+    from cascade import api, comparison
+
+    peers = [p.strip() for p in against.split(",") if p.strip()]
+    with _Progress("measuring") as progress:
+        found = comparison.compare(api.load(spec), peers, settings, rounds, dtype, progress)
+    if output is not None:
+        api.new_text(output, json.dumps(found, indent=2) + "\n")
+    _print_json(found) if as_json else click.echo(comparison.text(found))
 
 
 class _Progress:

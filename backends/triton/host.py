@@ -97,9 +97,7 @@ def _number(name: str, inputs: list[Buffer]) -> str:
     return ident(name) if ident(name) not in taken else f"n_{ident(name)}"
 
 
-def _given(
-    program: Program, inputs: list[Buffer], signatures: tuple[Signature, ...]
-) -> list[str]:
+def _given(program: Program, inputs: list[Buffer], signatures: tuple[Signature, ...]) -> list[str]:
     """Numbers that no shape and no definition gives."""
     known = {n for n, _ in program.values}
     for b in inputs:

@@ -117,7 +117,8 @@ def in_float64(name: str, arrays: dict[str, Any], n: dict[str, Any]) -> dict[str
     extents = bind(c, {t: a.shape for t, a in inputs.items()}, settings(name, n)).extents
     made = schedule(c, Sizes(extents, rows=4, stream=4))
     values = made.bind({t: a.shape for t, a in inputs.items()}, settings(name, n))
-    return Naive(made.program, inputs, values).run()
+    found: dict[str, Any] = Naive(made.program, inputs, values).run()
+    return found
 
 
 @pytest.mark.parametrize("name", NAMES)
