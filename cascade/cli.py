@@ -378,7 +378,7 @@ def schedule(
     if as_json:
         _print_json(made.to_dict())
     else:
-        click.echo(f"{made.source.name}: {made.form.how}\n\n{made}")
+        click.echo(f"{made.source.name}: {made.form.how}\n\n{made}".rstrip())
 
 
 @cli.command()

@@ -6,20 +6,24 @@ the disassembly. Nothing is launched.
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from cascade.backends.triton.emit import Options, Signature, integer_scalars, signature_of
+from cascade.backends.triton.emit import Options, Signature, signature_of
+from cascade.backends.triton.scalars import scalar_kinds
 from cascade.backends.triton.writer import ident
 from cascade.diagnostics import input_error
 from cascade.schedule.program import Buffer, Program
 
 CAPABILITIES = {"sm_80": 80, "sm_86": 86, "sm_89": 89, "sm_90": 90, "sm_100": 100}
+SCALARS = {"int": "i32", "real": "fp32", "bool": "i1"}
 SHARED = {80: 166912, 86: 101376, 89: 101376, 90: 232448, 100: 232448}  # bytes an instance may use
 POINTERS = {
     "f64": "*fp64", "f32": "*fp32", "bf16": "*bf16", "f16": "*fp16", "i64": "*i64", "i32": "*i32",
@@ -56,15 +60,21 @@ def facts(
     if target not in CAPABILITIES:
         known = ", ".join(CAPABILITIES)
         raise input_error("target", f"there is no target `{target}`", f"targets: {known}")
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        raise input_error(
+            "interpreter",
+            "triton interprets kernels while TRITON_INTERPRET is 1, and compiles none",
+            "unset it to compile ahead of time",
+        )
     options = options or Options()
     module = _module(source)
-    integers = integer_scalars(program)
+    kinds = scalar_kinds(program)
     found = []
     for kernel in program.kernels:
         signature = signature_of(program, kernel)
         function = getattr(module, f"{ident(kernel.name)}_kernel")
         warps, stages = options.of(kernel.name)
-        compiled = _compile(function, program, signature, integers, target, dtype, warps, stages)
+        compiled = _compile(function, program, signature, kinds, target, dtype, warps, stages)
         found.append(_facts(kernel.name, target, compiled, warps, stages))
     return found
 
@@ -73,21 +83,21 @@ def _module(source: str) -> ModuleType:
     """The emitted file as a module; it must be a file for triton to read its text."""
     import importlib.util
 
-    folder = tempfile.mkdtemp(prefix="cascade-")
-    path = Path(folder) / "kernels.py"
-    path.write_text(source)
-    spec = importlib.util.spec_from_file_location("cascade_kernels", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with tempfile.TemporaryDirectory(prefix="cascade-") as folder:
+        path = Path(folder) / "kernels.py"
+        path.write_text(source)
+        spec = importlib.util.spec_from_file_location("cascade_kernels", path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
 
 
 def _compile(
     function: Any,
     program: Program,
     signature: Signature,
-    integers: frozenset[str],
+    kinds: Mapping[str, str],
     target: str,
     dtype: str,
     warps: int,
@@ -113,7 +123,7 @@ def _compile(
         else:
             attributes[position] = aligned
     for name in signature.scalars:
-        types[f"n_{name}"] = "i32" if name in integers else "fp32"
+        types[f"n_{name}"] = SCALARS[kinds.get(name, "real")]
     source = ASTSource(fn=function, signature=types, constexprs=constants, attrs=attributes)
     gpu = GPUTarget("cuda", CAPABILITIES[target], 32)
     return triton.compile(source, target=gpu, options={"num_warps": warps, "num_stages": stages})

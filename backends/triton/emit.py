@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from cascade.backends.triton.host import host
 from cascade.backends.triton.loops import loop
 from cascade.backends.triton.nodes import write
+from cascade.backends.triton.scalars import scalar_kinds
 from cascade.backends.triton.spell import helpers
 from cascade.backends.triton.writer import DOT_LEAST, Code, Writer, ident
 from cascade.diagnostics import fail
@@ -48,33 +49,19 @@ def emit(program: Program, options: Options | None = None) -> str:
     Raises `CascadeError` where one of them is not known.
     """
     options = options or Options()
-    integers = integer_scalars(program)
+    kinds = scalar_kinds(program)
     parts, signatures = [], []
     for kernel in program.kernels:
         signature = signature_of(program, kernel)
         signatures.append(signature)
-        parts.append(_kernel(program, kernel, signature, integers))
+        parts.append(_kernel(program, kernel, signature, kinds))
     body = "\n\n".join(parts)
     title = f'"""{program.name}: kernels written by cascade. Needs torch and triton."""'
     imports = "import math\n\nimport torch\nimport triton\nimport triton.language as tl\n"
-    tail = host(program, tuple(signatures), options.of)
+    tail = host(program, tuple(signatures), kinds, options.of)
     return "\n\n".join([title, imports, helpers(body).rstrip(), body, tail]).replace(
         "\n\n\n\n", "\n\n\n"
     )
-
-
-def integer_scalars(program: Program) -> frozenset[str]:
-    """The extents and params that are integers."""
-    from cascade.schedule.facts import kind_of
-
-    named = {s for b in program.buffers for e in b.shape for s in symbols(e)}
-    for name, e in program.values:
-        if kind_of(e, {}, frozenset(n for n, _ in program.values) - named) in ("int", "any"):
-            named.add(name)
-    for kernel in program.kernels:
-        for p in kernel.places:
-            named |= symbols(p.extent)
-    return frozenset(named)
 
 
 def signature_of(program: Program, kernel: Kernel) -> Signature:
@@ -140,10 +127,10 @@ def _contracted(kernel: Kernel) -> set[str]:
 
 
 def _kernel(
-    program: Program, kernel: Kernel, signature: Signature, integers: frozenset[str]
+    program: Program, kernel: Kernel, signature: Signature, kinds: Mapping[str, str]
 ) -> str:
     sizes, actual = lanes(program, kernel)
-    w = Writer(program, kernel, sizes, actual, dict(program.widths), integers)
+    w = Writer(program, kernel, sizes, actual, dict(program.widths), kinds)
     w.places = {p.rank: p for p in kernel.places}
     arguments = [f"{ident(t)}_ptr" for t in signature.tensors]
     arguments += [f"{ident(t)}_s{n}" for t, n in signature.strides]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from cascade.backends.triton.writer import ident
@@ -55,7 +55,10 @@ def python(e: Expr) -> str:
 
 
 def host(
-    program: Program, signatures: tuple[Signature, ...], options: Callable[[str], tuple[int, int]]
+    program: Program,
+    signatures: tuple[Signature, ...],
+    kinds: Mapping[str, str],
+    options: Callable[[str], tuple[int, int]],
 ) -> str:
     inputs = [b for b in program.buffers if b.kind == "in"]
     outputs = [b for b in program.buffers if b.kind == "out"]
@@ -66,7 +69,7 @@ def host(
     lines.append(f"def run({', '.join([*arguments, *(['*', *numbers] if numbers else [])])}):")
     lines.append(f'    """{program.name}: {_what(inputs)} to {_what(outputs)}, as a dictionary."""')
     lines += _types(inputs)
-    lines += _extents(program, inputs, given)
+    lines += _extents(program, inputs, given, kinds)
     for b in (b for b in program.buffers if b.kind != "in"):
         lines.append(f"    {ident(b.name)} = {_memory(b, inputs)}")
     for s in signatures:
@@ -138,7 +141,9 @@ TYPED = {
 }
 
 
-def _extents(program: Program, inputs: list[Buffer], given: list[str]) -> list[str]:
+def _extents(
+    program: Program, inputs: list[Buffer], given: list[str], kinds: Mapping[str, str]
+) -> list[str]:
     """Extents from the shapes of the inputs, then what follows from them."""
     lines: list[str] = []
     known: set[str] = set()
@@ -163,17 +168,34 @@ def _extents(program: Program, inputs: list[Buffer], given: list[str]) -> list[s
         else:
             lines.append(f'    _check({number} is not None, "`{name}` is needed: {number}=...")')
             lines.append(f"    n_{name} = {number}")
+            lines += _as_kind(name, kinds)
     for name, e in program.values:
         if name in known:
             continue
         number = _number(name, inputs)
         lines.append(f"    n_{name} = {python(e)} if {number} is None else {number}")
+        lines += _as_kind(name, kinds)
     for name, size in program.widths:
         later.append(
             f'    _check(n_{name} == {size}, f"these kernels are for {name} = {size}, '
             f'not {{n_{name}}}")'
         )
     return [*lines, *later]
+
+
+def _as_kind(name: str, kinds: Mapping[str, str]) -> list[str]:
+    """A number as the kind of number that the kernels take."""
+    match kinds.get(name, "real"):
+        case "real":
+            return [f"    n_{name} = float(n_{name})"]
+        case "int":
+            message = f"`{name}` is an integer, not {{n_{name}}}"
+            return [
+                f'    _check(n_{name} == int(n_{name}), f"{message}")',
+                f"    n_{name} = int(n_{name})",
+            ]
+        case _:
+            return []
 
 
 def _memory(b: Buffer, inputs: list[Buffer]) -> str:

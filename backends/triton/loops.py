@@ -128,7 +128,8 @@ def _intervals(w: Writer, node: For) -> tuple[Interval, ...]:
         return True
 
     real = frozenset(n for n, c in w.tiles.items() if c.kind == "real")
-    positive = frozenset(w.integers | set(w.widths))
+    real |= {n for n, kind in w.kinds.items() if kind == "real"}
+    positive = frozenset(n for n, kind in w.kinds.items() if kind == "int")
     place = node.place
     return solve(node.predicate, place.rank, place.extent, known, positive, real)
 

@@ -23,7 +23,7 @@ from cascade.schedule.settle import is_natural
 
 Axes = tuple[str, ...]
 RESERVED = frozenset(  # what the emitted function that a person calls uses
-    ("torch", "triton", "tl", "math", "grid", "run", "min", "max", "abs", "float")
+    ("torch", "triton", "tl", "math", "grid", "run", "min", "max", "abs", "float", "int")
 )
 DOT_LEAST = 16  # the smallest dimension of a matrix product
 
@@ -46,7 +46,7 @@ class Writer:
     sizes: dict[str, int]  # axis -> lanes, a power of two
     actual: dict[str, int]  # axis -> lanes that can exist
     widths: Mapping[str, int]  # extents and params that are numbers in the text
-    integers: frozenset[str]  # scalars that are integers
+    kinds: Mapping[str, str]  # of extents and params: int, real or bool
     lines: list[str] = field(default_factory=list)
     depth: int = 1
     tiles: dict[str, Code] = field(default_factory=dict)
@@ -127,7 +127,7 @@ class Writer:
             return _constant(value)
         if name in self.scalars:
             return Code(f"i_{name}", (), "int")
-        return Code(f"n_{name}", (), "int" if name in self.integers else "real")
+        return Code(f"n_{name}", (), self.kinds.get(name, "real"))
 
     def coordinate(self, rank: str) -> Code:
         if rank.startswith("#"):
