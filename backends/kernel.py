@@ -30,7 +30,7 @@ from cascade.schedule.sizes import Sizes
 Array = np.ndarray[Any, Any]
 Progress = Callable[[int, int], None]
 
-ROWS, STREAM, PART = 512, 512, 128  # tiles that NumPy runs fastest on a processor
+ROWS, STREAM, PART = 256, 512, 256  # tiles that NumPy runs fastest on a processor
 MOST = 2**20  # elements of a tile: 4 MiB in float32
 
 KINDS = {"i": "int", "u": "int", "b": "bool", "f": "real", "V": "real"}

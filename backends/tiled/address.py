@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cascade.backends.tiled.machine import Machine
 from cascade.backends.tiled.scope import Scope
-from cascade.backends.tiled.tape import BOOL, INT, Array, Step, Value
+from cascade.backends.tiled.tape import BOOL, INT, Array, Cell, Run, Step, Value
 from cascade.ir.expr import Const, Expr, Map
 from cascade.schedule.program import Load, Store
 
@@ -74,35 +75,40 @@ def _slots(scope: Scope, index: tuple[Expr, ...], array: Array) -> list[_Slot] |
 def _window(scope: Scope, array: Array, slots: list[_Slot]) -> Value:
     axes = tuple(s.axis for s in slots if s.axis is not None)
     like = (axes, tuple(s.length for s in slots if s.axis is not None), array.dtype)
-    key = _key(slots)
 
-    def run() -> Array:
-        at = key()
-        return array[at] if at is not None else _clipped(array, slots)
+    def make(m: Machine) -> Callable[[], Array]:
+        key, starts = _key(slots, m), [m[s.start] for s in slots]
 
-    return scope.tape.moving(run, tuple(s.start for s in slots), like)
+        def find() -> Array:
+            at = key()
+            return array[at] if at is not None else _clipped(array, slots, starts)
+
+        return find
+
+    return scope.tape.moving(make, tuple(s.start for s in slots), like)
 
 
-def _key(slots: list[_Slot]) -> Callable[[], Key | None]:
+def _key(slots: list[_Slot], m: Machine) -> Callable[[], Key | None]:
     """What to subscript with at this visit; None where some of it is out of range."""
     fixed: list[int | slice] = []
-    changing: list[tuple[int, Value, int, int, bool]] = []
+    changing: list[tuple[int, Cell, int, int, bool]] = []
     inside = True
     for n, s in enumerate(slots):
-        if s.start.constant:
-            start = int(s.start.array)
+        if s.start.constant is not None:
+            start = int(s.start.constant)
             inside &= 0 <= start <= s.extent - s.length
             fixed.append(slice(start, start + s.length) if s.axis else start)
         else:
             fixed.append(0)
-            changing.append((n, s.start, s.length, s.extent - s.length, s.axis is not None))
+            latest = s.extent - s.length
+            changing.append((n, m[s.start], s.length, latest, s.axis is not None))
 
     def key() -> Key | None:
         if not inside:
             return None
         at = fixed.copy()
-        for n, value, length, latest, along in changing:
-            start = int(value.array)
+        for n, cell, length, latest, along in changing:
+            start = int(cell.array)
             if not 0 <= start <= latest:
                 return None
             at[n] = slice(start, start + length) if along else start
@@ -111,12 +117,12 @@ def _key(slots: list[_Slot]) -> Callable[[], Key | None]:
     return key
 
 
-def _cut(slots: list[_Slot]) -> tuple[Key, Key]:
+def _cut(slots: list[_Slot], starts: list[Cell]) -> tuple[Key, Key]:
     """A window that leaves its tensor: where the part inside is, in the tensor and in the tile."""
     outer: list[int | slice] = []
     inner: list[int | slice] = []
-    for s in slots:
-        start = int(s.start.array)
+    for s, cell in zip(slots, starts, strict=True):
+        start = int(cell.array)
         low = min(max(start, 0), s.extent)
         high = max(low, min(start + s.length, s.extent))
         outer.append(slice(low, high))
@@ -124,8 +130,8 @@ def _cut(slots: list[_Slot]) -> tuple[Key, Key]:
     return tuple(outer), tuple(inner)
 
 
-def _clipped(array: Array, slots: list[_Slot]) -> Array:
-    outer, inner = _cut(slots)
+def _clipped(array: Array, slots: list[_Slot], starts: list[Cell]) -> Array:
+    outer, inner = _cut(slots, starts)
     result = np.zeros([s.length for s in slots], array.dtype)
     if array[outer].size:
         result[inner] = array[outer]
@@ -148,17 +154,20 @@ def _gather(scope: Scope, array: Array, node: Load) -> Value:
     cut = array[tuple(slice(scope.lengths[parts[n]]) if n in parts else slice(None)
                       for n in range(array.ndim))].transpose(order)  # fmt: skip
 
-    def run() -> Array:
-        at = [v.array for v in spread]
-        if not all(_in_range(i, n) for i, n in zip(at, extents, strict=True)):
-            return _partly(cut, at, extents, shape).transpose(turn)
-        result = cut[tuple(at)]
-        lacking = result.shape[: len(result.shape) - len(parts)] != shape
-        if lacking:
-            result = np.broadcast_to(result, shape + result.shape[result.ndim - len(parts) :])
-        return result.transpose(turn)
+    def make(m: Machine) -> Callable[[], Array]:
+        cells = [m[v] for v in spread]
 
-    return scope.tape.moving(run, tuple(spread), scope.like(axes, array.dtype))
+        def find() -> Array:
+            at = [c.array for c in cells]
+            if not all(_in_range(i, n) for i, n in zip(at, extents, strict=True)):
+                return _partly(cut, at, extents, shape).transpose(turn)
+            result = cut[tuple(at)]
+            rest = result.shape[result.ndim - len(parts) :]
+            return np.broadcast_to(result, shape + rest).transpose(turn)
+
+        return find
+
+    return scope.tape.moving(make, tuple(spread), scope.like(axes, array.dtype))
 
 
 def _own_axes(scope: Scope, index: tuple[Expr, ...], array: Array) -> dict[int, str]:
@@ -216,23 +225,30 @@ def store(scope: Scope, node: Store) -> None:
     axes = tuple(s.axis for s in slots if s.axis is not None)
     value = scope.spread(value, axes)
     where = scope.spread(there, axes) if there is not None else None
-    key = _key(slots)
 
-    def run() -> None:
-        at = key()
-        if at is None:
-            _store_clipped(array, slots, value, where)
-        elif where is None:
-            array[at] = value.array
-        else:
-            np.copyto(array[at], value.array, casting="unsafe", where=where.array)
+    def make(m: Machine) -> Run:
+        key, starts = _key(slots, m), [m[s.start] for s in slots]
+        source, test = m[value], m[where] if where is not None else None
+
+        def run() -> None:
+            at = key()
+            if at is None:
+                _store_clipped(array, slots, starts, source, test)
+            elif test is None:
+                array[at] = source.array
+            else:
+                np.copyto(array[at], source.array, casting="unsafe", where=test.array)
+
+        return run
 
     inputs = (value, *(s.start for s in slots), *((where,) if where is not None else ()))
-    scope.tape.emit(Step(run, inputs), every_visit=True)
+    scope.tape.emit(Step(make, inputs), every_visit=True)
 
 
-def _store_clipped(array: Array, slots: list[_Slot], value: Value, where: Value | None) -> None:
-    outer, inner = _cut(slots)
+def _store_clipped(
+    array: Array, slots: list[_Slot], starts: list[Cell], value: Cell, where: Cell | None
+) -> None:
+    outer, inner = _cut(slots, starts)
     if not array[outer].size:
         return
     full = [s.length for s in slots]
@@ -250,12 +266,19 @@ def _scatter(scope: Scope, array: Array, node: Store, value: Value, there: Value
     value = scope.spread(value, axes)
     where = scope.spread(there, axes) if there is not None else None
 
-    def run() -> None:
-        at = [np.broadcast_to(i.array, shape) for i in spread]
-        mask = np.ones(shape, np.bool_) if where is None else np.broadcast_to(where.array, shape)
-        for i, extent in zip(at, array.shape, strict=True):
-            mask = mask & (i >= 0) & (i < extent)
-        array[tuple(i[mask] for i in at)] = np.broadcast_to(value.array, shape)[mask]
+    def make(m: Machine) -> Run:
+        cells, source, test = (
+            [m[v] for v in spread], m[value], m[where] if where is not None else None,
+        )  # fmt: skip
+
+        def run() -> None:
+            at = [np.broadcast_to(c.array, shape) for c in cells]
+            mask = np.broadcast_to(True if test is None else test.array, shape)
+            for i, extent in zip(at, array.shape, strict=True):
+                mask = mask & (i >= 0) & (i < extent)
+            array[tuple(i[mask] for i in at)] = np.broadcast_to(source.array, shape)[mask]
+
+        return run
 
     inputs = (value, *spread, *((where,) if where is not None else ()))
-    scope.tape.emit(Step(run, inputs), every_visit=True)
+    scope.tape.emit(Step(make, inputs), every_visit=True)

@@ -1,18 +1,20 @@
-"""Nodes as steps of a tape, bound to memory: once for each size that the tiles of a body have."""
+"""Nodes as steps of a tape, once for each size that the tiles of a body have; and the same steps
+bound to the memory of one thread, as a flat list of calls.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cascade.backends.tiled import address, contract, selection
 from cascade.backends.tiled.counters import Moved
-from cascade.backends.tiled.memory import Arena, place
+from cascade.backends.tiled.machine import Machine
+from cascade.backends.tiled.memory import Placing
 from cascade.backends.tiled.scope import Scope
-from cascade.backends.tiled.tape import BOOL, Run, Value
+from cascade.backends.tiled.tape import BOOL, Cell, Run, Value
 from cascade.ir.expr import Expr
 from cascade.ir.walk import conjuncts
 from cascade.schedule.program import (
@@ -30,9 +32,6 @@ from cascade.schedule.program import (
     Store,
 )
 
-if TYPE_CHECKING:
-    from cascade.backends.tiled.loops import Loop
-
 
 class Body:
     """The steps of a list of nodes. `holding` are conditions that need no test here."""
@@ -41,35 +40,18 @@ class Body:
         self,
         scope: Scope,
         nodes: tuple[Node, ...],
-        arena: Arena,
         depth: int,
         owner: Hashable,
         holding: Iterable[Expr] = (),
         carries: tuple[tuple[Carry, Value], ...] = (),
     ):
-        self.scope, self.arena, self.depth = scope, arena, depth
+        self.scope, self.depth, self.owner = scope, depth, owner
         self.holding = {part for c in holding for part in conjuncts(c)}
         self.moved: dict[str, Moved] = {}
-        self.loops: list[Loop] = []
-        self.times = 0
         for node in nodes:
             self._node(node)
         pairs = [(value, self._following(c, carries)) for c, value in carries]
-        kept = place(scope.tape, pairs, arena, depth, owner)
-        self.entry: list[Run] = [s.run for s in scope.tape.entry]
-        self.steps: list[Run] = [s.run for s in scope.tape.body]
-        self.steps += [_update(c, new) for c, new in pairs if c not in kept]
-        for loop in self.loops:
-            loop.prepare()
-
-    def enter(self) -> None:
-        for step in self.entry:
-            step()
-
-    def visit(self) -> None:
-        self.times += 1
-        for step in self.steps:
-            step()
+        self.placing = Placing(scope.tape, pairs)
 
     def _following(self, carry: Carry, carries: tuple[tuple[Carry, Value], ...]) -> Value:
         """What a carried value becomes; apart from every carried value as it was."""
@@ -101,7 +83,7 @@ class Body:
             case For() | Seq():
                 from cascade.backends.tiled.loops import loop_of
 
-                self.loops.append(loop_of(self, node))
+                loop_of(self, node)
             case Store():
                 address.store(scope, node)
                 self._count(node)
@@ -135,7 +117,34 @@ class Body:
             moved.add(Moved(tiles_stored=1, bytes_stored=lanes * array.dtype.itemsize), 1)
 
 
-def _update(carry: Value, new: Value) -> Run:
+class BoundBody:
+    """A body on one thread, with the bodies that its loops are likely to need."""
+
+    def __init__(self, body: Body, machine: Machine):
+        tape = body.scope.tape
+        self.times = 0
+        body.placing.bind(machine, body.depth, body.owner)
+        for step in tape.binding:
+            step.make(machine)()
+        first = len(machine.loops)
+        self.entry = [step.make(machine) for step in tape.entry]
+        self.steps = [step.make(machine) for step in tape.body]
+        self.steps += [_update(machine[c], machine[new]) for c, new in body.placing.copied]
+        machine.bodies[body] = self
+        for loop in machine.loops[first:]:
+            loop.prepare()
+
+    def enter(self) -> None:
+        for step in self.entry:
+            step()
+
+    def visit(self) -> None:
+        self.times += 1
+        for step in self.steps:
+            step()
+
+
+def _update(carry: Cell, new: Cell) -> Run:
     def run() -> None:
         np.copyto(carry.array, new.array, casting="unsafe")
 

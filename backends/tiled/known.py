@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from cascade.backends.tiled.tape import Array, Tape, Value
+from cascade.backends.tiled.tape import INT, Array, Tape, Value
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol
 from cascade.ir.extents import Number, evaluate
 from cascade.ir.walk import walk
-from cascade.schedule.disjuncts import Interval
 from cascade.schedule.program import Kernel, Place
 from cascade.schedule.settle import is_natural
 
@@ -34,7 +33,6 @@ class Context:
     scalars: Mapping[str, Number]
     tensors: Mapping[str, Array]
     real: np.dtype[Any]
-    solved: dict[int, tuple[Interval, ...]] = field(default_factory=dict)  # by the loop, its id
 
     @cached_property
     def order(self) -> dict[str, int]:
@@ -139,10 +137,17 @@ class Known:
             case _:
                 return False
 
-    def is_short(self, args: tuple[Expr, ...]) -> bool:
-        """Whether coordinates of two axes are compared, and 32 bits are enough: twice as fast."""
+    def shortest(self, args: tuple[Expr, ...]) -> np.dtype[Any]:
+        """The integers in which to compare. Between coordinates of two axes there are many
+        comparisons and few conversions, and short integers are compared several times as fast.
+        """
         axes = [self.axes_of(a) for a in args]
-        return all(axes) and axes[0] != axes[1] and all(self.reach(a) < 2**31 for a in args)
+        if all(axes) and axes[0] != axes[1]:
+            reach = max(self.reach(a) for a in args)
+            for dtype in (np.int16, np.int32):
+                if reach <= np.iinfo(dtype).max:
+                    return np.dtype(dtype)
+        return INT
 
     def reach(self, e: Expr) -> float:
         """The largest absolute value that an integer expression over coordinates can have."""

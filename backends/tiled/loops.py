@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from threading import Lock
 
 import numpy as np
 
-from cascade.backends.tiled.body import Body
+from cascade.backends.tiled.body import Body, BoundBody
+from cascade.backends.tiled.machine import Machine
 from cascade.backends.tiled.places import lanes_of, lengths_of
 from cascade.backends.tiled.reads import tiles_read
 from cascade.backends.tiled.scope import Scope
 from cascade.backends.tiled.tape import BOOL, INT, Step, Value
-from cascade.ir.expr import Const, Coordinate, Expr, Map, Read
+from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol
 from cascade.ir.extents import Number
 from cascade.ir.walk import walk
 from cascade.schedule.bounds import Interval, solve
 from cascade.schedule.program import Carry, For, Place, Seq
 from cascade.schedule.segments import Bounds, segments, visits
+
+REMEMBERED = 2**12  # lists of visits that a loop keeps
 
 Visit = tuple[int, dict[str, int], bool]  # where, lengths of axes, whether every point counts
 
@@ -28,12 +32,12 @@ def loop_of(body: Body, node: For | Seq) -> Loop:
 
 
 class Loop:
-    """A loop within a body, as one step of its tape."""
+    """A loop within a body, as one step of its tape, and its own bodies."""
 
     def __init__(self, body: Body, node: For | Seq):
         self.node, self.outer, self.scope = node, body, body.scope
         scope = body.scope
-        self.box = Value((), (), INT, constant=False, array=np.zeros((), np.int64))
+        self.box = Value((), (), INT)
         self.carried: list[tuple[Carry, Value]] = []
         self.starts: list[tuple[Value, Value]] = []
         for c in node.carries:
@@ -43,12 +47,12 @@ class Loop:
             self.carried.append((c, value))
             self.starts.append((value, scope.spread(scope.value(c.init), axes)))
         self.bodies: dict[tuple[object, ...], Body] = {}
-        self.full = self.partial = 0
+        self.lock = Lock()
         names = tiles_read((node,))
         outside = [scope.tile(n) for n in names if scope.has(n)]
         needed = (*outside, *(start for _, start in self.starts), *self.bounds())
         outputs = tuple(value for _, value in self.carried)
-        scope.tape.emit(Step(self.run, needed, outputs), every_visit=True)
+        scope.tape.emit(Step(lambda m: BoundLoop(self, m).run, needed, outputs), every_visit=True)
         for c, value in self.carried:
             scope.tiles[c.name] = value
 
@@ -56,42 +60,26 @@ class Loop:
         """Values of the outer body that say what is visited."""
         raise NotImplementedError
 
-    def visits(self) -> Iterator[Visit]:
+    def visits(self, machine: Machine) -> _Visits:
         raise NotImplementedError
 
     def limit(self) -> float:
         """What the scalar of the loop never exceeds."""
         raise NotImplementedError
 
-    def likely(self) -> Iterator[Visit]:
+    def likely(self) -> Iterable[Visit]:
         """Visits whose bodies are made beforehand, so that the memory they need is known."""
         raise NotImplementedError
 
     def places(self) -> tuple[Place, ...]:
         raise NotImplementedError
 
-    def prepare(self) -> None:
-        for _, lengths, full in self.likely():
-            self._body(lengths, full)
-
-    def run(self) -> None:
-        for value, start in self.starts:
-            np.copyto(value.array, start.array, casting="unsafe")
-        entered: set[Body] = set()
-        box = self.box.array
-        for at, lengths, full in self.visits():
-            body = self._body(lengths, full)
-            box[...] = at
-            if body not in entered:
-                entered.add(body)
-                body.enter()
-            body.visit()
-
-    def _body(self, lengths: dict[str, int], full: bool) -> Body:
+    def body(self, lengths: dict[str, int], full: bool) -> Body:
         key = (full, *lengths.values())
-        found = self.bodies.get(key)
-        if found is None:
-            found = self.bodies[key] = self._make(lengths, full)
+        with self.lock:
+            found = self.bodies.get(key)
+            if found is None:
+                found = self.bodies[key] = self._make(lengths, full)
         return found
 
     def _make(self, lengths: dict[str, int], full: bool) -> Body:
@@ -110,7 +98,6 @@ class Loop:
         return Body(
             scope,
             node.body,
-            self.outer.arena,
             self.outer.depth + 1,
             (node.scalar, full, *scope.lengths.values()),
             {*self.outer.holding, *holding},
@@ -118,29 +105,70 @@ class Loop:
         )
 
 
+class BoundLoop:
+    """A loop on one thread."""
+
+    def __init__(self, loop: Loop, machine: Machine):
+        self.loop, self.machine = loop, machine
+        self.box = machine.scalar(loop.box)
+        self.starts = [(machine[value], machine[start]) for value, start in loop.starts]
+        self.bodies: dict[tuple[object, ...], BoundBody] = {}
+        self.full = self.partial = 0
+        machine.loops.append(self)
+
+    def prepare(self) -> None:
+        for _, lengths, full in self.loop.likely():
+            self._body(lengths, full)
+
+    def run(self) -> None:
+        for value, start in self.starts:
+            np.copyto(value.array, start.array, casting="unsafe")
+        entered: set[BoundBody] = set()
+        box = self.box
+        found = self.loop.visits(self.machine)
+        self.full += found.full
+        self.partial += found.partial
+        for at, lengths, full in found.visits:
+            body = self._body(lengths, full)
+            box[...] = at
+            if body not in entered:
+                entered.add(body)
+                body.enter()
+            body.visit()
+
+    def _body(self, lengths: dict[str, int], full: bool) -> BoundBody:
+        key = (full, *lengths.values())
+        found = self.bodies.get(key)
+        if found is None:
+            found = BoundBody(self.loop.body(lengths, full), self.machine)
+            self.bodies[key] = found
+        return found
+
+
 @dataclass(frozen=True)
 class _Visits:
-    """What a loop visits; the first so many of them are full."""
+    """What a loop visits, and how many of these are full tiles and how many partial."""
 
-    visits: list[Visit]
+    visits: Iterable[Visit]
     full: int
+    partial: int
 
 
 class Stream(Loop):
     """Tiles of a rank in any order: those at which the predicate can hold."""
 
     node: For
-    always: _Visits | None = None
+    always: _Visits | None
 
     def bounds(self) -> tuple[Value, ...]:
         scope, node = self.scope, self.node
         self.extent = int(scope.known(node.place.extent))
-        found = scope.context.solved.get(id(node))
-        if found is None:
-            rank, extent = node.place.rank, node.place.extent
-            found = solve(node.predicate, rank, extent, self._is_known, *scope.facts())
-            scope.context.solved[id(node)] = found
+        rank, extent = node.place.rank, node.place.extent
+        found = solve(node.predicate, rank, extent, self._is_known, *scope.facts())
         self.intervals = [self._interval(i) for i in found]
+        self.always = self._always()
+        self.deciding = self._deciding(found)
+        self.known: dict[tuple[int, ...], _Visits] = {}  # visits by the scalars that decide
         return tuple(v for _, values in self.intervals for v in values)
 
     def _is_known(self, e: Expr) -> bool:
@@ -167,15 +195,42 @@ class Stream(Loop):
         a, b, c = (scope.spread(v, axes) for v in values)
         return bool(i.residual), (a, b, c)
 
-    def visits(self) -> Iterator[Visit]:
-        found = self.always or self._found()
-        self.full += found.full
-        self.partial += len(found.visits) - found.full
-        return iter(found.visits)
+    def visits(self, machine: Machine) -> _Visits:
+        if self.deciding is None:
+            return self._here(machine)
+        key = tuple([int(machine[v].array) for v in self.deciding])
+        found = self.known.get(key)
+        if found is None:
+            found = self._here(machine)
+            if len(self.known) < REMEMBERED:
+                self.known[key] = found
+        return found
 
-    def _found(self) -> _Visits:
+    def _here(self, machine: Machine) -> _Visits:
+        return self._found(
+            [
+                Bounds(machine[a].array, machine[b].array, machine[c].array, residual)
+                for residual, (a, b, c) in self.intervals
+            ]
+        )
+
+    def _deciding(self, found: tuple[Interval, ...]) -> tuple[Value, ...] | None:
+        """The scalars that bounds depend on, where they depend on nothing else."""
+        boxes: dict[str, Value] = {}
+        todo = [e for i in found for e in (*i.low, *i.high, *i.row)]
+        while todo:
+            for n in walk(todo.pop()):
+                match n:
+                    case Read():
+                        return None
+                    case Symbol(name) if name in self.scope.boxes:
+                        boxes[name] = self.scope.boxes[name]
+                    case Coordinate(rank) if not rank.startswith("#"):
+                        todo.append(self.scope.places[rank].value)
+        return tuple(boxes.values())
+
+    def _found(self, bounds: list[Bounds]) -> _Visits:
         node = self.node
-        bounds = [Bounds(a.array, b.array, c.array, r) for r, (a, b, c) in self.intervals]
         found = segments(bounds, True, node.tile, node.part, self.extent)
         full, partial = visits(found, node.tile, node.part)
         certain = _certain(bounds) if partial else ()
@@ -183,19 +238,26 @@ class Stream(Loop):
         for start, n in partial:
             holds = any(low <= start and start + n <= high for low, high in certain)
             every.append((start, {node.axis: n}, holds))
-        return _Visits(every, len(full))
+        return _Visits(every, len(full), len(partial))
 
-    def likely(self) -> Iterator[Visit]:
+    def _always(self) -> _Visits | None:
+        """The visits, if they are the same for all rows."""
+        bounds = []
+        for residual, values in self.intervals:
+            low, high, row = (v.constant for v in values)
+            if low is None or high is None or row is None:
+                return None
+            bounds.append(Bounds(low, high, row, residual))
+        return self._found(bounds)
+
+    def likely(self) -> Iterable[Visit]:
         """One of each kind, as large as they come; where all are known, just these."""
         node = self.node
-        if all(v.constant for _, values in self.intervals for v in values):
-            self.always = self._found()
-            yield from self.always.visits
-            return
-        if self.extent >= node.tile:
-            yield 0, {node.axis: node.tile}, True
-        if self.extent:
-            yield 0, {node.axis: min(node.part, self.extent)}, False
+        if self.always is not None:
+            return self.always.visits
+        full = [(0, {node.axis: node.tile}, True)] if self.extent >= node.tile else []
+        size = min(node.part, self.extent)
+        return [*full, (0, {node.axis: size}, False)] if size else full
 
     def places(self) -> tuple[Place, ...]:
         return (self.node.place,)
@@ -217,31 +279,25 @@ class Recurrence(Loop):
     """Steps in their order."""
 
     node: Seq
-    known: Mapping[str, Number]
 
     def bounds(self) -> tuple[Value, ...]:
         self.count = self.scope.cast(self.scope.value(self.node.count), INT)
         return (self.count,)
 
-    def visits(self) -> Iterator[Visit]:
-        scope = self.scope
-        count = int(self.count.array)
-        self.partial += count
+    def visits(self, machine: Machine) -> _Visits:
+        count = int(machine[self.count].array)
         if not any(lanes_of(p.value) for p in self.node.places):
-            for at in range(count):
-                yield at, {}, False
-            return
-        boxes = {name: int(value.array) for name, value in scope.boxes.items()}
-        self.known = {**scope.context.scalars, **boxes}
-        for at in range(count):
-            yield at, self._lengths(at), False
+            return _Visits(((at, {}, False) for at in range(count)), 0, count)
+        boxes = {name: int(machine[value].array) for name, value in self.scope.boxes.items()}
+        known = {**self.scope.context.scalars, **boxes}
+        return _Visits(((at, self._lengths(known, at), False) for at in range(count)), 0, count)
 
-    def _lengths(self, at: int) -> dict[str, int]:
-        known = {**self.known, self.node.scalar: at}
-        return lengths_of(self.node.places, self.scope.lengths, known)
+    def _lengths(self, known: Mapping[str, Number], at: int) -> dict[str, int]:
+        scalars = {**known, self.node.scalar: at}
+        return lengths_of(self.node.places, self.scope.lengths, scalars)
 
-    def likely(self) -> Iterator[Visit]:
-        return iter(())
+    def likely(self) -> Iterable[Visit]:
+        return ()
 
     def limit(self) -> float:
         return self.scope.number(self.node.count) or math.inf

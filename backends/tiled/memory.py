@@ -10,28 +10,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from cascade.backends.tiled.tape import Array, Step, Tape, Value
-
-ALIGNMENT = 64
-
-
-class Arena:
-    """The buffers of one thread: those that all bodies of a loop depth share, by their number, and
-    those of a single body, for what stays the same through its visits.
-    """
-
-    def __init__(self) -> None:
-        self.buffers: dict[Hashable, Array] = {}
-
-    def buffer(self, key: Hashable, size: int) -> Array:
-        found = self.buffers.get(key)
-        if found is None or found.nbytes < size:
-            raw = np.empty(size + ALIGNMENT, np.uint8)
-            start = -raw.ctypes.data % ALIGNMENT
-            found = self.buffers[key] = raw[start : start + size]
-        return found
+from cascade.backends.tiled.machine import Machine
+from cascade.backends.tiled.tape import Array, Cell, Step, Tape, Value
 
 
 @dataclass(eq=False)
@@ -43,39 +23,11 @@ class _Slot:
     tenants: list[Value] = field(default_factory=list)
 
 
-def place(
-    tape: Tape,
-    carried: Sequence[tuple[Value, Value]],
-    arena: Arena,
-    depth: int,
-    owner: Hashable,
-) -> set[Value]:
-    """Give memory to every value of a tape and bind its views. `carried` pairs what a loop carries
-    with what it becomes; returns those of the former that need no copy.
-    """
-    placing = _Placing(tape, carried)
-    for number, value in enumerate(placing.steady):
-        _bind(value, arena.buffer((owner, number), value.size))
-    for number, slot in enumerate(placing.slots):
-        buffer = arena.buffer((depth, number), slot.size)
-        for value in slot.tenants:
-            _bind(value, buffer)
-    for carry, slot in placing.homes.items():
-        assert carry.buffer is not None
-        for value in slot.tenants:
-            _bind(value, carry.buffer)
-    for step in tape.binding:
-        step.run()
-    return {c for c, following in carried if placing.slot_of.get(following) is placing.homes.get(c)}
+class Placing:
+    """The assignment for one tape. `carried` pairs what a loop carries with what it becomes."""
 
-
-def _bind(value: Value, buffer: Array) -> None:
-    value.buffer = buffer
-    value.array = buffer[: value.size].view(value.dtype).reshape(value.shape)
-
-
-class _Placing:
     def __init__(self, tape: Tape, carried: Sequence[tuple[Value, Value]]):
+        self.carried = carried
         self.slots: list[_Slot] = []
         self.homes = {c: _Slot(c.size, c) for c, _ in carried}
         self.slot_of: dict[Value, _Slot] = dict(self.homes)
@@ -95,6 +47,31 @@ class _Placing:
         self.free += [s for c, s in self.homes.items() if self.last[c] < 0]
         for n, step in enumerate(tape.body):
             self._step(n, step)
+
+    def bind(self, machine: Machine, depth: int, owner: Hashable) -> None:
+        """Give buffers: those of a depth are shared by all its bodies, one at a time; those for
+        what stays the same through the visits of a body are its own.
+        """
+        for number, value in enumerate(self.steady):
+            _bind(machine[value], value, machine.buffer((owner, number), value.size))
+        for number, slot in enumerate(self.slots):
+            buffer = machine.buffer((depth, number), slot.size)
+            for value in slot.tenants:
+                _bind(machine[value], value, buffer)
+        for carry, slot in self.homes.items():
+            home = machine[carry].buffer
+            assert home is not None
+            for value in slot.tenants:
+                _bind(machine[value], value, home)
+
+    @property
+    def copied(self) -> list[tuple[Value, Value]]:
+        """What is carried and becomes something that is elsewhere."""
+        return [
+            (c, following)
+            for c, following in self.carried
+            if self.slot_of.get(following) is not self.homes.get(c)
+        ]
 
     def _new(self, value: Value) -> _Slot:
         slot = _Slot(value.size)
@@ -152,3 +129,8 @@ class _Placing:
             return min(fitting, key=lambda s: s.size)
         growing = [s for s in self.free if s.home is None]
         return max(growing, key=lambda s: s.size, default=None)
+
+
+def _bind(cell: Cell, value: Value, buffer: Array) -> None:
+    cell.buffer = buffer
+    cell.array = buffer[: value.size].view(value.dtype).reshape(value.shape)

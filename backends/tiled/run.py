@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from cascade.backends.tiled.counters import Counters
-from cascade.backends.tiled.instance import Point, Worker
+from cascade.backends.tiled.instance import Plan, Point, Worker
 from cascade.backends.tiled.known import Context
 from cascade.backends.tiled.tape import BOOL, INT, Array
 from cascade.backends.tiled.threads import available, blas_limited, for_each
@@ -84,10 +84,11 @@ def _launch(
     if not number:
         return
     threads = min(counters.threads, number)
+    plan = Plan(context)
     workers: list[Worker] = []
 
     def worker() -> Callable[[Point], None]:
-        made = Worker(context)
+        made = Worker(plan)
         workers.append(made)
 
         def run(point: Point) -> None:

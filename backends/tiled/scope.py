@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from cascade.backends.tiled.known import Known
+from cascade.backends.tiled.machine import Machine
 from cascade.backends.tiled.spell import LOOPS, expand, is_real
-from cascade.backends.tiled.tape import BOOL, INT, SHORT, Array, Step, Value, constant
+from cascade.backends.tiled.tape import BOOL, INT, Array, Run, Step, Value, constant
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol
 from cascade.ir.extents import Number
 from cascade.ir.ops import COMPARISONS, MAPS
@@ -47,7 +48,7 @@ class Scope(Known):
                 return self._number(self.known(e))
             case Map(op, args):
                 values = [self.value(a) for a in args]
-                if all(v.constant and not v.axes for v in values):
+                if all(v.cell is not None and not v.axes for v in values):
                     number = self.number(e)
                     if number is not None:
                         return self._number(number)
@@ -70,8 +71,8 @@ class Scope(Known):
         if op in ("floor", "ceil") and values[0].dtype.kind != "f":
             return self.cast(values[0], INT)
         common = self._common(op, args, values)
-        if op in COMPARISONS and common == INT and self.is_short(args):
-            common = SHORT
+        if op in COMPARISONS and common == INT:
+            common = self.shortest(args)
         values = [self.cast(v, common) for v in values]
         dtype = BOOL if MAPS[op].gives == "bool" else common
         result = self.pointwise(LOOPS[op], values, dtype)
@@ -119,8 +120,8 @@ class Scope(Known):
     def cast(self, v: Value, dtype: np.dtype[Any]) -> Value:
         if v.dtype == dtype:
             return v
-        if v.constant:
-            return constant(v.array, dtype, v.axes)
+        if v.constant is not None:
+            return constant(v.constant, dtype, v.axes)
         return self.copy(v, dtype)
 
     def copy(self, v: Value, dtype: np.dtype[Any] | None = None) -> Value:
@@ -137,13 +138,18 @@ class Scope(Known):
         where, a, b = (self.spread(v, axes) for v in (where, a, b))
         out = Value(*like)
 
-        def run() -> None:
-            if not out.shares(b):
-                np.copyto(out.array, b.array)
-            np.copyto(out.array, a.array, where=where.array)
+        def make(m: Machine) -> Run:
+            test, first, second, target = m[where], m[a], m[b], m[out]
+
+            def run() -> None:
+                if not target.shares(second):
+                    np.copyto(target.array, second.array)
+                np.copyto(target.array, first.array, where=test.array)
+
+            return run
 
         apart = b.memory is not where.memory and (b.axes, b.shape, b.dtype) == like
-        self.tape.emit(Step(run, (where, a, b), (out,), (b,) if apart else ()))
+        self.tape.emit(Step(make, (where, a, b), (out,), (b,) if apart else ()))
         return out
 
     def _either(self, a: Value, b: Value) -> np.dtype[Any]:

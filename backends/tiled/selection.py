@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from cascade.backends.tiled.machine import Machine
 from cascade.backends.tiled.scope import Scope
-from cascade.backends.tiled.tape import INT, Array, Step, Value
+from cascade.backends.tiled.tape import INT, Array, Run, Step, Value
 from cascade.ir.expr import Coordinate, Expr
 from cascade.schedule.program import Best, Pick
 
@@ -48,13 +50,18 @@ def _fixed(scope: Scope, value: Value, axis: str, at: Value) -> Value:
     shape = tuple(n for a, n in zip(value.axes, value.shape, strict=True) if a != axis)
     before: tuple[Any, ...] = (slice(None),) * position
 
-    def run() -> Array:
-        lane = int(at.array)
-        if not 0 <= lane < length:
-            return np.zeros(shape, value.dtype)
-        return np.asarray(value.array[(*before, lane)])
+    def make(m: Machine) -> Callable[[], Array]:
+        source, place = m[value], m[at]
 
-    return scope.tape.moving(run, (value, at), (axes, shape, value.dtype), value)
+        def find() -> Array:
+            lane = int(place.array)
+            if not 0 <= lane < length:
+                return np.zeros(shape, value.dtype)
+            return np.asarray(source.array[(*before, lane)])
+
+        return find
+
+    return scope.tape.moving(make, (value, at), (axes, shape, value.dtype), value)
 
 
 def _each(scope: Scope, value: Value, node: Pick, at: Value) -> Value:
@@ -82,8 +89,8 @@ def best(scope: Scope, node: Best, conditions: tuple[Expr, ...]) -> tuple[Value,
     """The largest along an axis where the conditions hold, descending, equal ones by place."""
     value = scope.cast(scope.value(node.value), scope.real)
     place = scope.cast(scope.value(node.place), INT)
-    there = scope.all_of(conditions)
-    parts = [value, place] + ([there] if there is not None else [])
+    passing = scope.all_of(conditions)
+    parts = [value, place] + ([passing] if passing is not None else [])
     earlier = [scope.tile(n) for n in node.before] if node.before is not None else []
     kept = scope.sorted(
         {a for v in parts for a in v.axes if a != node.axis}
@@ -98,20 +105,25 @@ def best(scope: Scope, node: Best, conditions: tuple[Expr, ...]) -> tuple[Value,
     turn = [(*kept, node.target).index(a) for a in axes]
     outs = (Value(*scope.like(axes, scope.real)), Value(*scope.like(axes, INT)))
 
-    def run() -> None:
-        values, places, *rest = (np.broadcast_to(v.array, (*rows, lanes)) for v in shown)
-        present = rest[0] if rest else np.ones((*rows, lanes), np.bool_)
-        values, places, present = _candidates(values, places, present, count)
-        if old:
-            first, second = (np.broadcast_to(v.array, (*rows, count)) for v in old)
-            values = np.concatenate([first, values], -1)
-            places = np.concatenate([second, places], -1)
-            present = np.concatenate([second >= 0, present], -1)
-        found = _largest(values, places, present, count)
-        for out, array in zip(outs, found, strict=True):
-            out.array[...] = array.transpose(turn)
+    def make(m: Machine) -> Run:
+        here, there, made = [m[v] for v in shown], [m[v] for v in old], [m[v] for v in outs]
 
-    scope.tape.emit(Step(run, tuple([*shown, *old]), outs))
+        def run() -> None:
+            values, places, *rest = (np.broadcast_to(x.array, (*rows, lanes)) for x in here)
+            present = rest[0] if rest else np.ones((*rows, lanes), np.bool_)
+            values, places, present = _candidates(values, places, present, count)
+            if there:
+                first, second = (np.broadcast_to(x.array, (*rows, count)) for x in there)
+                values = np.concatenate([first, values], -1)
+                places = np.concatenate([second, places], -1)
+                present = np.concatenate([second >= 0, present], -1)
+            found = _largest(values, places, present, count)
+            for out, array in zip(made, found, strict=True):
+                out.array[...] = array.transpose(turn)
+
+        return run
+
+    scope.tape.emit(Step(make, tuple([*shown, *old]), outs))
     return outs
 
 

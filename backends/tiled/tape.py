@@ -1,8 +1,8 @@
 """What a body does, as a flat list: values, and the steps that make them.
 
-A value is a tile with its axes, and its own register: steps read `value.array` when they run. It
-either has memory of its own, given once by `memory.place`, or is a view: of another value, bound
-with it, or of a tensor, and then *moving*, bound anew at every visit.
+A value is a tile with its axes, described once for all threads; each thread has a *cell* for it,
+which its steps read when they run. A value either has memory of its own, assigned by `memory`, or
+is a view: of another value, bound with it, or of a tensor, and then *moving*, bound at every visit.
 """
 
 from __future__ import annotations
@@ -10,35 +10,49 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from cascade.backends.tiled.machine import Machine
 
 Array = np.ndarray[Any, Any]
 Run = Callable[[], None]
 
 INT = np.dtype(np.int64)
-SHORT = np.dtype(np.int32)
 BOOL = np.dtype(np.bool_)
 UNBOUND: Array = np.zeros(())
 
 
 @dataclass(eq=False, slots=True)
+class Cell:
+    """Where the numbers of a value are on one thread, and the buffer they were given."""
+
+    array: Array = field(default_factory=lambda: UNBOUND)
+    buffer: Array | None = None
+
+    def shares(self, other: Cell) -> bool:
+        """Whether both have been given the same buffer."""
+        return self.buffer is not None and self.buffer is other.buffer
+
+
+@dataclass(eq=False, slots=True)
 class Value:
-    """A tile in a plan. `root` is the value whose memory this one shows; None for its own."""
+    """A tile in a plan. `root` is the value whose memory this one shows; None for its own. `cell`
+    is that of a constant, the same on all threads.
+    """
 
     axes: tuple[str, ...]
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     root: Value | None = None
     moving: bool = False
-    constant: bool = False
-    array: Array = field(default_factory=lambda: UNBOUND, repr=False)
-    buffer: Array | None = field(default=None, repr=False)
+    cell: Cell | None = None
 
-    def shares(self, other: Value) -> bool:
-        """Whether both have been given the same buffer."""
-        return self.buffer is not None and self.buffer is other.buffer
+    @property
+    def constant(self) -> Array | None:
+        return self.cell.array if self.cell is not None else None
 
     @property
     def memory(self) -> Value:
@@ -58,9 +72,11 @@ class Value:
 
 @dataclass(eq=False, slots=True)
 class Step:
-    """One call. `outputs` need memory; that of an input of `into` may be taken if it dies here."""
+    """One call, made for each thread. `outputs` need memory; that of an input of `into` may be
+    taken if it dies here.
+    """
 
-    run: Run
+    make: Callable[[Machine], Run]
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...] = ()
     into: tuple[Value, ...] = ()
@@ -93,7 +109,8 @@ class Tape:
     ) -> Value:
         """A value that `function(*inputs, out)` writes."""
         out = Value(*like)
-        self.emit(Step(_call(function, inputs, out), inputs, (out,), into))
+        self.emit(Step(lambda m: _call(function, [m[v] for v in inputs], m[out]),
+                       inputs, (out,), into))  # fmt: skip
         return out
 
     def view(
@@ -102,13 +119,17 @@ class Tape:
         """The same memory seen in another way."""
         out = Value(axes, shape, of.dtype, of, of.moving)
 
-        def run() -> None:
-            out.array = function(of.array)
+        def make(m: Machine) -> Run:
+            source, target = m[of], m[out]
 
-        step = Step(run, (of,))
-        if of.constant:
-            run()
-            out.constant = True
+            def run() -> None:
+                target.array = function(source.array)
+
+            return run
+
+        step = Step(make, (of,))
+        if of.cell is not None:
+            out.cell = Cell(function(of.cell.array))
         elif of.moving:
             self.emit(step)
         else:
@@ -119,31 +140,36 @@ class Tape:
 
     def moving(
         self,
-        function: Callable[[], Array],
+        finder: Callable[[Machine], Callable[[], Array]],
         inputs: tuple[Value, ...],
         like: tuple[tuple[str, ...], tuple[int, ...], np.dtype[Any]],
         root: Value | None = None,
     ) -> Value:
-        """A value that is bound at every visit to what `function` returns."""
+        """A value that is bound at every visit to what `finder` makes return."""
         out = Value(*like, root=root, moving=True)
 
-        def run() -> None:
-            out.array = function()
+        def make(m: Machine) -> Run:
+            find, target = finder(m), m[out]
 
-        self.emit(Step(run, inputs), every_visit=True)
+            def run() -> None:
+                target.array = find()
+
+            return run
+
+        self.emit(Step(make, inputs), every_visit=True)
         self.changing.add(out)
         return out
 
 
-def _call(function: Callable[..., Any], inputs: tuple[Value, ...], out: Value) -> Run:
+def _call(function: Callable[..., Any], inputs: list[Cell], out: Cell) -> Run:
     match inputs:
-        case (a,):
+        case [a]:
 
             def one() -> None:
                 function(a.array, out.array)
 
             return one
-        case (a, b):
+        case [a, b]:
 
             def two() -> None:
                 function(a.array, b.array, out.array)
@@ -159,4 +185,4 @@ def _call(function: Callable[..., Any], inputs: tuple[Value, ...], out: Value) -
 
 def constant(value: Any, dtype: np.dtype[Any], axes: tuple[str, ...] = ()) -> Value:
     array = np.asarray(value).astype(dtype)
-    return Value(axes, array.shape, dtype, constant=True, array=array)
+    return Value(axes, array.shape, dtype, cell=Cell(array))

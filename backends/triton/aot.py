@@ -18,7 +18,7 @@ from typing import Any
 
 from cascade.backends.triton.emit import Options, Signature, signature_of
 from cascade.backends.triton.scalars import scalar_kinds
-from cascade.backends.triton.writer import ident
+from cascade.backends.triton.writer import ident, scalar
 from cascade.diagnostics import input_error
 from cascade.schedule.program import Buffer, Program
 
@@ -123,7 +123,7 @@ def _compile(
         else:
             attributes[position] = aligned
     for name in signature.scalars:
-        types[f"n_{name}"] = SCALARS[kinds.get(name, "real")]
+        types[scalar(name)] = SCALARS[kinds.get(name, "real")]
     source = ASTSource(fn=function, signature=types, constexprs=constants, attrs=attributes)
     gpu = GPUTarget("cuda", CAPABILITIES[target], 32)
     return triton.compile(source, target=gpu, options={"num_warps": warps, "num_stages": stages})

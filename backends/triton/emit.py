@@ -10,7 +10,7 @@ from cascade.backends.triton.loops import loop
 from cascade.backends.triton.nodes import write
 from cascade.backends.triton.scalars import scalar_kinds
 from cascade.backends.triton.spell import helpers
-from cascade.backends.triton.writer import DOT_LEAST, Code, Writer, ident
+from cascade.backends.triton.writer import DOT_LEAST, Code, Writer, ident, scalar
 from cascade.diagnostics import fail
 from cascade.ir.expr import Const, Expr, Read
 from cascade.ir.extents import evaluate
@@ -134,7 +134,7 @@ def _kernel(
     w.places = {p.rank: p for p in kernel.places}
     arguments = [f"{ident(t)}_ptr" for t in signature.tensors]
     arguments += [f"{ident(t)}_s{n}" for t, n in signature.strides]
-    arguments += [f"n_{s}" for s in signature.scalars]
+    arguments += [scalar(s) for s in signature.scalars]
     names = [f'"{a}"' for a in arguments if a.startswith("n_")]
     decorator = f"@triton.jit(do_not_specialize=[{', '.join(names)}])" if names else "@triton.jit"
     _position(w, kernel)

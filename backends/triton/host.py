@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from cascade.backends.triton.writer import ident
-from cascade.ir.expr import Const, Expr, Map, Symbol
+from cascade.backends.triton.arithmetic import helpers, python
+from cascade.backends.triton.writer import ident, scalar
+from cascade.ir.expr import Symbol
 from cascade.ir.kinds import declared_kind
 from cascade.ir.walk import symbols
 from cascade.schedule.program import Buffer, Program
@@ -14,44 +15,11 @@ from cascade.schedule.program import Buffer, Program
 if TYPE_CHECKING:
     from cascade.backends.triton.emit import Signature
 
-INFIX = ("+", "-", "*", "/", "//", "%", "**", "<", "<=", ">", ">=", "==", "!=", "and", "or")
-OF_MATH = ("exp", "log", "log2", "sqrt", "tanh", "erf", "sin", "cos", "floor", "ceil")
-PYTHON = {
-    **{op: f"({{}} {op} {{}})" for op in INFIX},
-    **{f: f"math.{f}({{}})" for f in OF_MATH},
-    "neg": "(-{})",
-    "not": "(not {})",
-    "select": "({1} if {0} else {2})",
-    "exp2": "(2.0 ** {})",
-    "rsqrt": "(1 / math.sqrt({}))",
-    "relu": "max({}, 0)",
-    "abs": "abs({})",
-    "clamp": "min(max({}, {}), {})",
-}
-
 DTYPES = {
     "f64": "torch.float64", "f32": "torch.float32", "bf16": "torch.bfloat16",
     "f16": "torch.float16", "i64": "torch.int64", "i32": "torch.int32", "i16": "torch.int16",
     "i8": "torch.int8", "u8": "torch.uint8", "bool": "torch.bool", "int": "torch.int64",
 }  # fmt: skip
-
-
-def python(e: Expr) -> str:
-    """An expression over extents and params as Python."""
-    match e:
-        case Const(value):
-            if isinstance(value, float) and value in (float("inf"), float("-inf")):
-                return f'float("{value}")'
-            return repr(value)
-        case Symbol(name):
-            return f"n_{name}"
-        case Map(op, args):
-            parts = [python(a) for a in args]
-            if op in ("min", "max"):
-                return f"{op}({', '.join(parts)})"
-            return PYTHON[op].format(*parts)
-        case _:
-            raise AssertionError(type(e).__name__)
 
 
 def host(
@@ -64,9 +32,10 @@ def host(
     outputs = [b for b in program.buffers if b.kind == "out"]
     given = _given(program, inputs, signatures)
     arguments = [ident(b.name) for b in inputs]
-    numbers = [f"{_number(n, inputs)}=None" for n in (*(n for n, _ in program.values), *given)]
-    lines = [CHECK.strip("\n"), "", ""]
-    lines.append(f"def run({', '.join([*arguments, *(['*', *numbers] if numbers else [])])}):")
+    taken = {ident(b.name) for b in inputs}
+    names = [*(n for n, _ in program.values), *given]
+    numbers = [f"{number_keyword(n, taken)}=None" for n in names]
+    lines = [f"def run({', '.join([*arguments, *(['*', *numbers] if numbers else [])])}):"]
     lines.append(f'    """{program.name}: {_what(inputs)} to {_what(outputs)}, as a dictionary."""')
     lines += _types(inputs)
     lines += _extents(program, inputs, given, kinds)
@@ -76,7 +45,8 @@ def host(
         lines += _launch(program, s, options(s.name))
     shown = ", ".join(f'"{b.name}": {ident(b.name)}' for b in outputs)
     lines.append(f"    return {{{shown}}}")
-    return "\n".join(lines) + "\n"
+    text = "\n".join(lines) + "\n"
+    return f"{helpers(text)}{CHECK.strip()}\n\n\n{text}"
 
 
 CHECK = """
@@ -94,10 +64,9 @@ def _shown(b: Buffer) -> str:
     return f"{b.name}[{','.join(b.ranks)}]" if b.ranks else b.name
 
 
-def _number(name: str, inputs: list[Buffer]) -> str:
-    """The keyword of a number: its name, where no tensor has the same."""
-    taken = {ident(b.name) for b in inputs}
-    return ident(name) if ident(name) not in taken else f"n_{ident(name)}"
+def number_keyword(name: str, taken: set[str]) -> str:
+    """The keyword of an extent or param: its name, where no tensor has the same."""
+    return f"n_{ident(name)}" if ident(name) in taken else ident(name)
 
 
 def _given(program: Program, inputs: list[Buffer], signatures: tuple[Signature, ...]) -> list[str]:
@@ -153,7 +122,7 @@ def _extents(
         for n, e in enumerate(b.shape):
             if isinstance(e, Symbol) and e.name not in known:
                 known.add(e.name)
-                lines.append(f"    n_{e.name} = {name}.shape[{n}]")
+                lines.append(f"    {scalar(e.name)} = {name}.shape[{n}]")
             else:
                 later.append(
                     f"    _check({name}.shape[{n}] == {python(e)}, "
@@ -161,24 +130,25 @@ def _extents(
                     f'not {{{name}.shape[{n}]}}")'
                 )
     widths = dict(program.widths)
+    taken = {ident(b.name) for b in inputs}
     for name in given:
-        number = _number(name, inputs)
+        number = number_keyword(name, taken)
         if name in widths:
-            lines.append(f"    n_{name} = {widths[name]} if {number} is None else {number}")
+            lines.append(f"    {scalar(name)} = {widths[name]} if {number} is None else {number}")
         else:
             lines.append(f'    _check({number} is not None, "`{name}` is needed: {number}=...")')
-            lines.append(f"    n_{name} = {number}")
+            lines.append(f"    {scalar(name)} = {number}")
             lines += _as_kind(name, kinds)
     for name, e in program.values:
         if name in known:
             continue
-        number = _number(name, inputs)
-        lines.append(f"    n_{name} = {python(e)} if {number} is None else {number}")
+        number = number_keyword(name, taken)
+        lines.append(f"    {scalar(name)} = {python(e, widths)} if {number} is None else {number}")
         lines += _as_kind(name, kinds)
     for name, size in program.widths:
         later.append(
-            f'    _check(n_{name} == {size}, f"these kernels are for {name} = {size}, '
-            f'not {{n_{name}}}")'
+            f'    _check({scalar(name)} == {size}, f"these kernels are for {name} = {size}, '
+            f'not {{{scalar(name)}}}")'
         )
     return [*lines, *later]
 
@@ -187,12 +157,12 @@ def _as_kind(name: str, kinds: Mapping[str, str]) -> list[str]:
     """A number as the kind of number that the kernels take."""
     match kinds.get(name, "real"):
         case "real":
-            return [f"    n_{name} = float(n_{name})"]
+            return [f"    {scalar(name)} = float({scalar(name)})"]
         case "int":
-            message = f"`{name}` is an integer, not {{n_{name}}}"
+            message = f"`{name}` is an integer, not {{{scalar(name)}}}"
             return [
-                f'    _check(n_{name} == int(n_{name}), f"{message}")',
-                f"    n_{name} = int(n_{name})",
+                f'    _check({scalar(name)} == int({scalar(name)}), f"{message}")',
+                f"    {scalar(name)} = int({scalar(name)})",
             ]
         case _:
             return []
@@ -219,7 +189,7 @@ def _dtype(b: Buffer, inputs: list[Buffer]) -> str:
 def _launch(program: Program, s: Signature, options: tuple[int, int]) -> list[str]:
     arguments = [ident(t) for t in s.tensors]
     arguments += [f"{ident(t)}.stride({n})" for t, n in s.strides]
-    arguments += [f"n_{name}" for name in s.scalars]
+    arguments += [scalar(name) for name in s.scalars]
     grid = " * ".join(f"({python(g)})" for g in s.grid) or "1"
     warps, stages = options
     return [

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import inspect
 import os
 import sys
 import tempfile
@@ -18,7 +19,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from cascade.backends.triton.host import number_keyword
 from cascade.backends.triton.tiles import Made, chosen, first
+from cascade.backends.triton.writer import ident
 from cascade.diagnostics import input_error
 from cascade.ir.cascade import Cascade
 from cascade.ir.extents import Number, bind
@@ -38,7 +41,9 @@ class TritonKernel:
     spec: Cascade
     tiles: Mapping[str, int] = field(default_factory=dict)
     as_written: bool = False
-    known: dict[tuple[Any, ...], tuple[Made, ModuleType]] = field(default_factory=dict, repr=False)
+    known: dict[tuple[Any, ...], list[tuple[Made, ModuleType]]] = field(
+        default_factory=dict, repr=False
+    )
 
     def __call__(self, **given: Any) -> Any:
         """The output, or a dictionary of the outputs where there are several.
@@ -51,7 +56,7 @@ class TritonKernel:
         settings = {n: v for n, v in given.items() if n not in names}
         _check_device(tensors)
         _, module = self.made(tensors, settings)
-        outputs = module.run(**_arguments(tensors), **settings)
+        outputs = module.run(**_arguments(tensors, settings, module))
         return outputs if len(outputs) > 1 else next(iter(outputs.values()))
 
     def made(
@@ -67,11 +72,14 @@ class TritonKernel:
             for r, n in bound.extents.items()
         )
         key = (spec, classes, tuple(sorted(settings.items())))
-        if key not in self.known:
-            extents = {**bound.extents, **{n: v for n, v in bound.values.items() if type(v) is int}}
-            made = self._make(spec, extents, tensors)
-            self.known[key] = made, _module(made.source)
-        return self.known[key]
+        known = self.known.setdefault(key, [])
+        for made, module in known:
+            if all(bound.values.get(n, size) == size for n, size in made.program.widths):
+                return made, module
+        extents = {**bound.extents, **{n: v for n, v in bound.values.items() if type(v) is int}}
+        made = self._make(spec, extents, tensors)
+        known.append((made, _module(made.source)))
+        return known[-1]
 
     def _make(self, spec: Cascade, extents: dict[str, int], tensors: Mapping[str, Any]) -> Made:
         device = next((t.device for t in tensors.values()), None)
@@ -103,10 +111,17 @@ def _last_ranks(spec: Cascade) -> set[str]:
     return {t.ranks[-1] for t in spec.inputs if t.ranks}
 
 
-def _arguments(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    from cascade.backends.triton.writer import ident
-
-    return {ident(n): t for n, t in tensors.items()}
+def _arguments(
+    tensors: Mapping[str, Any], settings: Mapping[str, Number], module: ModuleType
+) -> dict[str, Any]:
+    """Tensors, and the settings that do not follow from their shapes, as the module names them."""
+    taken = {ident(n) for n in tensors}
+    numbers = {number_keyword(n, taken): v for n, v in settings.items()}
+    accepted = inspect.signature(module.run).parameters
+    return {
+        **{ident(n): t for n, t in tensors.items()},
+        **{n: v for n, v in numbers.items() if n in accepted},
+    }
 
 
 def _check_device(tensors: Mapping[str, Any]) -> None:

@@ -127,7 +127,7 @@ class Writer:
             return _constant(value)
         if name in self.scalars:
             return Code(f"i_{name}", (), "int")
-        return Code(f"n_{name}", (), self.kinds.get(name, "real"))
+        return Code(scalar(name), (), self.kinds.get(name, "real"))
 
     def coordinate(self, rank: str) -> Code:
         if rank.startswith("#"):
@@ -266,6 +266,11 @@ def ident(name: str) -> str:
     """A name of the language as a Python name."""
     name = name.replace("'", "_prime").replace(".", "_").replace("#", "_lane")
     return f"{name}_" if iskeyword(name) or name in RESERVED else name
+
+
+def scalar(name: str) -> str:
+    """The name of an extent or a param."""
+    return f"n_{ident(name)}"
 
 
 def _constant(value: object) -> Code:

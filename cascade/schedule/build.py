@@ -326,6 +326,8 @@ class Builder:
         return result
 
     def _pick(self, stem: str, value: Expr, axis: str, at: Expr) -> Expr:
+        if axis in self.axes_in(at):
+            raise NoSchedule(f"`{stem}` is gathered along a rank that its tile holds")
         key = ("pick", value, axis, at)
         known = self.recall(key)
         if known is None:
@@ -406,7 +408,8 @@ class Builder:
         fill = Const(identity if identity is not None else 0)
         if step.kind == "int" and step.op in ("max", "min"):
             fill = Const(-(2**31) if step.op == "max" else 2**31 - 1)
-        body = self.masked(step.name, self._along(self.value(value), axes), conditions, fill)
+        whole = self._along(self.value(value), axes, fill)
+        body = self.masked(step.name, whole, conditions, fill)
         if not axes:
             return body
         return self._folded(step.name, step.op, body, axes)
@@ -435,14 +438,14 @@ class Builder:
         ]
         return inlined(e, truths)
 
-    def _along(self, e: Expr, axes: tuple[str, ...]) -> Expr:
+    def _along(self, e: Expr, axes: tuple[str, ...], other: Const | None = None) -> Expr:
         """A value that has every axis it is reduced along."""
         have = self.axes_in(e)
         for axis in axes:
             if axis not in have:
                 here = Map(">=", (lane(axis), Const(0)))
                 kind = TRUE if e == TRUE else None
-                e = here if kind is not None else Map("select", (here, e, _zero(e)))
+                e = here if kind is not None else Map("select", (here, e, other or _zero(e)))
                 have = (*have, axis)
         return e
 
