@@ -5,14 +5,13 @@ Each test compiles in a process of its own, for the tests interpret triton.
 
 import json
 import os
-import re
 import subprocess
 import sys
 from typing import Any
 
 import pytest
 
-from tests.examples.test_examples import FOLDER, NAMES
+from tests.examples.test_examples import FOLDER, NAMES, spec
 
 pytest.importorskip("triton")
 
@@ -21,10 +20,8 @@ WIDTHS = {"s": 16, "r": 64, "n": 1024}
 
 
 def compile_for(tmp_path, name: str, width: int, *more: str) -> Any:
-    text = (FOLDER / f"{name}.cascade").read_text()
     known = {"E": width, "F": width} | {k.upper(): v for k, v in WIDTHS.items()}
-    ranks = set(re.findall(r"\b[a-z]\b", text))
-    given = [f"{k}={v}" for k, v in known.items() if k.lower() in ranks]
+    given = [f"{k}={v}" for k, v in known.items() if k.lower() in spec(name).rank]
     command = [sys.executable, "-m", "cascade", "compile", str(FOLDER / f"{name}.cascade")]
     command += ["-o", str(tmp_path / "kernels.py"), "--target", "sm_90", "--json", *more]
     command += ["--set", ",".join(given)] if given else []
