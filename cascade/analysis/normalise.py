@@ -19,7 +19,8 @@ class Step:
     """`target[ranks] = op over bound of body`; `op` is None for a pointwise statement.
 
     `iterative` is the slot written at coordinate + 1; `recurs` the rank of the recurrence the step
-    belongs to, if any. `named` is false for reductions taken out of a larger statement.
+    belongs to, if any. `named` is false for reductions taken out of a larger statement. `along` is
+    the rank on which a selection puts its results.
     """
 
     target: str
@@ -31,6 +32,7 @@ class Step:
     iterative: int | None = None
     recurs: str | None = None
     named: bool = True
+    along: str | None = None
 
     @property
     def line(self) -> int | None:
@@ -84,7 +86,15 @@ class _Normalise:
         elif isinstance(body, Select) and body.rank not in ranks:
             inner = self._flatten(body.body, einsum)
             step = Step(
-                einsum.tensor, ranks, body.op, (body.rank,), inner, einsum, iterative, self.recurs
+                einsum.tensor,
+                ranks,
+                body.op,
+                (body.rank,),
+                inner,
+                einsum,
+                iterative,
+                self.recurs,
+                along=body.target,
             )
         else:
             inner = self._flatten(body, einsum)
@@ -95,9 +105,9 @@ class _Normalise:
         e = rebuild(e, tuple(self._flatten(child, einsum) for child in children(e)))
         match e:
             case Reduce(op, bound, body):
-                return self._extract(e, op, bound, body, free_ranks(e), einsum)
-            case Select(op, rank, _, body):
-                return self._extract(e, op, (rank,), body, free_ranks(e), einsum)
+                return self._extract(e, op, bound, body, einsum)
+            case Select(op, rank, target, body):
+                return self._extract(e, op, (rank,), body, einsum, target)
             case _:
                 return e
 
@@ -107,14 +117,15 @@ class _Normalise:
         op: str,
         bound: tuple[str, ...],
         body: Expr,
-        ranks: tuple[str, ...],
         einsum: Einsum,
+        along: str | None = None,
     ) -> Read:
+        ranks = free_ranks(e)
         key = (e, self.recurs)
         if key not in self.known:
             name = f"{einsum.tensor}.{len(self.known) + 1}"
             self.known[key] = name
             self.found.append(
-                Step(name, ranks, op, bound, body, einsum, None, self.recurs, named=False)
+                Step(name, ranks, op, bound, body, einsum, None, self.recurs, False, along)
             )
         return Read(self.known[key], tuple(Coordinate(r) for r in ranks), e.span)

@@ -55,7 +55,7 @@ class Draft:
             if key not in self.made:
                 self.made[key] = self.fresh(f"{rank}{n}")
                 extent = self.ranks[rank].extent
-                self.ranks[self.made[key]] = Rank(self.made[key], extent)
+                self.ranks[self.made[key]] = Rank(self.made[key], extent, True)
             name = self.made[key]
         return name
 

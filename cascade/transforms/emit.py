@@ -19,8 +19,9 @@ from cascade.ir.cascade import (
     extent_symbol,
     in_file_order,
 )
-from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Symbol, Where
+from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Select, Symbol, Where
 from cascade.ir.ops import MAPS, REDUCERS
+from cascade.ir.tails import with_tails
 from cascade.ir.walk import (
     conjunction,
     free_ranks,
@@ -180,7 +181,7 @@ class _Emission:
             r for p in partitions for r in (p.rank, *p.parts)
         }
         ranks = [r for r in ranks if r.declared or r.name in held or _mentions(kept, r.name)]
-        return replace(
+        written = replace(
             self.source,
             inputs=inputs,
             ranks=in_file_order(ranks, inputs, partitions),
@@ -189,6 +190,7 @@ class _Emission:
             partitions=partitions,
             warnings=(),
         )
+        return with_tails(written)
 
     def _add(self, name: str, ranks: tuple[str, ...], body: Expr) -> None:
         self.einsums.append(Einsum(name, ranks, body))
@@ -256,15 +258,9 @@ class _Emission:
         return False
 
     def _reduction(self, step: Step) -> Expr:
-        from cascade.ir.expr import Select
-        from cascade.ir.ops import SELECTIONS
-
         assert step.op is not None
-        if step.op in SELECTIONS:
-            node = next(
-                n for n in walk(step.einsum.body) if isinstance(n, Select) and n.op == step.op
-            )
-            return Select(step.op, node.rank, node.target, step.body)
+        if step.along is not None:
+            return Select(step.op, step.bound[0], step.along, step.body)
         return Reduce(step.op, step.bound, step.body)
 
     def _resolved(self, e: Expr) -> Expr:
@@ -525,8 +521,9 @@ def _reinlined(einsums: list[Einsum], source: Cascade) -> list[Einsum]:
     for e in einsums:
         if e.tensor not in bodies:
             result.append(replace(e, body=transform(e.body, rule)))
-    left = {r.tensor for e in result for r in reads(e.body)}
-    return [e for e in einsums if e.tensor in bodies and e.tensor in left] + result
+    kept = [replace(e, body=transform(e.body, rule)) for e in bodies.values()]
+    every = [*kept, *result]
+    return _reachable(every, tuple(e.tensor for e in result))
 
 
 def _read_inputs(einsums: list[Einsum], source: Cascade, ranks: list[Rank]) -> tuple[Tensor, ...]:

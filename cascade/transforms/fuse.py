@@ -49,6 +49,8 @@ from cascade.transforms.spell import in_order, to_expr
 MAX = "max"
 MEAN = "mean"
 ONE_EXPR = Const(1)
+START = "it is the start of a recurrence, and stays as it is written"
+OWN_VALUES = "its statement reads its own earlier values, and is evaluated as it is written"
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,11 @@ class _Planner:
                 if self.rank in step.ranks:
                     available.setdefault(step.target, 0)
                 continue
+            reason = self._as_written(step)
+            if reason:
+                if self.stream.reduces(step):
+                    self._wait(step, Refusal(step.label(), reason))
+                continue
             if step.op == "order" and self.stream.reduces(step):
                 needed = self._needs(self.stream.inlined(step.body))
                 available[step.target] = max(needed.values(), default=0) + 1
@@ -193,6 +200,12 @@ class _Planner:
             elif step.op is not None:
                 self._opaque(step)
         return self.result
+
+    def _as_written(self, step: Step) -> str:
+        """Why a step stays as it is, whatever it reads."""
+        if step.einsum.tensor in self.stream.substituted:
+            return OWN_VALUES
+        return START if step.named and step.einsum.init else ""
 
     def _opaque(self, step: Step) -> None:
         """A reduction over another rank that carries the streamed one: a value of the tile, unless
@@ -298,7 +311,7 @@ class _Planner:
                     elif self.rank in free_ranks(i) and not self._grows(rank):
                         fresh = next((r for r, known in found.items() if known == i), None)
                         if fresh is None:
-                            fresh = self._class_rank(rank, step)
+                            fresh = self._class_rank(rank, step, found)
                             found[fresh] = i
                         index.append(Coordinate(fresh))
                     else:
@@ -328,9 +341,9 @@ class _Planner:
         streamed = symbols(self.cascade.rank[self.rank].extent)
         return bool(symbols(self.cascade.rank[rank].extent) & streamed)
 
-    def _class_rank(self, rank: str, step: Step) -> str:
+    def _class_rank(self, rank: str, step: Step, found: dict[str, Expr]) -> str:
         """A rank for the classes: the slot's own, unless it means something in this statement."""
-        if rank not in step.ranks and rank not in step.bound:
+        if rank not in {*step.ranks, *step.bound, *found}:
             return rank
         name = self._fresh(rank)
         self.result.classes[name] = self.cascade.rank[rank].extent

@@ -10,6 +10,7 @@ from __future__ import annotations
 from cascade.analysis.normalise import Step, normalise
 from cascade.ir.cascade import Cascade
 from cascade.ir.expr import Coordinate, Expr, Map, Read, Where
+from cascade.ir.order import evaluation_order
 from cascade.ir.walk import (
     bound_ranks,
     children,
@@ -37,6 +38,13 @@ class Stream:
         self.steps = normalise(cascade)
         self.by_name = {s.target: s for s in self.steps}
         self.presence = Presence(cascade, self.steps)
+        self.substituted = {
+            e.tensor
+            for group in evaluation_order(cascade)
+            if group.rank is not None and all(e.step is None for e in group.einsums)
+            for e in group.einsums
+            if not group.inits
+        }
         self.nodes = 0
         self.deep: dict[str, bool] = {}
         self.behind: dict[str, dict[str, int]] = {}

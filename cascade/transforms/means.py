@@ -18,7 +18,7 @@ from cascade.transforms.presence import Presence
 
 def expand_means(cascade: Cascade) -> Cascade:
     """The cascade with every mean written as a quotient."""
-    presence = Presence(cascade, normalise(cascade))
+    presence = Presence.as_written(cascade, normalise(cascade))
 
     def rule(e: Expr) -> Expr | None:
         if not isinstance(e, Reduce) or e.op != "mean":

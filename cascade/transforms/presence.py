@@ -7,12 +7,15 @@ elsewhere.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from cascade.analysis.normalise import Step
 from cascade.ir.cascade import Cascade
-from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Where
+from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Select, Where
 from cascade.ir.ops import MAPS, REDUCERS
 from cascade.ir.printer import print_expr
 from cascade.ir.walk import (
+    bound_ranks,
     children,
     conjunction,
     conjuncts,
@@ -20,6 +23,7 @@ from cascade.ir.walk import (
     reads,
     rebuild,
     substitute,
+    walk,
 )
 
 
@@ -33,6 +37,12 @@ class Presence:
             s.target for s in steps if s.recurs is not None or s.iterative is not None
         }
         self.known: dict[str, tuple[Expr, ...] | None] = {}
+
+    @classmethod
+    def as_written(cls, cascade: Cascade, steps: tuple[Step, ...]) -> Presence:
+        """Conditions in the names of the cascade alone, nested reductions as they stand."""
+        whole = (replace(s, op=None, bound=(), body=s.einsum.body) for s in steps if s.named)
+        return cls(cascade, tuple(whole))
 
     def of(self, e: Expr) -> tuple[Expr, ...]:
         """Conjuncts that together hold exactly where `e` is present."""
@@ -49,6 +59,12 @@ class Presence:
                 return self._read(e)
             case Map(op, args) if MAPS[op].absence != "strict":
                 return self._joined(e, op, args)
+            case Reduce(op, bound, body):
+                if REDUCERS[op].identity is None:
+                    return {is_present(e): None}
+                return {c: None for c in self._of(body) if not set(bound) & set(free_ranks(c))}
+            case Select():
+                return {is_present(e): None}
             case _:
                 found = {}
                 for child in children(e):
@@ -111,6 +127,8 @@ class Presence:
             found.setdefault(is_present(e))
             return found
         values = dict(zip(step.ranks, e.index, strict=True))
+        if any(_captures(part, values) for part in own):
+            return {is_present(e): None}
         for part in own:
             found.setdefault(substitute(part, values))
         return found
@@ -161,6 +179,12 @@ class Presence:
                 result = tuple(c for c in found if not bound & set(free_ranks(c)))
         self.known[step.target] = result
         return result
+
+
+def _captures(e: Expr, values: dict[str, Expr]) -> bool:
+    """Whether a rank of the values has another meaning inside `e`."""
+    bound = {r for node in walk(e) for r in bound_ranks(node)}
+    return bool(bound) and any(bound & set(free_ranks(v)) for v in values.values())
 
 
 def is_present(e: Expr) -> Expr:

@@ -49,7 +49,7 @@ class Opener:
         self.draft = draft
         self.steps = normalise(draft.source)
         by_name: dict[str, Step] = {s.target: s for s in self.steps}
-        self.presence = Presence(draft.source, self.steps)
+        self.presence = Presence.as_written(draft.source, self.steps)
         self.ranges = Ranges(by_name)
         self.recurring = {
             s.einsum.tensor for s in self.steps if s.recurs is not None or s.iterative is not None

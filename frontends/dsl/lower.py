@@ -18,13 +18,14 @@ from cascade.frontends.dsl.expressions import Lowering, Scope
 from cascade.frontends.dsl.left_sides import LeftSides
 from cascade.frontends.dsl.macros import check_macros
 from cascade.frontends.dsl.mistakes import KEYWORDS
-from cascade.frontends.dsl.names import Names, collect, mentioned
-from cascade.frontends.dsl.partitions import guard_tails, partition_of, shared_parts
+from cascade.frontends.dsl.names import Names, collect, index_text, mentioned
+from cascade.frontends.dsl.partitions import partition_of, shared_parts
 from cascade.frontends.dsl.ranks import bound_ranks_of_file
 from cascade.frontends.dsl.stray_ranks import check_implicit, stray_condition
 from cascade.ir.cascade import Cascade, Einsum, Param, Partition, Requirement, Tensor
 from cascade.ir.expr import Expr, Reduce, Where
 from cascade.ir.implicit import implicit_ranks
+from cascade.ir.tails import guard_tails
 from cascade.ir.verify import verify
 from cascade.ir.walk import bound_ranks, conjunction, conjuncts, free_ranks, unfiltered, walk
 
@@ -169,8 +170,12 @@ class _File:
         active = self._active_partitions(assign, scope)
         lowering = Lowering(self.names, active)
         body = self._right_side(lowering, assign, scope)
-        body = guard_tails(body, scope, active, self.names)
+        body = guard_tails(body, scope, active, self._slots)
         return Einsum(assign.name, ranks, body, step, init, assign.span)
+
+    def _slots(self, tensor: str) -> tuple[list[str], bool]:
+        indices = self.names.indices(tensor)
+        return [index_text(i) for i in indices], tensor in self.names.inputs
 
     def _active_partitions(self, assign: s.Assign, scope: tuple[str, ...]) -> tuple[Partition, ...]:
         used = mentioned(assign.value) | set(scope)

@@ -1,6 +1,4 @@
-"""Partitions: `rank m = m1*M0 + m0` read as parts and strides, and the condition of the ragged
-tail.
-"""
+"""Partitions: `rank m = m1*M0 + m0` read as parts and strides."""
 
 from __future__ import annotations
 
@@ -10,10 +8,8 @@ from cascade.diagnostics import CascadeError, Diagnostic, Span, fail
 from cascade.frontends.dsl import syntax as s
 from cascade.frontends.dsl.names import Names, check_rank_name, index_text, is_extent_name
 from cascade.frontends.dsl.names import walk as walk_syntax
-from cascade.ir.cascade import Partition, extent_symbol
-from cascade.ir.expr import Coordinate, Expr, Map, Read, Reduce, Select, Where
-from cascade.ir.ops import MAPS
-from cascade.ir.walk import bound_ranks, children, conjunction, conjuncts, rebuild
+from cascade.ir.cascade import Partition
+from cascade.ir.expr import Coordinate, Expr, Map
 
 MAX_PARTS = 16
 
@@ -100,60 +96,3 @@ def shared_parts(partitions: tuple[Partition, ...]) -> list[Diagnostic]:
                 errors.append(Diagnostic("partition", message, where, "", hints, related))
                 break
     return errors
-
-
-def guard_tails(
-    body: Expr, scope: tuple[str, ...], active: tuple[Partition, ...], names: Names
-) -> Expr:
-    """Make the points past the extent absent wherever all parts have a coordinate."""
-    for partition in active:
-        body = _guard(body, set(scope), partition, names)
-    return body
-
-
-def tail(partition: Partition) -> Expr:
-    return Map("<", (partition.expression, extent_symbol(partition.rank)), partition.span)
-
-
-def _guard(e: Expr, scope: set[str], partition: Partition, names: Names) -> Expr:
-    parts = set(partition.parts)
-    if parts <= scope:
-        return e if _guaranteed(e, partition, names) else _filtered(e, tail(partition))
-    inner = scope | set(bound_ranks(e))
-    if bound_ranks(e) and parts <= inner:
-        (body,) = children(e)
-        if _guaranteed(body, partition, names):
-            return e
-        return rebuild(e, (_filtered(body, tail(partition)),))
-    return rebuild(e, tuple(_guard(child, inner, partition, names) for child in children(e)))
-
-
-def _filtered(e: Expr, condition: Expr) -> Expr:
-    if isinstance(e, Where):
-        return Where(e.body, conjunction((*conjuncts(e.condition), condition)), e.span)
-    return Where(e, condition, e.span)
-
-
-def _guaranteed(e: Expr, partition: Partition, names: Names) -> bool:
-    """Whether every point past the extent is absent already, by a read or a condition."""
-    match e:
-        case Read(tensor, index):
-            at = zip(index, map(index_text, names.indices(tensor)), strict=False)
-            if any(i == partition.expression and r == partition.rank for i, r in at):
-                return True
-            if tensor in names.inputs:
-                return False
-            held = {i.rank for i in index if isinstance(i, Coordinate)}
-            return set(partition.parts) <= held
-        case Map(op, args):
-            return MAPS[op].absence == "strict" and any(
-                _guaranteed(a, partition, names) for a in args
-            )
-        case Where(body, condition):
-            return tail(partition) in conjuncts(condition) or _guaranteed(body, partition, names)
-        case Reduce() | Select():
-            return not set(bound_ranks(e)) & set(partition.parts) and _guaranteed(
-                e.body, partition, names
-            )
-        case _:
-            return False
