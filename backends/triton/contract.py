@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import isfinite
 
+from cascade.backends.triton.layout import grouped
 from cascade.backends.triton.missing import held
 from cascade.backends.triton.writer import DOT_LEAST, Axes, Code, Writer, ident
 from cascade.ir.expr import Const, Expr, Map, Read
@@ -46,7 +47,7 @@ def contract(w: Writer, node: Contract) -> None:
         axes = w.ordered({*code.axes, *result.axes})
         result = Code(f"({w.spread(result, axes)} * {w.spread(code, axes)})", axes)
     text = f"t_{ident(node.name)}"
-    w.line(f"{text} = {result.text}")
+    w.assign(text, result.text)
     w.tiles[node.name] = Code(text, result.axes)
 
 
@@ -165,7 +166,7 @@ def _product(w: Writer, operand: Operand, kept: str) -> Code:
     text = w.spread(parts[0], operand.axes)
     for p in parts[1:]:
         text = f"{text} * {w.spread(p, operand.axes)}"
-    code = Code(f"({text})", operand.axes)
+    code = Code(grouped(text), operand.axes)
     return Code(f"{code.text}.to({kept})", code.axes) if kept else code
 
 

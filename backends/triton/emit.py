@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cascade.backends.triton.host import host
+from cascade.backends.triton.layout import broken, packed
 from cascade.backends.triton.loops import loop
 from cascade.backends.triton.nodes import write
 from cascade.backends.triton.scalars import scalar_kinds
@@ -55,13 +57,12 @@ def emit(program: Program, options: Options | None = None) -> str:
         signature = signature_of(program, kernel)
         signatures.append(signature)
         parts.append(_kernel(program, kernel, signature, kinds))
-    body = "\n\n".join(parts)
+    body = "\n\n\n".join(parts)
     title = f'"""{program.name}: kernels written by cascade. Needs torch and triton."""'
     imports = "import math\n\nimport torch\nimport triton\nimport triton.language as tl\n"
     tail = host(program, tuple(signatures), kinds, options.of)
-    return "\n\n".join([title, imports, helpers(body).rstrip(), body, tail]).replace(
-        "\n\n\n\n", "\n\n\n"
-    )
+    blocks = (f"{title}\n\n{imports}", helpers(body).strip(), body, tail)
+    return "\n\n\n".join(b.rstrip("\n") for b in blocks if b) + "\n"
 
 
 def signature_of(program: Program, kernel: Kernel) -> Signature:
@@ -132,19 +133,20 @@ def _kernel(
     sizes, actual = lanes(program, kernel)
     w = Writer(program, kernel, sizes, actual, dict(program.widths), kinds)
     w.places = {p.rank: p for p in kernel.places}
-    arguments = [f"{ident(t)}_ptr" for t in signature.tensors]
-    arguments += [f"{ident(t)}_s{n}" for t, n in signature.strides]
-    arguments += [scalar(s) for s in signature.scalars]
-    names = [f'"{a}"' for a in arguments if a.startswith("n_")]
-    decorator = f"@triton.jit(do_not_specialize=[{', '.join(names)}])" if names else "@triton.jit"
+    numbers = [scalar(s) for s in signature.scalars]
+    names = ", ".join(f'"{n}"' for n in numbers)
+    decorator = f"@triton.jit(do_not_specialize=[{names}])" if names else "@triton.jit"
     _position(w, kernel)
     for axis in kernel.axes:
         name = ident(axis.name)
         w.line(f"l_{name} = tl.arange(0, {sizes[axis.name]})")
     write(w, kernel.body, frozenset(), loop)
-    unused = _without_unused(w.lines, kernel)
-    head = f"{decorator}\ndef {ident(kernel.name)}_kernel({', '.join(arguments)}):"
-    return "\n".join([head, *unused])
+    body = [part for line in _without_unused(w.lines) for part in broken(line)]
+    pointers = [f"{ident(t)}_ptr" for t in signature.tensors]
+    strides = [f"{ident(t)}_s{n}" for t, n in signature.strides]
+    head = [decorator, f"def {ident(kernel.name)}_kernel("]
+    head += [line for kind in (pointers, strides, numbers) for line in packed(kind, "    ")]
+    return "\n".join([*head, "):", *body])
 
 
 def _position(w: Writer, kernel: Kernel) -> None:
@@ -161,15 +163,13 @@ def _position(w: Writer, kernel: Kernel) -> None:
     w.line(f"i_{kernel.grid[0].scalar} = rest")
 
 
-def _without_unused(lines: list[str], kernel: Kernel) -> list[str]:
+def _without_unused(lines: list[str]) -> list[str]:
     """The lines, without lanes that nothing reads."""
     text = "\n".join(lines)
     kept = []
     for line in lines:
         name = line.strip().split(" = ")[0]
         if line.strip().startswith("l_") and "tl.arange" in line:
-            import re
-
             if len(re.findall(rf"\b{re.escape(name)}\b", text)) == 1:
                 continue
         kept.append(line)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from cascade.backends.triton.arithmetic import helpers, python
+from cascade.backends.triton.layout import packed
 from cascade.backends.triton.writer import ident, scalar
 from cascade.ir.expr import Symbol
 from cascade.ir.kinds import declared_kind
@@ -187,16 +188,17 @@ def _dtype(b: Buffer, inputs: list[Buffer]) -> str:
 
 
 def _launch(program: Program, s: Signature, options: tuple[int, int]) -> list[str]:
-    arguments = [ident(t) for t in s.tensors]
-    arguments += [f"{ident(t)}.stride({n})" for t, n in s.strides]
-    arguments += [scalar(name) for name in s.scalars]
+    tensors = [ident(t) for t in s.tensors]
+    strides = [f"{ident(t)}.stride({n})" for t, n in s.strides]
+    numbers = [scalar(name) for name in s.scalars]
+    arguments = [a for kind in (tensors, strides, numbers) for a in packed(kind, " " * 12)]
     grid = " * ".join(f"({python(g)})" for g in s.grid) or "1"
     warps, stages = options
     return [
         f"    grid = {grid}",
         "    if grid > 0:",
         f"        {ident(s.name)}_kernel[(grid,)](",
-        f"            {', '.join(arguments)},",
+        *arguments,
         f"            num_warps={warps}, num_stages={stages},",
         "        )",
     ]

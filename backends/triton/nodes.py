@@ -59,7 +59,7 @@ def write(w: Writer, nodes: tuple[Node, ...], holding: frozenset[Expr], loop: Lo
 def put(w: Writer, name: str, code: Code) -> None:
     """Give a value its name."""
     text = f"t_{ident(name)}"
-    w.line(f"{text} = {code.text}")
+    w.assign(text, code.text)
     w.tiles[name] = Code(text, code.axes, code.kind)
     w.loaded.discard(name)
 

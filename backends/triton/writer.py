@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from keyword import iskeyword
 
+from cascade.backends.triton.layout import bare, grouped
 from cascade.backends.triton.missing import Held
 from cascade.backends.triton.spell import REAL, SPELL
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol
@@ -60,7 +61,10 @@ class Writer:
 
     # -- lines
     def line(self, text: str) -> None:
-        self.lines.append("    " * self.depth + text if text else "")
+        self.lines.append("    " * self.depth + text)
+
+    def assign(self, name: str, value: str) -> None:
+        self.line(f"{name} = {bare(value)}")
 
     @contextmanager
     def block(self, header: str) -> Iterator[None]:
@@ -88,8 +92,7 @@ class Writer:
         if code.axes == axes or not code.axes:
             return code.text
         marks = ", ".join(":" if a in code.axes else "None" for a in axes)
-        text = code.text if code.text.isidentifier() else f"({code.text})"
-        return f"{text}[{marks}]"
+        return f"{grouped(code.text)}[{marks}]"
 
     def full(self, code: Code, axes: Axes) -> str:
         """The text broadcast to a whole tile."""
@@ -138,7 +141,7 @@ class Writer:
         name = f"c_{ident(rank)}"
         if rank not in self.given:
             self.given.add(rank)
-            self.line(f"{name} = {self.code(place.value).text}")
+            self.assign(name, self.code(place.value).text)
         return Code(name, axes, "int")
 
     def _map(self, op: str, args: tuple[Expr, ...]) -> Code:
@@ -202,7 +205,9 @@ class Writer:
     def together(self, parts: list[Code], axes: Axes | None = None) -> str:
         """All of these conditions, over axes."""
         joined = self.ordered({a for p in parts for a in p.axes}) if axes is None else axes
-        return " & ".join(f"({self.spread(p, joined)})" for p in parts)
+        if len(parts) == 1:
+            return bare(self.spread(parts[0], joined))
+        return " & ".join(grouped(self.spread(p, joined)) for p in parts)
 
     # -- which lanes exist
     def missing(self, axes: set[str] | Axes) -> list[Place]:
