@@ -15,6 +15,7 @@ PYTHON = {
     **{f: f"math.{f}({{}})" for f in OF_MATH},
     "neg": "(-{})",
     "not": "(not {})",
+    "??": "{0}",
     "select": "({1} if {0} else {2})",
     "exp2": "(2.0 ** {})",
     "log": "_log({})",

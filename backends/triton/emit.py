@@ -12,7 +12,7 @@ from cascade.backends.triton.loops import loop
 from cascade.backends.triton.nodes import write
 from cascade.backends.triton.scalars import scalar_kinds
 from cascade.backends.triton.spell import helpers
-from cascade.backends.triton.writer import DOT_LEAST, Code, Writer, ident, scalar
+from cascade.backends.triton.writer import DOT_LEAST, Code, Writer, ident, position, scalar
 from cascade.diagnostics import fail
 from cascade.ir.expr import Const, Expr, Read
 from cascade.ir.extents import evaluate
@@ -157,10 +157,10 @@ def _position(w: Writer, kernel: Kernel) -> None:
     for g in reversed(kernel.grid[1:]):
         count = w.code(g.count).text
         w.scalars.add(g.scalar)
-        w.line(f"i_{g.scalar} = rest % {count}")
+        w.line(f"{position(g.scalar)} = rest % {count}")
         w.line(f"rest = rest // {count}")
     w.scalars.add(kernel.grid[0].scalar)
-    w.line(f"i_{kernel.grid[0].scalar} = rest")
+    w.line(f"{position(kernel.grid[0].scalar)} = rest")
 
 
 def _without_unused(lines: list[str]) -> list[str]:

@@ -104,6 +104,7 @@ def _types(inputs: list[Buffer]) -> list[str]:
     return lines
 
 
+ANYWHERE = '"cuda" if torch.cuda.is_available() else "cpu"'  # where nothing is given
 TYPED = {
     "real": "{}.is_floating_point()",
     "int": "not {0}.is_floating_point() and {0}.dtype != torch.bool",
@@ -172,7 +173,7 @@ def _as_kind(name: str, kinds: Mapping[str, str]) -> list[str]:
 def _memory(b: Buffer, inputs: list[Buffer]) -> str:
     shape = ", ".join(python(e) for e in b.shape)
     comma = "," if len(b.shape) == 1 else ""
-    device = f"{ident(inputs[0].name)}.device" if inputs else '"cuda"'
+    device = f"{ident(inputs[0].name)}.device" if inputs else ANYWHERE
     return f"torch.empty(({shape}{comma}), dtype={_dtype(b, inputs)}, device={device})"
 
 

@@ -118,10 +118,8 @@ def _arguments(
     taken = {ident(n) for n in tensors}
     numbers = {number_keyword(n, taken): v for n, v in settings.items()}
     accepted = inspect.signature(module.run).parameters
-    return {
-        **{ident(n): t for n, t in tensors.items()},
-        **{n: v for n, v in numbers.items() if n in accepted},
-    }
+    given = {ident(n): t for n, t in tensors.items()} | numbers
+    return {n: v for n, v in given.items() if n in accepted}
 
 
 def _check_device(tensors: Mapping[str, Any]) -> None:

@@ -71,13 +71,17 @@ def packed(items: list[str], indent: str) -> list[str]:
 
 
 def _call(line: str) -> int | None:
-    """Where the arguments of the call that a statement is, or assigns, begin."""
-    text = line.rstrip()
-    for start, character in enumerate(text):
-        if character == "(" and _closing(text, start) == len(text) - 1 and start:
-            if text[start - 1].isalnum() or text[start - 1] in "_]":
-                return start
-    return None
+    """Where the arguments of the longest call begin that is in no other brackets."""
+    found, longest, n = None, 0, 0
+    while n < len(line):
+        if line[n] in OPENING:
+            end = _closing(line, n)
+            is_call = line[n] == "(" and n and (line[n - 1].isalnum() or line[n - 1] in "_]")
+            if is_call and end - n > longest:
+                found, longest = n, end - n
+            n = end
+        n += 1
+    return found
 
 
 def _closing(text: str, start: int) -> int:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 
 from cascade.backends.triton.nodes import write
-from cascade.backends.triton.writer import Code, Writer, ident
+from cascade.backends.triton.writer import Code, Writer, ident, position
 from cascade.ir.expr import Const, Coordinate, Expr, Read, Symbol
 from cascade.ir.walk import walk
 from cascade.schedule.bounds import solve
@@ -56,15 +57,23 @@ def _begin(w: Writer, found: tuple[Carry, ...]) -> None:
 
 
 def _advance(w: Writer, found: tuple[Carry, ...]) -> None:
+    """All carries move at once: one that follows from another takes what that was before."""
+    moved: set[str] = set()
+    for c in found:
+        if c.next in moved:
+            w.line(f"before_{ident(c.next)} = t_{ident(c.next)}")
+            w.tiles[c.next] = replace(w.tiles[c.next], text=f"before_{ident(c.next)}")
+        moved.add(c.name)
     for c in found:
         value = w.full(w.code(Read(c.next, ())), w.ordered(c.axes))
-        w.line(f"t_{ident(c.name)} = {value}")
+        if value != f"t_{ident(c.name)}":
+            w.line(f"t_{ident(c.name)} = {value}")
 
 
 def _steps(w: Writer, node: Seq, holding: frozenset[Expr]) -> None:
     w.scalars.add(node.scalar)
     count = w.code(node.count).text
-    with w.block(f"for i_{node.scalar} in range(0, {count}):"):
+    with w.block(f"for {position(node.scalar)} in range(0, {count}):"):
         _begin(w, node.carries)
         for p in node.places:
             w.places[p.rank] = p
@@ -80,12 +89,12 @@ def _tiles(w: Writer, node: For, holding: frozenset[Expr]) -> None:
     full = holding | frozenset(node.predicate)
     if any(not i.residual for i in intervals):
         with w.block(f"for k_{name} in range(0, {ranges.full_tiles}):"):
-            w.line(f"i_{node.scalar} = {ranges.full_start}")
+            w.line(f"{position(node.scalar)} = {ranges.full_start}")
             w.whole.add(node.axis)
             _body(w, node, full)
             w.whole.discard(node.axis)
     with _lanes(w, node, name), w.block(f"for k_{name} in range(0, {ranges.partial_tiles}):"):
-        w.line(f"i_{node.scalar} = {ranges.partial_start}")
+        w.line(f"{position(node.scalar)} = {ranges.partial_start}")
         _body(w, node, holding)
 
 

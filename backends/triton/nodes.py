@@ -121,7 +121,7 @@ def _load(w: Writer, node: Load) -> None:
         loaded = f"({loaded} != 0)"
     if kind == "int":
         loaded = f"{loaded}.to(tl.int32)"
-    w.line(f"{text} = {loaded}")
+    w.assign(text, loaded)
     w.tiles[node.name] = Code(text, axes, kind)
     if kind == "real":
         w.loaded.add(node.name)
@@ -155,9 +155,20 @@ def _mask(w: Writer, node: Mask, holding: frozenset[Expr]) -> None:
         return
     tests = w.every(left)
     axes = w.ordered({*value.axes, *(a for t in tests for a in t.axes)})
-    fill = w.code(node.fill)
+    fill = _fill(w, node.fill, value.kind)
     text = f"tl.where({w.together(tests, axes)}, {w.spread(value, axes)}, {fill.text})"
-    put(w, node.name, Code(text, axes, value.kind))
+    kind = "real" if "real" in (fill.kind, value.kind) else value.kind
+    put(w, node.name, Code(text, axes, kind))
+
+
+def _fill(w: Writer, fill: Const, kind: str) -> Code:
+    """A fill of the kind of what it is put beside, where it is a number of that kind."""
+    value = fill.value
+    if kind == "int" and isinstance(value, float) and value.is_integer():
+        return w.code(Const(int(value)))
+    if kind == "bool" and value in (0, 1):
+        return w.code(Const(bool(value)))
+    return w.code(fill)
 
 
 def neutral(w: Writer, e: Expr, axes: Axes, identity: float, fill: str) -> Code:
@@ -238,7 +249,10 @@ def _best(w: Writer, node: Best, holding: frozenset[Expr]) -> None:
     value, place = w.code(node.value), w.code(node.place)
     tests = [*w.every(tuple(c for c in node.conditions if c not in holding))]
     tests += w.exists((node.axis,))
-    axes = w.ordered({node.axis, *value.axes, *place.axes, *(a for t in tests for a in t.axes)})
+    before = [w.tiles[n] for n in node.before or ()]
+    shared = {a for b in before for a in b.axes if a != node.target}
+    tested = {a for t in tests for a in t.axes}
+    axes = w.ordered({node.axis, *value.axes, *place.axes, *tested, *shared})
     rest = tuple(a for a in axes if a != node.axis)
     out = w.ordered({*rest, node.target})
     n = ident(node.names[0])
@@ -249,8 +263,8 @@ def _best(w: Writer, node: Best, holding: frozenset[Expr]) -> None:
     w.line(f"p_{n} = {w.full(place, axes)}")
     at, where = axes.index(node.axis), out.index(node.target)
     if node.before is not None:
-        for letter, name in zip("vq", node.before, strict=True):
-            w.line(f"{letter}_{n} = {w.full(w.tiles[name], out)}")
+        for letter, tile in zip("vq", before, strict=True):
+            w.line(f"{letter}_{n} = {w.full(tile, out)}")
     w.line(f"y_{n} = tl.full({w.shape(out)}, float('-inf'), tl.float32)")
     w.line(f"z_{n} = tl.full({w.shape(out)}, -1, tl.int32)")
     big = str(LARGEST)

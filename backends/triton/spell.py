@@ -17,15 +17,16 @@ HELPERS = {
     "_quotient": '''
 @triton.jit
 def _quotient(a, b):
-    """a // b, rounded down."""
-    q = a // b
-    return tl.where((q * b != a) & ((a < 0) != (b < 0)), q - 1, q)
+    """a // b, rounded down; 0 where b is 0."""
+    q = a // tl.where(b == 0, 1, b)
+    lower = (q * b != a) & ((a < 0) != (b < 0))
+    return tl.where(b == 0, 0, tl.where(lower, q - 1, q))
 ''',
     "_remainder": '''
 @triton.jit
 def _remainder(a, b):
-    """a % b, of the sign of b."""
-    r = a % b
+    """a % b, of the sign of b; 0 where b is 0."""
+    r = a % tl.where(b == 0, 1, b)
     return tl.where((r != 0) & ((r < 0) != (b < 0)), r + b, r)
 ''',
     "_power": '''

@@ -18,6 +18,7 @@ from cascade.backends.triton.missing import Held
 from cascade.backends.triton.spell import REAL, SPELL
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol
 from cascade.ir.extents import evaluate
+from cascade.ir.ops import COMPARISONS
 from cascade.ir.walk import free_ranks, walk
 from cascade.schedule.program import Kernel, Place, Program, lane
 from cascade.schedule.settle import is_natural
@@ -129,7 +130,7 @@ class Writer:
             value = self.widths[name]
             return _constant(value)
         if name in self.scalars:
-            return Code(f"i_{name}", (), "int")
+            return Code(position(name), (), "int")
         return Code(scalar(name), (), self.kinds.get(name, "real"))
 
     def coordinate(self, rank: str) -> Code:
@@ -148,6 +149,8 @@ class Writer:
         known = self._number(Map(op, args))
         if known is not None:
             return known
+        if op == "??":  # Programs have no absent values
+            return self.code(args[0])
         if op == "select":
             choice = self._number(args[0])
             if choice is not None:
@@ -159,11 +162,22 @@ class Writer:
         if op in ("//", "%") and all(is_natural(a) for a in args):
             a, b = self._together(args)
             return Code(f"({a.text} {op} {b.text})", self._joined(a, b), "int")
+        divisor = self._number(args[1]) if op in ("//", "%") else None
+        if divisor is not None and _is_power_of_two(divisor):
+            a, size = self.code(args[0]), int(divisor.text)
+            text = (
+                f"{a.text} >> {size.bit_length() - 1}" if op == "//" else f"{a.text} & {size - 1}"
+            )
+            return Code(f"({text})", a.axes, "int")
         parts = self._together(args)
         if op in REAL:
             parts = [_as_real(p) for p in parts]
         axes = self._joined(*parts)
         text = SPELL[op](*(p.text for p in parts))
+        if op == "sign" and parts[0].kind == "real":
+            text = f"tl.cast({text}, tl.float32)"
+        if op in COMPARISONS and not axes and any(p.kind == "real" for p in parts):
+            text = f"tl.where({text}, True, False)"  # the interpreter takes it for a real
         return Code(text, axes, self._kind(op, parts))
 
     def _number(self, e: Expr) -> Code | None:
@@ -263,6 +277,11 @@ class Writer:
         return self.ordered(found)
 
 
+def _is_power_of_two(number: Code) -> bool:
+    size = int(number.text) if number.kind == "int" else 0
+    return size > 0 and size & (size - 1) == 0
+
+
 def _lanes(place: Place) -> set[str]:
     return {r[1:] for r in free_ranks(place.value) if r.startswith("#")}
 
@@ -271,6 +290,11 @@ def ident(name: str) -> str:
     """A name of the language as a Python name."""
     name = name.replace("'", "_prime").replace(".", "_").replace("#", "_lane")
     return f"{name}_" if iskeyword(name) or name in RESERVED else name
+
+
+def position(name: str) -> str:
+    """The name of a position in the grid or in a loop."""
+    return f"i_{ident(name)}"
 
 
 def scalar(name: str) -> str:
