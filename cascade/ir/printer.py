@@ -25,7 +25,9 @@ def spell(e: Expr) -> Text:
             return Text(name)
         case Read(tensor, index):
             return (
-                text.index(tensor, [text.tight(text.paren(spell(i), text.WHERE + 1)) for i in index])
+                text.index(
+                    tensor, [text.tight(text.paren(spell(i), text.WHERE + 1)) for i in index]
+                )
                 if index
                 else Text(tensor)
             )

@@ -83,7 +83,7 @@ def _split(r: Recurrence) -> tuple[Term, Poly]:
     for t in r.feedback:
         replaced = {x for x, i in zip(r.own, t.index, strict=True) if i != Coordinate(x)}
         for i in t.index:
-            if not isinstance(i, Coordinate):
+            if not isinstance(i, Coordinate) or i.rank == r.rank:
                 raise NotChunkable(print_expr(r.read(t.index)), "the state is read at an index")
         for m, c in sorted(t.value.terms, key=lambda t: print_expr(to_expr(of_monomial(*t)))):
             reading: list[tuple[Atom, Fraction]] = []

@@ -8,18 +8,10 @@ from cascade.ir.cascade import Cascade, Einsum, Param, Partition, Rank
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Select, Symbol, Where
 from cascade.ir.ops import MAPS
 from cascade.ir.walk import bound_ranks, reads, walk
+from cascade.transforms.placing import NotChunkable
 from cascade.transforms.tiles import Tiles, filtered
 
 CHUNK = 64  # the default extent of a chunk
-
-
-class NotChunkable(Exception):
-    """Why a form has no chunked one: the part, and the reason, in the words of the spec."""
-
-    def __init__(self, part: str, reason: str):
-        super().__init__(f"{part}: {reason}")
-        self.part = part
-        self.reason = reason
 
 
 class Draft:
@@ -231,3 +223,6 @@ def reads_inside(draft: Draft, e: Expr, point: Expr, extent: Expr) -> bool:
             return reads_inside(draft, body, point, extent)
         case _:
             return False
+
+
+__all__ = ["CHUNK", "Draft", "NotChunkable", "reachable", "reads_inside"]

@@ -146,6 +146,9 @@ class Summand:
 def summands(opener: Opener, form: Form) -> list[Summand]:
     """The body of a form, separated. Raises `NotChunkable` with the part that does not."""
     others = tuple(r for r in form.node.ranks if r != form.column)
+    inside = tuple(
+        c for c in form.kept if mentions(c, set(others)) and not mentions(c, {form.column})
+    )
     hidden = {*form.einsum.scope, *form.node.ranks}
     products = opener.products(form.value, lambda r: _opened(r, form.column, form.rows), hidden)
     classes = Classes(
@@ -164,7 +167,8 @@ def summands(opener: Opener, form: Form) -> list[Summand]:
                     bound = (*others, *product.bound)
                     if exponent is not None and _is_small(opener, exponent):
                         part, exponent = multiply(part, exponential(exponent)), None
-                    found.append(Summand(bound, product.conditions, steps, rho, part, exponent))
+                    conditions = (*inside, *product.conditions)
+                    found.append(Summand(bound, conditions, steps, rho, part, exponent))
     return sorted(found, key=_text)
 
 

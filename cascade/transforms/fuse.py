@@ -296,19 +296,21 @@ class _Planner:
     ) -> tuple[Expr, dict[str, Expr]]:
         """A result read at a streamed index, `W[c(m)]`, is summed over its classes at the end.
 
-        Where only the points with `c(m) == i` count, it is `W[i]`.
+        Where only the points with `c(m) == i` count, it is `W[i]`. A read that not every point that
+        counts has, as one branch of a choice, stays: a point without a class would be in no sum.
         """
         found: dict[str, Expr] = {}
 
         def visit(node: Expr) -> Expr:
             if isinstance(node, Read) and self.stream.depends(node.tensor):
                 ranks = self.stream.by_name[node.tensor].ranks
+                always = set(self.stream.presence.of(node)) <= set(present)
                 index: list[Expr] = []
                 for rank, i in zip(ranks, node.index, strict=True):
                     only = self._only_class(i, rank, present)
                     if only is not None:
                         index.append(only)
-                    elif self.rank in free_ranks(i) and not self._grows(rank):
+                    elif always and self.rank in free_ranks(i) and not self._grows(rank):
                         fresh = next((r for r, known in found.items() if known == i), None)
                         if fresh is None:
                             fresh = self._class_rank(rank, step, found)

@@ -184,6 +184,9 @@ class Presence:
 def _captures(e: Expr, values: dict[str, Expr]) -> bool:
     """Whether a rank of the values has another meaning inside `e`."""
     bound = {r for node in walk(e) for r in bound_ranks(node)}
+    along = {node.target for node in walk(e) if isinstance(node, Select)}
+    if any(r in along and v != Coordinate(r) for r, v in values.items()):
+        return True
     return bool(bound) and any(bound & set(free_ranks(v)) for v in values.values())
 
 

@@ -16,7 +16,7 @@ from cascade.ir.cascade import Einsum
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce
 from cascade.ir.ops import MAPS
 from cascade.ir.printer import print_expr
-from cascade.ir.walk import children, free_ranks, reads, rebuild, substitute, transform
+from cascade.ir.walk import bound_ranks, children, free_ranks, reads, rebuild, transform, walk
 from cascade.transforms.draft import Draft, NotChunkable
 from cascade.transforms.normal_form import (
     Monomial,
@@ -26,6 +26,7 @@ from cascade.transforms.normal_form import (
     normal_form,
     of_monomial,
 )
+from cascade.transforms.placing import place
 from cascade.transforms.presence import Presence
 from cascade.transforms.ranges import Ranges
 from cascade.transforms.tiles import bare
@@ -77,13 +78,14 @@ class Opener:
     def substituted(self, e: Expr, places: dict[str, Expr]) -> Expr:
         """`e` with expressions for coordinates; its bound ranks keep clear of theirs."""
         hidden = {r for i in places.values() for r in free_ranks(i)}
-        return substitute(self._clear(e, hidden), places)
+        return place(self._clear(e, hidden), places)
 
     def _clear(self, e: Expr, hidden: set[str]) -> Expr:
         def rule(node: Expr) -> Expr | None:
             if isinstance(node, Reduce) and set(node.ranks) & hidden:
-                names = {r: self.draft.copy(r, hidden) for r in node.ranks}
-                body = substitute(node.body, {r: Coordinate(n) for r, n in names.items()})
+                taken = hidden | (ranks_inside(node.body) - set(node.ranks))
+                names = {r: self.draft.copy(r, taken) for r in node.ranks}
+                body = place(node.body, {r: Coordinate(n) for r, n in names.items()})
                 return Reduce(node.op, tuple(names.values()), body, node.span)
             return None
 
@@ -160,16 +162,21 @@ class Opener:
     def _times(
         self, p: Product, a: Reduce, opened: Callable[[Reduce], bool], hidden: set[str]
     ) -> list[Product]:
-        taken = hidden | set(p.bound)
+        taken = hidden | set(p.bound) | (ranks_inside(a.body) - set(a.ranks))
         names = {r: self.draft.copy(r, taken) for r in a.ranks}
         places: dict[str, Expr] = {r: Coordinate(n) for r, n in names.items()}
-        body = substitute(a.body, places)
+        body = place(a.body, places)
         bound = (*p.bound, *names.values())
         inside = [c for c in self.conditions(a.body, opened) if set(free_ranks(c)) & set(a.ranks)]
-        own = tuple(substitute(c, places) for c in inside)
+        own = tuple(place(c, places) for c in inside)
         return [
             Product(
                 (*bound, *q.bound), multiply(p.value, q.value), (*p.conditions, *own, *q.conditions)
             )
             for q in self.products(body, opened, hidden | set(bound))
         ]
+
+
+def ranks_inside(e: Expr) -> set[str]:
+    """Every rank that `e` mentions, those that it binds included."""
+    return {r for node in walk(e) for r in (*bound_ranks(node), *free_ranks(node))}

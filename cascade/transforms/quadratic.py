@@ -50,7 +50,7 @@ class Quadratic:
     # -- without a predicate
     def _whole(self, found: list[Summand]) -> Expr:
         column, stem = self.form.column, self.form.einsum.tensor
-        own = tuple(c for c in self.form.kept if not mentions(c, {column}))
+        own = tuple(c for c in self.form.kept if not mentions(c, set(self.form.node.ranks)))
         parts = []
         for s in found:
             inner, kept, present = self._split(s)

@@ -83,7 +83,7 @@ class Recurrence:
         terms, inputs = self.terms.linear(self.update.body, 0, self.own)
         value = self._without_state(self.update.body)
         for c in self.opener.conditions(value, lambda r: False):
-            if mentions(c, {self.rank}) and self.name not in {r.tensor for r in reads(c)}:
+            if self.name not in {r.tensor for r in reads(c)}:
                 raise NotChunkable(print_expr(c), "the update may be absent")
         here = tuple(Coordinate(r) for r in self.own)
         factor = Poly(frozenset())
@@ -97,6 +97,8 @@ class Recurrence:
                 raise NotChunkable(
                     print_expr(self.read(t.index)), "the state is read at another place of its own"
                 )
+        if factor.is_zero and not self.feedback:
+            raise NotChunkable(self.name, "a step does not read the state before it")
         self.tiles = self.draft.tiles(self.rank)
         factor_expr = self._factor(factor)
         self.decay: Decay = decay_of(self.opener, self.tiles, self.name, factor_expr)
@@ -157,11 +159,16 @@ class Recurrence:
         row = tiles.at(to_expr(t.value), self.rank, tiles.inner)
         weight = self.placed(self.decay.after(strict), t)
         conditions = tuple(tiles.at(c, self.rank, tiles.inner) for c in t.conditions)
-        return summed(t.bound, times(row, weight, self.state(t.index)), conditions)
+        index = tuple(tiles.at(i, self.rank, tiles.inner) for i in t.index)
+        return summed(t.bound, times(row, weight, self.state(index)), conditions)
 
     def placed(self, e: Expr, t: Term) -> Expr:
         """An expression over the ranks of the state, where the term reads it."""
-        places = {r: i for r, i in zip(self.own, t.index, strict=True) if i != Coordinate(r)}
+        places = {
+            r: self.tiles.at(i, self.rank, self.tiles.inner)
+            for r, i in zip(self.own, t.index, strict=True)
+            if i != Coordinate(r)
+        }
         return self.opener.substituted(e, places)
 
     def inside(self, t: Term, strict: bool, inputs: Inputs) -> list[tuple[Expr, list[Expr]]]:

@@ -6,7 +6,8 @@ Tensors over rows and columns, which would be whole squares, are written again f
 from __future__ import annotations
 
 from cascade.ir.expr import Coordinate, Expr, Map, Read, Reduce, Where
-from cascade.ir.walk import children, free_ranks, rebuild, substitute, transform, walk
+from cascade.ir.walk import children, free_ranks, rebuild, transform, walk
+from cascade.transforms.placing import place
 from cascade.transforms.products import Opener
 from cascade.transforms.tiles import Tiles, filtered, mentions
 
@@ -31,7 +32,7 @@ class TileForm:
             self.tiles.row: self.tiles.point(self.tiles.inner),
             self.column: self.tiles.point(self.tiles.column),
         }
-        return substitute(e, places)
+        return place(e, places)
 
     def placed(self, e: Expr) -> Expr:
         """`e` at a row and a column of the chunk."""

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Symbol, Where
 from cascade.ir.ops import MAPS
-from cascade.ir.walk import conjunction, conjuncts, free_ranks, substitute
+from cascade.ir.walk import conjunction, conjuncts, free_ranks
+from cascade.transforms.placing import place as placed
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Tiles:
 
     def at(self, e: Expr, rank: str, place: str) -> Expr:
         """`e` with a coordinate of the whole rank placed in the chunk."""
-        return substitute(e, {rank: self.point(place)})
+        return placed(e, {rank: self.point(place)})
 
     def whole(self, tensor: str, ranks: tuple[str, ...]) -> Read:
         """A tensor over chunks, read at the row it stands for."""

@@ -50,14 +50,15 @@ def difference(c: Cascade, other: Cascade, inputs: Arrays, sizes: Arrays, new: A
         found = cascade.run(other, inputs, {**sizes, **new})
     worst = 0.0
     assert set(expected) == set(found)
-    for name, x in expected.items():
-        assert x.shape == found[name].shape, name
+    for name, array in expected.items():
+        assert (array.shape, array.dtype) == (found[name].shape, found[name].dtype), name
+        x, y = array.astype(float), found[name].astype(float)
         finite = np.isfinite(x)
         if not finite.any():
             continue
         scale = max(1.0, float(np.abs(x[finite]).max()))
-        worst = max(worst, float(np.abs(found[name][finite] - x[finite]).max()) / scale)
-        if np.isnan(found[name][finite]).any():
+        worst = max(worst, float(np.abs(y[finite] - x[finite]).max()) / scale)
+        if np.isnan(y[finite]).any():
             return INF
     return worst
 
