@@ -282,7 +282,11 @@ def require_package(name: str, what: str) -> None:
     from importlib.util import find_spec
 
     if find_spec(name) is None:
-        raise input_error("package", f"{what} needs {name}", f"`pip install {name}`")
+        raise input_error(
+            "missing-package",
+            f"{what} needs the package {name}",
+            f"install it: `pip install {name}`",
+        )
 
 
 def kernel_text(found: Mapping[str, Any]) -> str:

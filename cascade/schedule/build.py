@@ -291,6 +291,9 @@ class Builder:
         if step is None or self._in_memory(name):
             return self._load(e)
         if self.roles.streams(name):
+            slot = self._slot(name, e.index)
+            if slot is not None and slot not in (0, 1):
+                raise NoSchedule(f"`{name}` is read more than one step back")
             if name in self.running or name in self.draft.members:
                 raise NoSchedule(f"`{name}` is needed whole before the loop that makes it has run")
             return self._load(e)

@@ -160,6 +160,33 @@ SECTIONS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
         },
     ),
     (
+        "Kernels",
+        {
+            "no-schedule": (
+                "A step has no place in a kernel; the reference evaluates it.",
+                "texts/no_schedule",
+            ),
+            "width": (
+                "The extent of an axis that tiles hold whole is not known.",
+                "texts/width_unknown",
+            ),
+            "tile": (
+                "A tile of a rank that is not there, or of no coordinates.",
+                "texts/tile_rank",
+            ),
+            "backend": ("There is no such backend.", "texts/backend_unknown"),
+            "device": (
+                "Inputs are on a device on which the backend does not run.",
+                "texts/kernels_without_a_gpu",
+            ),
+            "interpreter": (
+                "Kernels are to be compiled in a process that interprets them.",
+                "texts/compiling_while_interpreting",
+            ),
+            "peer": ("A benchmark against something that is not known.", "texts/peer_unknown"),
+        },
+    ),
+    (
         "Cascades written in Python",
         {
             "truth-value": (

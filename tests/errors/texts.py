@@ -146,6 +146,38 @@ def chunk_without_a_prefix() -> None:
     api.chunk(cascade.parse(SPEC, "copy.cascade"))
 
 
+def schedule_what_reads_two_steps_back() -> None:
+    text = "input x[i]\ninit S[0] = 0\nS[i+1] = S[i] + S[i-1] + x[i]\noutput S\n"
+    api.schedule(cascade.parse(text, "spec.cascade"))
+
+
+def emit_without_widths() -> None:
+    from cascade.backends.triton.emit import emit
+
+    text = "input Q[p,e], K[m,e]\nZ[p] = max[m](sum[e](Q[p,e] * K[m,e]))\noutput Z\n"
+    emit(api.schedule(cascade.parse(text, "spec.cascade")).program)
+
+
+def run_on_the_wrong_device() -> None:
+    import torch
+
+    with patch.dict("os.environ", {"TRITON_INTERPRET": "0"}):
+        api.compile(cascade.parse(SPEC), "triton")(A=torch.ones(3))
+
+
+def compile_while_interpreting() -> None:
+    from cascade.backends.triton.aot import facts
+
+    with patch.dict("os.environ", {"TRITON_INTERPRET": "1"}):
+        facts(api.schedule(cascade.parse(SPEC)).program, "", "sm_90")
+
+
+def compare_with(peers: list[str]) -> None:
+    from cascade.comparison import compare
+
+    compare(cascade.parse(SPEC, "copy.cascade"), peers, {}, 1)
+
+
 def verify_by_hand(body: Expr) -> None:
     """A cascade that no frontend makes: `Z[m] = body` over an input `A[m]`."""
     tensor, rank = Tensor("A", ("m",)), Rank("m", Symbol("M"))
@@ -178,6 +210,15 @@ CALLS: dict[str, Callable[[], object]] = {
     "target_without_rates": partial(read_target, "bandwidth = 1e12\non_chip = 1024\n"),
     "no_single_state": parts_without_a_state,
     "nothing_to_chunk": chunk_without_a_prefix,
+    "no_schedule": schedule_what_reads_two_steps_back,
+    "width_unknown": emit_without_widths,
+    "tile_rank": partial(api.schedule, cascade.parse(SPEC), None, {"k": 64}),
+    "tile_empty": partial(api.schedule, cascade.parse(SPEC), None, {"m": 0}),
+    "backend_unknown": partial(api.compile, cascade.parse(SPEC), "tritan"),
+    "kernels_without_a_gpu": run_on_the_wrong_device,
+    "compiling_while_interpreting": compile_while_interpreting,
+    "peer_unknown": partial(compare_with, ["flash"]),
+    "peer_of_another_spec": partial(compare_with, ["eager"]),
     "stray_rank_by_hand": partial(verify_by_hand, STRAY),
     "slots_by_hand": partial(verify_by_hand, Read("A", ())),
 }

@@ -89,7 +89,7 @@ def test_exit_code_and_json(cascade, line, code):
 @pytest.mark.parametrize("flag", ["", " --json"])
 def test_a_disagreement_is_a_bug_and_not_a_wrong_spec(cascade, monkeypatch, flag):
     row = {"tensor": "y", "compared": 1, "points": 2, "error": 1.0, "agrees": False}
-    monkeypatch.setattr(api, "recheck", lambda *_: [row])
+    monkeypatch.setattr(api, "recheck", lambda *_, **__: [row])
     code, printed, told = cascade(f"run s.cascade -i x.npz --check{flag}")
     assert code == 70 and "disagree" in told
     if flag:
