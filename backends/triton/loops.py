@@ -41,12 +41,17 @@ def carries(w: Writer, found: tuple[Carry, ...]) -> None:
         axes = w.ordered(c.axes)
         dtype = DTYPE.get(c.kind, "tl.float32")
         init = w.code(c.init)
-        text = f"tl.full({w.shape(axes)}, {init.text}, {dtype})"
         if init.axes:
-            text = w.full(init, axes)
-        elif not axes:
+            text = _of_kind(w.full(init, axes), init.kind, c.kind)
+        elif axes:
+            text = f"tl.full({w.shape(axes)}, {init.text}, {dtype})"
+        else:
             text = f"tl.cast({init.text}, {dtype})"
-        w.line(f"t_{ident(c.name)} = {text}")
+        w.assign(f"t_{ident(c.name)}", text)
+
+
+def _of_kind(text: str, kind: str, wanted: str) -> str:
+    return text if kind == wanted else f"tl.cast({text}, {DTYPE.get(wanted, 'tl.float32')})"
 
 
 def _begin(w: Writer, found: tuple[Carry, ...]) -> None:
@@ -65,7 +70,8 @@ def _advance(w: Writer, found: tuple[Carry, ...]) -> None:
             w.tiles[c.next] = replace(w.tiles[c.next], text=f"before_{ident(c.next)}")
         moved.add(c.name)
     for c in found:
-        value = w.full(w.code(Read(c.next, ())), w.ordered(c.axes))
+        code = w.code(Read(c.next, ()))
+        value = _of_kind(w.full(code, w.ordered(c.axes)), code.kind, c.kind)
         if value != f"t_{ident(c.name)}":
             w.line(f"t_{ident(c.name)} = {value}")
 
