@@ -7,8 +7,10 @@ from dataclasses import replace
 from cascade.ir.cascade import Cascade, Einsum, Param, Partition, Rank
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Select, Symbol, Where
 from cascade.ir.ops import MAPS
+from cascade.ir.tails import with_tails
 from cascade.ir.walk import bound_ranks, reads, walk
 from cascade.transforms.placing import NotChunkable
+from cascade.transforms.reals import keep_reals
 from cascade.transforms.tiles import Tiles, filtered
 
 CHUNK = 64  # the default extent of a chunk
@@ -149,7 +151,7 @@ class Draft:
             place = list(ranks).index(first[-1]) + 1 if first else len(ranks)
             ordered = [*list(ranks)[:place], *sorted(loose), *list(ranks)[place:]]
             ranks = dict.fromkeys(ordered)
-        return replace(
+        written = replace(
             self.source,
             ranks=tuple(self.ranks[r] for r in ranks),
             einsums=tuple(einsums),
@@ -157,6 +159,7 @@ class Draft:
             partitions=partitions,
             warnings=(),
         )
+        return keep_reals(self.source, with_tails(written))
 
     def _loose(self, einsums: list[Einsum], split: set[str]) -> set[str]:
         """Ranks whose extent no input and no plain read gives any more."""

@@ -35,6 +35,7 @@ from cascade.transforms.fuse import MAX, Accumulator, Anchor, Plan
 from cascade.transforms.inline import without_conditions
 from cascade.transforms.naming import Names
 from cascade.transforms.normal_form import Atom, Poly, atoms, normal_form
+from cascade.transforms.reals import keep_reals
 from cascade.transforms.results import Results
 from cascade.transforms.spell import to_expr
 from cascade.transforms.state import (
@@ -190,7 +191,7 @@ class _Emission:
             partitions=partitions,
             warnings=(),
         )
-        return with_tails(written)
+        return keep_reals(self.source, with_tails(written))
 
     def _add(self, name: str, ranks: tuple[str, ...], body: Expr) -> None:
         self.einsums.append(Einsum(name, ranks, body))

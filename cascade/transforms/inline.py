@@ -89,8 +89,9 @@ class Stream:
             e = rebuild(e, index)
             if step is None or not self._seen_through(step):
                 return e
-            body = step.body
-            return self._inlined(substitute(body, dict(zip(step.ranks, index, strict=True))))
+            body = substitute(step.body, dict(zip(step.ranks, index, strict=True)))
+            assert isinstance(e, Read)
+            return self._inlined(masked(body, self.presence.bounds(e, body)))
         return rebuild(e, tuple(self._inlined(c) for c in children(e)))
 
     def _seen_through(self, step: Step) -> bool:

@@ -87,6 +87,15 @@ class Presence:
                     return found
         return {is_present(e): None}
 
+    def passing(self, e: Expr, bound: tuple[str, ...]) -> list[Expr]:
+        """Conditions on `e` under which a reduction of it would be absent."""
+        return [c for c in self._of(e) if not set(bound) & set(free_ranks(c))]
+
+    def bounds(self, e: Read, value: Expr) -> tuple[Expr, ...]:
+        """Bounds of the index of a read that `value`, written for it, does not have itself."""
+        own = self._of(value)
+        return tuple(c for c in self._bounds(e) if c not in own)
+
     def hides(self, e: Expr) -> bool:
         """Whether a map inside has absence that only its value tells of."""
         if isinstance(e, Map) and MAPS[e.op].absence != "strict":

@@ -29,7 +29,7 @@ from cascade.transforms.normal_form import (
 from cascade.transforms.placing import place
 from cascade.transforms.presence import Presence
 from cascade.transforms.ranges import Ranges
-from cascade.transforms.tiles import bare
+from cascade.transforms.tiles import bare, filtered
 
 MOST_COPIES = 4  # of one contraction in a product
 
@@ -66,9 +66,12 @@ class Opener:
         if isinstance(e, Read):
             index = tuple(self.inlined(i, seen) for i in e.index)
             definition = seen(e)
+            e = replace(e, index=index)
             if definition is None:
-                return rebuild(e, index)
-            return self.inlined(self.placed(definition, index), seen)
+                return e
+            body = self.placed(definition, index)
+            self._learn_ranks()
+            return self.inlined(filtered(body, self.presence.bounds(e, body)), seen)
         return rebuild(e, tuple(self.inlined(c, seen) for c in children(e)))
 
     def placed(self, definition: Einsum, index: tuple[Expr, ...]) -> Expr:
@@ -111,10 +114,7 @@ class Opener:
 
     def conditions(self, e: Expr, opened: Callable[[Reduce], bool]) -> tuple[Expr, ...]:
         """Where `e` is present, but for what filters the sums that are opened."""
-        known = self.presence.cascade.ranks
-        if len(known) < len(self.draft.ranks):
-            ranks = tuple(self.draft.ranks.values())
-            self.presence.cascade = replace(self.presence.cascade, ranks=ranks)
+        self._learn_ranks()
         found: dict[Expr, None] = {}
 
         def closed(node: Expr) -> Expr:
@@ -127,6 +127,12 @@ class Opener:
 
         found.update(dict.fromkeys(self.presence.of(closed(e))))
         return tuple(found)
+
+    def _learn_ranks(self) -> None:
+        """Presence asks for extents of the ranks that were made since."""
+        if len(self.presence.cascade.ranks) < len(self.draft.ranks):
+            ranks = tuple(self.draft.ranks.values())
+            self.presence.cascade = replace(self.presence.cascade, ranks=ranks)
 
     def products(
         self, e: Expr, opened: Callable[[Reduce], bool], hidden: set[str]

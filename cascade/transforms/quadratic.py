@@ -69,10 +69,8 @@ class Quadratic:
             rho = s.rho if anchor is None else multiply(s.rho, exponential(atom(anchor)))
             outer = tuple(r for r in s.bound if r not in inner)
             filters = tuple(c for c in s.conditions if not mentions(c, {column}))
-            part = summed(outer, times(to_expr(rho), state), filters)
-            if may_have_no_number(s.rho):
-                part = Map("select", (self._some(present, inner), part, Const(0)))
-            parts.append(part)
+            there = self._some(present, inner) if may_have_no_number(s.rho) else None
+            parts.append(_guarded_sum(there, outer, times(to_expr(rho), state), filters))
             self._note(s, state)
         return filtered(add(*parts) if parts else Const(0), own)
 
@@ -159,10 +157,8 @@ class Quadratic:
         filters = tuple(c for c in s.conditions if not mentions(c, {column}))
         placed = [tiles.at(e, form.causal, tiles.inner) for e in (times(*factors), *filters)]
         self._note(s, state)
-        part = summed(outer, placed[0], tuple(placed[1:]))
-        if may_have_no_number(s.rho):
-            part = Map("select", (self._some_before(present, over, tiles), part, Const(0)))
-        return part
+        there = self._some_before(present, over, tiles) if may_have_no_number(s.rho) else None
+        return _guarded_sum(there, outer, placed[0], tuple(placed[1:]))
 
     # -- where a factor of the row is evaluated
     def _some(self, present: tuple[Expr, ...], inner: tuple[str, ...]) -> Expr:
@@ -172,7 +168,10 @@ class Quadratic:
         if not present:
             return Map(">", (self.draft.ranks[column].extent, Const(0)))
         ranks = self._ranks({r for c in present for r in free_ranks(c)} - {column, *inner})
-        there = Reduce("any", (column, *inner), conjunction(present))
+        test = conjunction(present)
+        if self.opener.presence.passing(test, (column, *inner)):
+            test = filtered(Const(True), present)  # unknown is not there
+        there = Reduce("any", (column, *inner), test)
         return self.draft.once("any", f"{stem}_some", ranks, there)
 
     def _some_before(self, present: tuple[Expr, ...], over: tuple[str, ...], tiles: Tiles) -> Expr:
@@ -285,6 +284,17 @@ def may_have_no_number(rho: Poly) -> bool:
         or any(n.denominator != 1 or n < 0 or not isinstance(a, Read) for a, n in m.powers)
         for m, _ in rho.terms
     )
+
+
+def _guarded_sum(
+    there: Expr | None, outer: tuple[str, ...], value: Expr, filters: tuple[Expr, ...]
+) -> Expr:
+    """The sum over `outer`, 0 where there is no column; said inside where that depends on it."""
+    if there is None:
+        return summed(outer, value, filters)
+    if mentions(there, set(outer)):
+        return summed(outer, Map("select", (there, value, Const(0))), filters)
+    return Map("select", (there, summed(outer, value, filters), Const(0)))
 
 
 def _guarded_exponents(rho: Poly, best: Expr) -> Expr:

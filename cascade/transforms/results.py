@@ -10,7 +10,7 @@ from dataclasses import replace
 from cascade.analysis.conditions import upper_bounds
 from cascade.analysis.normalise import Step
 from cascade.ir.cascade import Einsum, extent_symbol
-from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce
+from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Where
 from cascade.ir.ops import REDUCERS
 from cascade.ir.walk import conjunction, free_ranks, substitute, transform
 from cascade.transforms.fuse import MAX, Fused, Plan
@@ -47,8 +47,6 @@ class Results:
             value = self._by_class(fused)
         else:
             value = self.spelled(self.with_results(fused.value, within=fused))
-        if isinstance(value, Const):
-            value = Const(float(value.value))  # a sum of reals, although all its terms cancel
         if fused.summed:
             value = Reduce("sum", fused.summed, value)
         value = self._guarded_result(step, fused, value)
@@ -183,6 +181,8 @@ class Results:
                 for p in self.stream.cascade.partitions
             }
             test = conjunction(tuple(self.resolved(c) for c in key if c not in tails))
+            if any(c not in tails for c in self.stream.presence.passing(test, step.bound)):
+                test = Where(Const(True), test)  # unknown is not there
             inside = guarded(test, tuple(c for c in key if c in tails))
             self.extra.append(Einsum(name, ranks, Reduce("any", step.bound, inside)))
             self.guards[key] = name

@@ -7,7 +7,7 @@ Written a second time, apart from what the rewriter uses (`inline.py`, `presence
 from __future__ import annotations
 
 from cascade.analysis.normalise import Step, normalise
-from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol, Where
+from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Select, Symbol, Where
 from cascade.ir.ops import MAPS, REDUCERS
 from cascade.ir.printer import print_expr
 from cascade.ir.walk import (
@@ -208,6 +208,12 @@ class Unfolded:
                 return own | self._present(x) if first == second else {_there(e)}
             case Map(op, args) if MAPS[op].absence != "strict":
                 return {_there(e)} if any(self._present(a) for a in args) else set()
+            case Reduce(op, bound, body):
+                if REDUCERS[op].identity is None:
+                    return {_there(e)}
+                return {c for c in self._present(body) if not set(bound) & set(free_ranks(c))}
+            case Select():
+                return {_there(e)}
             case _:
                 return {c for child in children(e) for c in self._present(child)}
 

@@ -18,6 +18,7 @@ from tests.transforms.check import arrays, difference
 
 TOLERANCE = 1e-7
 TILES = (1, 2, 3, 64)
+RARE = (586, 1016, 2875, 6041, 6580, 6814, 10243, 10400, 11284, 13057, 13282, 15651, 16670)
 
 
 def same(c: Cascade, other: Cascade, case: Case) -> None:
@@ -56,6 +57,11 @@ def campaign(seeds: range) -> Counter[str]:
 def test_general_cascades():
     counts = campaign(range(300))
     assert counts["derive"] > 10 and counts["chunk"] > 2
+
+
+def test_cascades_that_once_failed():
+    for seed in RARE:
+        campaign(range(seed, seed + 1))
 
 
 @pytest.mark.slow
