@@ -12,9 +12,9 @@ from cascade.backends.triton.loops import loop
 from cascade.backends.triton.nodes import write
 from cascade.backends.triton.scalars import scalar_kinds
 from cascade.backends.triton.spell import helpers
-from cascade.backends.triton.writer import DOT_LEAST, Code, Writer, ident, position, scalar
+from cascade.backends.triton.writer import DOT_LEAST, Writer, ident, position, scalar
 from cascade.diagnostics import fail
-from cascade.ir.expr import Const, Expr, Read
+from cascade.ir.expr import Expr, Read
 from cascade.ir.extents import evaluate
 from cascade.ir.walk import symbols
 from cascade.schedule.facts import tile_axes
@@ -174,6 +174,3 @@ def _without_unused(lines: list[str]) -> list[str]:
                 continue
         kept.append(line)
     return kept
-
-
-__all__ = ["Code", "Const", "Options", "Signature", "emit", "lanes", "signature_of"]

@@ -7,13 +7,11 @@ updated. A loop whose values may be merged in any order visits only tiles that c
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
-from cascade.ir.cascade import extent_symbol
-from cascade.ir.expr import TRUE, Const, Coordinate, Expr, Map, Read, Symbol
+from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol
 from cascade.ir.ops import REDUCERS
-from cascade.ir.walk import conjuncts, walk
+from cascade.ir.walk import walk
 from cascade.schedule.bounds import solve
 from cascade.schedule.build import ABSENT, COMBINE, FLOOR, Builder, Scope
 from cascade.schedule.errors import NoSchedule
@@ -395,6 +393,3 @@ def _real(e: Expr, s: Settled) -> Expr:
         if s.kind == "int" and abs(e.value) == float("inf"):
             return Const(2**31 - 1 if e.value > 0 else -(2**31))
     return e
-
-
-__all__ = ["TRUE", "Callable", "build", "conjuncts", "extent_symbol"]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from cascade.ir.cascade import Cascade, Partition
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol
-from cascade.ir.walk import children, free_ranks, reads, substitute, transform
+from cascade.ir.walk import children, reads, substitute, transform
 from cascade.schedule.settle import Settled
 
 CONTRACTED = 1024  # the largest extent of a contraction that a tile holds whole
@@ -208,10 +208,6 @@ def placed(e: Expr, places: dict[str, Expr], bound: tuple[str, ...] = ()) -> Exp
     return substitute(e, moved)
 
 
-def same(e: Expr, rank: str) -> bool:
-    return e == Coordinate(rank)
-
-
 def shifted(e: Expr, rank: str) -> int | None:
     """The constant c of an index `rank + c`, or None."""
     match e:
@@ -223,6 +219,3 @@ def shifted(e: Expr, rank: str) -> int | None:
             return -int(c)
         case _:
             return None
-
-
-__all__ = ["Loop", "Roles", "free_ranks", "parts_of", "placed", "same", "shifted"]

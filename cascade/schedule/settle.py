@@ -13,11 +13,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from cascade.analysis.normalise import Step, normalise
-from cascade.ir.cascade import Cascade, Einsum
+from cascade.ir.cascade import Cascade
 from cascade.ir.expr import FALSE, TRUE, Const, Coordinate, Expr, Map, Read, Symbol, Where
 from cascade.ir.kinds import tensor_kinds
-from cascade.ir.ops import MAPS, REDUCERS, SELECTIONS
-from cascade.ir.walk import children, conjuncts, free_ranks, rebuild, substitute
+from cascade.ir.ops import MAPS, SELECTIONS
+from cascade.ir.walk import conjuncts, free_ranks, rebuild, substitute
 
 Conditions = dict[frozenset[str], tuple[Expr, ...]]  # the ranks mentioned -> conjuncts
 
@@ -479,6 +479,3 @@ def kind_of(e: Expr, tensor: Mapping[str, str] | object) -> str:
             return found.pop() if len(found) == 1 else "any"
         case _:
             return "any"
-
-
-__all__ = ["REDUCERS", "Conditions", "Einsum", "Settled", "children", "settle"]
