@@ -7,6 +7,7 @@ updated. A loop whose values may be merged in any order visits only tiles that c
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol
@@ -19,7 +20,7 @@ from cascade.schedule.program import Carry, For, Kernel, Let, Place, Seq, Store,
 from cascade.schedule.program import Const as Number
 from cascade.schedule.prune import pruned
 from cascade.schedule.roles import parts_of, placed, shifted
-from cascade.schedule.settle import Settled, presence_name
+from cascade.schedule.settle import Settled, conjoin, disjoin, negate, presence_name
 
 INFINITE = Const(float("-inf"))
 
@@ -197,22 +198,22 @@ class _Pass:
             return (tail,)
         shared = frozenset.intersection(*b.filters)
         order = [c for c in _in_order(b.filters[0]) if c in shared and c != tail]
-        return (tail, *(c for c in order if self._bounds(c)))
+        weak = (weakened(c, self._known) for c in order)
+        return (tail, *(c for c in weak if self._bounds(c)))
+
+    def _known(self, e: Expr) -> bool:
+        """Whether an expression has its value before a tile is loaded."""
+        depths = self.builder.depths
+        return all(depths.get(r.tensor, 0) < self.depth for r in walk(e) if isinstance(r, Read))
 
     def _bounds(self, condition: Expr) -> bool:
         """Whether a condition says something about the rank before a tile is loaded."""
         b = self.builder
         if not set(b.axes_in(condition)) <= {self.loop.rank, *b.draft.rows}:
             return False
-
-        def known(e: Expr) -> bool:
-            return all(
-                b.depths.get(r.tensor, 0) < self.depth for r in walk(e) if isinstance(r, Read)
-            )
-
         rank = self.loop.rank
-        found = solve((condition,), rank, b.extent(rank), known)
-        plain = solve((), rank, b.extent(rank), known)
+        found = solve((condition,), rank, b.extent(rank), self._known)
+        plain = solve((), rank, b.extent(rank), self._known)
         empty = plain[0] if plain else None
         return any(
             i.row or empty is None or i.low != empty.low or i.high != empty.high for i in found
@@ -377,6 +378,22 @@ class _Pass:
         if companion is None:
             return value
         return Map("select", (self._at_slot(companion, 1), value, ABSENT[s.kind]))
+
+
+def weakened(condition: Expr, known: Callable[[Expr], bool], holds: bool = True) -> Expr:
+    """A condition that follows from `condition` (from its negation, unless `holds`), in which
+    everything is known.
+    """
+    match condition:
+        case Map("not", (inner,)):
+            return weakened(inner, known, not holds)
+        case Map("and" | "or" as op, parts):
+            weak = [weakened(p, known, holds) for p in parts]
+            return conjoin(tuple(weak)) if (op == "and") == holds else disjoin(weak)
+        case _ if not known(condition):
+            return Const(True)
+        case _:
+            return condition if holds else negate(condition)
 
 
 def _in_order(conditions: frozenset[Expr]) -> list[Expr]:

@@ -404,9 +404,10 @@ def conjoin(parts: tuple[Expr, ...]) -> Expr:
 
 
 def disjoin(parts: list[Expr]) -> Expr:
+    """`a or b or c` without what is never true; `true` where one is another's negation."""
     result: Expr = FALSE
     for part in parts:
-        if part == TRUE:
+        if part == TRUE or negate(part) in parts:
             return TRUE
         if part != FALSE:
             result = part if result == FALSE else Map("or", (result, part))

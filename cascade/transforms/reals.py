@@ -15,7 +15,7 @@ from cascade.ir.kinds import tensor_kinds
 def keep_reals(source: Cascade, made: Cascade) -> Cascade:
     """`made`, with reals where a tensor of `source` has them."""
     before, after = tensor_kinds(source), tensor_kinds(made)
-    changed = {n for n, kind in after.items() if kind == "int" and before.get(n) == "real"}
+    changed = {n for n, kind in after.items() if kind == "int" and before.get(n) in ("real", "any")}
     if not changed:
         return made
     einsums = tuple(
