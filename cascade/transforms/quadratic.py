@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce
 from cascade.ir.printer import print_expr
-from cascade.ir.walk import conjunction, free_ranks
+from cascade.ir.walk import conjunction, free_ranks, walk
 from cascade.transforms.draft import Draft, NotChunkable, reads_inside
 from cascade.transforms.forms import Form, Summand, by_exponent, summands
 from cascade.transforms.normal_form import (
@@ -30,6 +30,7 @@ from cascade.transforms.tiles import Tiles, add, filtered, mentions, summed, tim
 INFINITY = Const(float("inf"))
 LOWEST = Const(float("-inf"))
 GUARD = "a guard was inserted"
+PARTIAL = ("/", "log", "rsqrt", "**")  # maps that have no value at some numbers
 
 
 class Quadratic:
@@ -69,7 +70,7 @@ class Quadratic:
             rho = s.rho if anchor is None else multiply(s.rho, exponential(atom(anchor)))
             outer = tuple(r for r in s.bound if r not in inner)
             filters = tuple(c for c in s.conditions if not mentions(c, {column}))
-            there = self._some(present, inner) if may_have_no_number(s.rho) else None
+            there = self._some(present, inner) if self._may_have_no_number(s.rho) else None
             parts.append(_guarded_sum(there, outer, times(to_expr(rho), state), filters))
             self._note(s, state)
         return filtered(add(*parts) if parts else Const(0), own)
@@ -157,10 +158,40 @@ class Quadratic:
         filters = tuple(c for c in s.conditions if not mentions(c, {column}))
         placed = [tiles.at(e, form.causal, tiles.inner) for e in (times(*factors), *filters)]
         self._note(s, state)
-        there = self._some_before(present, over, tiles) if may_have_no_number(s.rho) else None
+        there = self._some_before(present, over, tiles) if self._may_have_no_number(s.rho) else None
         return _guarded_sum(there, outer, placed[0], tuple(placed[1:]))
 
     # -- where a factor of the row is evaluated
+    def _may_have_no_number(self, rho: Poly) -> bool:
+        """Whether a factor may be infinite or NaN though the inputs are finite: all but a
+        polynomial in inputs, and in what only adds and multiplies them.
+        """
+        return any(
+            m.exponent is not None
+            or any(
+                n.denominator != 1 or n < 0 or not isinstance(a, Read) or self._unbounded(a.tensor)
+                for a, n in m.powers
+            )
+            for m, _ in rho.terms
+        )
+
+    def _unbounded(self, tensor: str) -> bool:
+        """Whether a statement that a tensor comes from makes infinity out of finite numbers, as a
+        maximum of no point does.
+        """
+        above, found = [tensor], {tensor}
+        while above:
+            for e in self.draft.source.definitions.get(above.pop(), ()):
+                for node in walk(e.body):
+                    if isinstance(node, Reduce) and node.op in ("max", "min"):
+                        return True
+                    if isinstance(node, Map) and node.op in PARTIAL:
+                        return True
+                    if isinstance(node, Read) and node.tensor not in found:
+                        found.add(node.tensor)
+                        above.append(node.tensor)
+        return False
+
     def _some(self, present: tuple[Expr, ...], inner: tuple[str, ...]) -> Expr:
         """Whether there is a column."""
         column, stem = self.form.column, self.form.einsum.tensor
@@ -275,15 +306,6 @@ class Quadratic:
                 "the exponent of a column is then at most 0",
             )
         )
-
-
-def may_have_no_number(rho: Poly) -> bool:
-    """Whether a factor of finite values may be infinite or NaN: all but a polynomial in them."""
-    return any(
-        m.exponent is not None
-        or any(n.denominator != 1 or n < 0 or not isinstance(a, Read) for a, n in m.powers)
-        for m, _ in rho.terms
-    )
 
 
 def _guarded_sum(
