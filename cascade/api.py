@@ -242,11 +242,13 @@ def write_kernel(
     tiles: Mapping[str, int] | None = None,
     as_written: bool = False,
     progress: Progress | None = None,
+    descriptors: bool = False,
 ) -> dict[str, Any]:
     """Write Triton kernels to a .py file and their facts to a .json beside it; returns the facts.
 
     Without a `target` nothing is compiled: the source is that of the largest tiles. `settings` has
-    the extents of heads (64 where they are not given). Raises `InputError`.
+    the extents of heads (64 where they are not given). With `descriptors` loads in loops go by
+    tensor descriptors, which asks for aligned tensors. Raises `InputError`.
     """
     import json
 
@@ -257,10 +259,10 @@ def write_kernel(
     check_tiles(spec, tiles or {})
     extents = known_extents(spec, settings)
     if target is None:
-        made = first(spec, extents, tiles, as_written)
+        made = first(spec, extents, tiles, as_written, descriptors)
     else:
         require_package("triton", "compiling ahead of time")
-        made = chosen(spec, extents, target, dtype, tiles, as_written, progress)
+        made = chosen(spec, extents, target, dtype, tiles, as_written, progress, descriptors)
     found: dict[str, Any] = {
         "name": spec.name,
         "written": path,
@@ -270,6 +272,7 @@ def write_kernel(
         "num_warps": made.candidate.warps,
         "num_stages": made.candidate.stages,
         "dtype": dtype,
+        "loads": "descriptors" if descriptors else "pointers",
         "kernels": [f.to_dict() for f in made.facts],
     }
     new_text(path, made.source)

@@ -396,6 +396,13 @@ def schedule(
     show_default=True,
     help="The type of real inputs that the spec leaves open",
 )
+@click.option(
+    "--loads",
+    type=click.Choice(["pointers", "descriptors"]),
+    default="pointers",
+    show_default=True,
+    help="Descriptors (TMA, from sm_90 on) save registers and ask for aligned tensors",
+)
 @click.option("--as-written", is_flag=True, help="The spec itself, not its derived form")
 @json_option
 def compile(
@@ -405,6 +412,7 @@ def compile(
     output: str,
     target: str | None,
     dtype: str,
+    loads: str,
     as_written: bool,
     as_json: bool,
 ) -> None:
@@ -413,7 +421,9 @@ def compile(
 
     c = api.load(spec)
     with _Progress("compiling") as progress:
-        found = api.write_kernel(c, output, settings, target, dtype, tiles, as_written, progress)
+        found = api.write_kernel(
+            c, output, settings, target, dtype, tiles, as_written, progress, loads == "descriptors"
+        )
     _print_json(found) if as_json else click.echo(api.kernel_text(found))
 
 

@@ -24,10 +24,13 @@ from cascade.schedule.prune import expressions
 
 @dataclass(frozen=True)
 class Options:
-    """Choices of a launch, for each kernel by name or for all."""
+    """Choices of a launch, for each kernel by name or for all. `descriptors`: loads in loops go by
+    tensor descriptors where they can, which asks for aligned tensors.
+    """
 
     num_warps: int = 4
     num_stages: int = 2
+    descriptors: bool = False
     kernels: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # warps and stages
 
     def of(self, kernel: str) -> tuple[int, int]:
@@ -53,14 +56,17 @@ def emit(program: Program, options: Options | None = None) -> str:
     options = options or Options()
     kinds = scalar_kinds(program)
     parts, signatures = [], []
+    described: set[str] = set()
     for kernel in program.kernels:
         signature = signature_of(program, kernel)
         signatures.append(signature)
-        parts.append(_kernel(program, kernel, signature, kinds))
+        w = _writer(program, kernel, kinds, options.descriptors)
+        parts.append(_kernel(w, kernel, signature))
+        described |= w.described
     body = "\n\n\n".join(parts)
     title = f'"""{program.name}: kernels written by cascade. Needs torch and triton."""'
     imports = "import math\n\nimport torch\nimport triton\nimport triton.language as tl\n"
-    tail = host(program, tuple(signatures), kinds, options.of)
+    tail = host(program, tuple(signatures), kinds, options.of, frozenset(described))
     blocks = (f"{title}\n\n{imports}", helpers(body).strip(), body, tail)
     return "\n\n\n".join(b.rstrip("\n") for b in blocks if b) + "\n"
 
@@ -127,19 +133,25 @@ def _contracted(kernel: Kernel) -> set[str]:
     return found
 
 
-def _kernel(
-    program: Program, kernel: Kernel, signature: Signature, kinds: Mapping[str, str]
-) -> str:
+def _writer(
+    program: Program, kernel: Kernel, kinds: Mapping[str, str], by_descriptor: bool
+) -> Writer:
     sizes, actual = lanes(program, kernel)
     w = Writer(program, kernel, sizes, actual, dict(program.widths), kinds)
     w.places = {p.rank: p for p in kernel.places}
+    w.by_descriptor = by_descriptor
+    return w
+
+
+def _kernel(w: Writer, kernel: Kernel, signature: Signature) -> str:
     numbers = [scalar(s) for s in signature.scalars]
     names = ", ".join(f'"{n}"' for n in numbers)
     decorator = f"@triton.jit(do_not_specialize=[{names}])" if names else "@triton.jit"
     _position(w, kernel)
     for axis in kernel.axes:
         name = ident(axis.name)
-        w.line(f"l_{name} = tl.arange(0, {sizes[axis.name]})")
+        w.line(f"l_{name} = tl.arange(0, {w.sizes[axis.name]})")
+    w.head = len(w.lines)
     write(w, kernel.body, frozenset(), loop)
     body = [part for line in _without_unused(w.lines) for part in broken(line)]
     pointers = [f"{ident(t)}_ptr" for t in signature.tensors]

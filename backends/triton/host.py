@@ -28,7 +28,9 @@ def host(
     signatures: tuple[Signature, ...],
     kinds: Mapping[str, str],
     options: Callable[[str], tuple[int, int]],
+    described: frozenset[str] = frozenset(),
 ) -> str:
+    """`described` are the tensors that kernels load by descriptors."""
     inputs = [b for b in program.buffers if b.kind == "in"]
     outputs = [b for b in program.buffers if b.kind == "out"]
     given = _given(program, inputs, signatures)
@@ -40,6 +42,7 @@ def host(
     lines.append(f'    """{program.name}: {_what(inputs)} to {_what(outputs)}, as a dictionary."""')
     lines += _types(inputs)
     lines += _extents(program, inputs, given, kinds)
+    lines += _descriptors(program, described)
     for b in (b for b in program.buffers if b.kind != "in"):
         lines.append(f"    {ident(b.name)} = {_memory(b, inputs)}")
     for s in signatures:
@@ -47,7 +50,8 @@ def host(
     shown = ", ".join(f'"{b.name}": {ident(b.name)}' for b in outputs)
     lines.append(f"    return {{{shown}}}")
     text = "\n".join(lines) + "\n"
-    return f"{helpers(text)}{CHECK.strip()}\n\n\n{text}"
+    aligned = f"{ALIGNED.strip()}\n\n\n" if described else ""
+    return f"{helpers(text)}{CHECK.strip()}\n\n\n{aligned}{text}"
 
 
 CHECK = """
@@ -55,6 +59,31 @@ def _check(holds, message):
     if not holds:
         raise ValueError(message)
 """
+
+
+# The last stride is 1, the others and the address are multiples of 16 bytes.
+ALIGNED = """
+def aligned(tensor):
+    \"\"\"Whether a descriptor can copy from a tensor.\"\"\"
+    steps = [s * tensor.element_size() for s in tensor.stride()[:-1]]
+    return tensor.stride(-1) == 1 and all(n % 16 == 0 for n in (tensor.data_ptr(), *steps))
+"""
+
+
+def _descriptors(program: Program, described: frozenset[str]) -> list[str]:
+    """Tests of what descriptors need, and the memory that they are kept in."""
+    if not described:
+        return []
+    lines = []
+    for b in program.buffers:
+        if b.name in described:
+            lines.append(
+                f'    _check(aligned({ident(b.name)}), "`{b.name}` is not aligned for descriptors")'
+            )
+    like = ident(next(b.name for b in program.buffers if b.kind == "in"))
+    memory = f"torch.empty(size, dtype=torch.int8, device={like}.device)"
+    lines.append(f"    triton.set_allocator(lambda size, alignment, stream: {memory})")
+    return lines
 
 
 def _what(buffers: list[Buffer]) -> str:

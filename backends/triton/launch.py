@@ -36,11 +36,16 @@ KINDS = {
 
 @dataclass
 class TritonKernel:
-    """Runs a cascade by Triton. `tiles` fixes tiles by rank."""
+    """Runs a cascade by Triton. `tiles` fixes tiles by rank.
+
+    `descriptors` says whether loads go by tensor descriptors; None leaves it to the device and to
+    the alignment of the tensors.
+    """
 
     spec: Cascade
     tiles: Mapping[str, int] = field(default_factory=dict)
     as_written: bool = False
+    descriptors: bool | None = None
     known: dict[tuple[Any, ...], list[tuple[Made, ModuleType]]] = field(
         default_factory=dict, repr=False
     )
@@ -71,26 +76,53 @@ class TritonKernel:
             n if r in small or r in _last_ranks(spec) else (n <= WIDTH, n <= CONTRACTED, n < 16)
             for r, n in bound.extents.items()
         )
-        key = (spec, classes, tuple(sorted(settings.items())))
+        by_descriptor = self._by_descriptor(tensors)
+        key = (spec, classes, tuple(sorted(settings.items())), by_descriptor)
         known = self.known.setdefault(key, [])
         for made, module in known:
             if all(bound.values.get(n, size) == size for n, size in made.program.widths):
                 return made, module
         extents = {**bound.extents, **{n: v for n, v in bound.values.items() if type(v) is int}}
-        made = self._make(spec, extents, tensors)
+        made = self._make(spec, extents, tensors, by_descriptor)
         known.append((made, _module(made.source)))
         return known[-1]
 
-    def _make(self, spec: Cascade, extents: dict[str, int], tensors: Mapping[str, Any]) -> Made:
+    def _by_descriptor(self, tensors: Mapping[str, Any]) -> bool:
+        if self.descriptors is not None:
+            return self.descriptors
+        if not tensors or any(t.device.type != "cuda" for t in tensors.values()):
+            return False
+        import torch
+
+        newest = torch.cuda.get_device_capability(next(iter(tensors.values())).device)[0] >= 9
+        return newest and all(aligned(t) for t in tensors.values() if t.is_floating_point())
+
+    def _make(
+        self,
+        spec: Cascade,
+        extents: dict[str, int],
+        tensors: Mapping[str, Any],
+        by_descriptor: bool,
+    ) -> Made:
         device = next((t.device for t in tensors.values()), None)
         if device is None or device.type != "cuda":
-            return first(spec, extents, self.tiles, self.as_written)
+            return first(spec, extents, self.tiles, self.as_written, by_descriptor)
         import torch
 
         major, minor = torch.cuda.get_device_capability(device)
         dtypes = [t.dtype or "f32" for t in spec.inputs if t.dtype not in ("i64", "i32", "bool")]
         dtype = dtypes[0] if dtypes else "f32"
-        return chosen(spec, extents, f"sm_{major}{minor}", dtype, self.tiles, self.as_written)
+        target = f"sm_{major}{minor}"
+        return chosen(
+            spec, extents, target, dtype, self.tiles, self.as_written, descriptors=by_descriptor
+        )
+
+
+def aligned(tensor: Any) -> bool:
+    """Whether a descriptor can copy from a tensor, as the emitted test of the same name says."""
+    steps = [s * tensor.element_size() for s in tensor.stride()[:-1]]
+    last = tensor.dim() < 2 or tensor.stride(-1) == 1
+    return last and all(n % 16 == 0 for n in (tensor.data_ptr(), *steps))
 
 
 def typed(spec: Cascade, tensors: Mapping[str, Any]) -> Cascade:

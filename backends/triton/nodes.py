@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from cascade.backends.triton.contract import contract, permuted
+from cascade.backends.triton.descriptors import described
 from cascade.backends.triton.missing import held, note
 from cascade.backends.triton.writer import Axes, Code, Writer, ident
 from cascade.ir.expr import Const, Coordinate, Expr, Symbol
@@ -109,10 +110,16 @@ def _parts(w: Writer, i: Expr) -> list[Expr]:
 
 
 def _load(w: Writer, node: Load) -> None:
+    kind = {"int": "int", "bool": "bool"}.get(_kind_of(w, node.tensor), "real")
+    if w.by_descriptor and kind == "real":
+        copied = described(w, node)
+        if copied is not None:
+            put(w, node.name, copied)
+            w.loaded.add(node.name)
+            return
     found = w.every(node.present)
     pointer, axes = address(w, node.tensor, node.index, found)
     tests = [*found, *w.exists(axes)]
-    kind = {"int": "int", "bool": "bool"}.get(_kind_of(w, node.tensor), "real")
     other = ", other=0"
     mask = f", mask={w.together(tests, axes)}{other}" if tests else ""
     text = f"t_{ident(node.name)}"

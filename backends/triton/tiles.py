@@ -105,10 +105,11 @@ def first(
     extents: Mapping[str, int],
     tiles: Mapping[str, int] | None = None,
     as_written: bool = False,
+    descriptors: bool = False,
 ) -> Made:
     """The first candidate, not compiled."""
     candidate, made, program = next(programs(spec, extents, tiles, as_written))
-    options = Options(candidate.warps, candidate.stages)
+    options = Options(candidate.warps, candidate.stages, descriptors)
     return Made(made, program, options, candidate, emit(program, options), ())
 
 
@@ -120,13 +121,17 @@ def chosen(
     tiles: Mapping[str, int] | None = None,
     as_written: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    descriptors: bool = False,
 ) -> Made:
-    """The first candidate that fits a target and spills nothing; else the one that spills least."""
+    """The first candidate that fits a target and spills nothing; else the one that spills least.
+
+    With `descriptors` the loads in loops go by tensor descriptors, where they can.
+    """
     best: Made | None = None
     for n, (candidate, made, program) in enumerate(programs(spec, extents, tiles, as_written)):
         if progress is not None:
             progress(n, len(CANDIDATES))
-        options = Options(candidate.warps, candidate.stages)
+        options = Options(candidate.warps, candidate.stages, descriptors)
         source = emit(program, options)
         found = tuple(facts(program, source, target, dtype, options))
         here = Made(made, program, options, candidate, source, found)

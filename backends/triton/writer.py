@@ -59,6 +59,10 @@ class Writer:
     held: dict[str, Held] = field(default_factory=dict)  # tiles at lanes that do not exist
     lanes: dict[str, str] = field(default_factory=dict)  # names of lanes, where not the usual
     scalars: set[str] = field(default_factory=set)  # positions in the grid and in loops
+    by_descriptor: bool = False  # whether loads go by descriptors where they can
+    descriptors: dict[str, str] = field(default_factory=dict)  # how they are made -> names
+    described: set[str] = field(default_factory=set)  # tensors that are loaded by descriptors
+    head: int = 0  # the line before which descriptors are made
 
     # -- lines
     def line(self, text: str) -> None:

@@ -50,6 +50,24 @@ def test_attention(tmp_path, name, width):
     assert all(k["tensor_core_instructions"] > 0 for k in found["kernels"])
 
 
+@pytest.mark.parametrize("width", [64, 128])
+def test_descriptors_save_registers(tmp_path, width):
+    pointers, boxes = (
+        compile_for(tmp_path, "attention", width, "--loads", loads)
+        for loads in ("pointers", "descriptors")
+    )
+    check(boxes)
+    assert boxes["tiles"] == pointers["tiles"]
+    assert boxes["kernels"][0]["registers"] < pointers["kernels"][0]["registers"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [64, 72, 80, 96, 128, 192])
+@pytest.mark.parametrize("name", ["causal", "sliding_window", "grouped_query"])
+def test_descriptors(tmp_path, name, width):
+    check(compile_for(tmp_path, name, width, "--loads", "descriptors"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [64, 128])
 @pytest.mark.parametrize("name", NAMES)

@@ -1,5 +1,6 @@
 """Generated kernels in the interpreter of triton, against float64."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,17 +37,34 @@ def kernel(name: str) -> TritonKernel:
 
 def interpret(made: Any, arrays: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     tensors = {n: torch.from_numpy(np.ascontiguousarray(a)) for n, a in arrays.items()}
+    if made.descriptors:
+        tensors = {n: aligned_rows(t) for n, t in tensors.items()}
     with np.errstate(all="ignore"):  # a GPU does not warn either
         out = made(**tensors, **given)
     out = out if isinstance(out, dict) else {made.spec.outputs[0]: out}
     return {n: t.double().numpy() for n, t in out.items()}
 
 
-def check(name: str, n: dict[str, Any], arrays: dict[str, Any], bound: float = 5e-5) -> None:
+def aligned_rows(t: Any) -> Any:
+    """The tensor in memory whose rows begin at multiples of 16 bytes."""
+    if not t.is_floating_point() or t.dim() < 2:
+        return t
+    room = torch.full((*t.shape[:-1], -t.shape[-1] // 4 * -4), float("nan"), dtype=t.dtype)
+    room[..., : t.shape[-1]] = t
+    return room[..., : t.shape[-1]]
+
+
+def check(
+    name: str,
+    n: dict[str, Any],
+    arrays: dict[str, Any],
+    bound: float = 5e-5,
+    made: TritonKernel | None = None,
+) -> None:
     given = single(arrays)
     exact = {t: a.astype(float) if a.dtype.kind == "f" else a for t, a in given.items()}
     wanted = FORMULAS[name](exact, n)
-    found = interpret(kernel(name), given, settings(name, n))
+    found = interpret(made or kernel(name), given, settings(name, n))
     assert found.keys() == wanted.keys()
     for output, expected in wanted.items():
         actual = found[output]
@@ -62,6 +80,42 @@ def check(name: str, n: dict[str, Any], arrays: dict[str, Any], bound: float = 5
 def test_formula(name):
     for n in sizes(name)[:2]:
         check(name, n, draw(name, n))
+
+
+COPIED = ("attention", "causal", "grouped_query", "sliding_window", "retention", "entropy")
+
+
+def by_descriptors(name: str) -> str:
+    tiles = {r: n for r, n in SMALL.items() if r in spec(name).rank}
+    made = TritonKernel(spec(name), tiles, descriptors=True)
+    n = sizes(name)[0]
+    check(name, n, draw(name, n), made=made)
+    ((_, module),) = next(iter(made.known.values()))
+    return str(Path(module.__file__ or "").read_text())
+
+
+@pytest.mark.parametrize("name", COPIED)
+def test_descriptors(name):
+    assert "make_tensor_descriptor" in by_descriptors(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in COPIED])
+def test_descriptors_of_the_rest(name):
+    by_descriptors(name)
+
+
+@pytest.mark.parametrize("d", [32, 72])
+@pytest.mark.parametrize(("p", "m"), [(1, 17), (17, 1), (65, 129)])
+def test_descriptors_at_ragged_lengths(p, m, d):
+    made = TritonKernel(spec("causal"), {"p": 64, "m": 64}, descriptors=True)
+    against_torch(made, attention(p, m, d, torch.float16), causal=True)
+
+
+def test_descriptors_want_aligned_tensors():
+    made = TritonKernel(spec("attention"), {"p": 16, "m": 16}, descriptors=True)
+    with pytest.raises(ValueError, match="`K` is not aligned for descriptors"):
+        made(**attention(16, 16, 17, torch.float16))
 
 
 @pytest.mark.parametrize("case", BLIND, ids=str)
