@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from cascade.diagnostics import fail
 from cascade.ir.cascade import Cascade
@@ -112,6 +113,12 @@ def _sized(chosen: Form, sizes: Sizes) -> Form:
 
 def form(cascade: Cascade, extents: Mapping[str, int]) -> Form:
     """The form of a cascade with the fewest passes, or its chunked form."""
+    return _form(cascade, small_ranks(cascade, extents))
+
+
+@lru_cache(maxsize=64)
+def _form(cascade: Cascade, keep: frozenset[str]) -> Form:
+    """`keep` are the ranks that stay whole."""
     from cascade.transforms.chunk import chunk
     from cascade.transforms.derive import derive
 
@@ -120,7 +127,6 @@ def form(cascade: Cascade, extents: Mapping[str, int]) -> Form:
         parts = {r for p in found.result.partitions for r in p.parts[1:]}
         known = {r for p in cascade.partitions for r in p.parts[1:]}
         return Form(found.result, frozenset(), frozenset(parts - known), "chunked")
-    keep = small_ranks(cascade, extents)
     derivation = derive(cascade, keep=keep)
     if not derivation.steps:
         return Form(cascade)
