@@ -298,11 +298,12 @@ def kernel_text(found: Mapping[str, Any]) -> str:
 
     lines = [f"{found['name']}: {found['form']}, written to {found['written']}"]
     if found["kernels"]:
-        header = ["kernel", "target", "registers", "spilled", "shared", "matrix", "warps", "stages"]
+        header = ["kernel", "target", "registers", "spilled", "shared", "matrix", "wgmma"]
+        header += ["warps", "stages"]
         rows = [
             [k["kernel"], k["target"], str(k["registers"]), f"{k['spill_bytes']} B",
-             f"{k['shared_bytes']} B", str(k["tensor_core_instructions"]), str(k["num_warps"]),
-             str(k["num_stages"])]
+             f"{k['shared_bytes']} B", str(k["tensor_core_instructions"]),
+             str(k["wgmma_instructions"]), str(k["num_warps"]), str(k["num_stages"])]
             for k in found["kernels"]
         ]  # fmt: skip
         lines.append(table(header, rows, indent=""))

@@ -34,7 +34,11 @@ POINTERS = {
 
 @dataclass(frozen=True)
 class Facts:
-    """What one kernel needs on one target. `fits` says that the target has the shared memory."""
+    """What one kernel needs on one target. `fits` says that the target has the shared memory.
+
+    Of the matrix instructions, those of `wgmma_instructions` are by a group of four warps at once,
+    with operands in shared memory: the fast ones of sm_90.
+    """
 
     kernel: str
     target: str
@@ -42,6 +46,7 @@ class Facts:
     spill_bytes: int
     shared_bytes: int
     tensor_core_instructions: int
+    wgmma_instructions: int
     num_warps: int
     num_stages: int
     fits: bool
@@ -143,10 +148,11 @@ def _facts(kernel: str, target: str, compiled: Any, warps: int, stages: int) -> 
         assembly = _tool("nvdisasm", str(path))
     registers = int(re.search(r"REG:(\d+)", usage).group(1))  # type: ignore[union-attr]
     stack = int(re.search(r"STACK:(\d+)", usage).group(1))  # type: ignore[union-attr]
-    matrix = len(re.findall(r"\b(?:HGMMA|QGMMA|IGMMA|HMMA|UTCHMMA|UTCQMMA)\b", assembly))
+    matrix = len(re.findall(r"\b(?:HGMMA|QGMMA|IGMMA|HMMA|IMMA|UTCHMMA|UTCQMMA)\b", assembly))
+    group = len(re.findall(r"\b(?:HGMMA|QGMMA|IGMMA)\b", assembly))
     shared = int(compiled.metadata.shared)
     fits = shared <= SHARED[CAPABILITIES[target]]
-    return Facts(kernel, target, registers, stack, shared, matrix, warps, stages, fits)
+    return Facts(kernel, target, registers, stack, shared, matrix, group, warps, stages, fits)
 
 
 def _tool(name: str, *arguments: str) -> str:
