@@ -1,4 +1,4 @@
-"""What others run for the shipped examples: formulas in eager PyTorch, SDPA, FlexAttention.
+"""What others run for the shipped examples: eager PyTorch, SDPA, FlexAttention, fla.
 
 A peer is a function of the inputs of the example, as torch tensors. The formulas are written from
 the definition of each mechanism, and every benchmark compares their results first.
@@ -6,18 +6,33 @@ the definition of each mechanism, and every benchmark compares their results fir
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 Function = Callable[[], Any]
-KINDS = ("eager", "sdpa", "flex")
-EXAMPLES = ("attention", "causal", "alibi", "soft_cap", "grouped_query", "document_mask")
+SDPA = {  # by the names that people use -> those of torch; `sdpa` alone leaves torch the choice
+    "sdpa-flash": "FLASH_ATTENTION",
+    "sdpa-cudnn": "CUDNN_ATTENTION",
+    "sdpa-efficient": "EFFICIENT_ATTENTION",
+    "sdpa-math": "MATH",
+}
+KINDS = ("eager", "sdpa", *SDPA, "flex", "fla")
+SOFTMAX = (
+    "attention", "causal", "alibi", "soft_cap", "grouped_query", "document_mask", "sliding_window",
+)  # fmt: skip
+LINEAR = ("retention", "delta_rule")
+EXAMPLES = (*SOFTMAX, *LINEAR)
+SINKS = 4  # of the example of a sliding window
 
 
 def peer(kind: str, name: str, t: Mapping[str, Any]) -> Function | None:
-    """The peer of a kind for an example, on tensors; None where the kind cannot express it."""
-    return {"eager": _eager, "sdpa": _sdpa, "flex": _flex}[kind](name, t)
+    """The peer of a kind for an example, on tensors; None where the kind cannot express it here."""
+    if kind in SDPA:
+        return _pinned(SDPA[kind], _sdpa(name, t))
+    return {"eager": _eager, "sdpa": _sdpa, "flex": _flex, "fla": _fla}[kind](name, t)
 
 
 def _eager(name: str, t: Mapping[str, Any]) -> Function | None:
@@ -36,14 +51,17 @@ def _eager(name: str, t: Mapping[str, Any]) -> Function | None:
             scores = 50 * torch.tanh(scores / 50)
         if name == "alibi":
             scores = scores - _slopes(q)[:, None, None] * (row - column)
-        if name in ("causal", "alibi", "document_mask"):
+        if name in ("causal", "alibi", "document_mask", "sliding_window"):
             scores = scores.masked_fill(column > row, float("-inf"))
+        if name == "sliding_window":
+            far = row - column >= t["window"][:, None, None]
+            scores = scores.masked_fill(far & (column >= SINKS), float("-inf"))
         if name == "document_mask":
             same = t["query_document"][:, None, :, None] == t["key_document"][:, None, None, :]
             scores = scores.masked_fill(~same, float("-inf"))
         return scores.softmax(-1) @ values
 
-    return run if name in EXAMPLES else None
+    return run if name in SOFTMAX else None
 
 
 def _slopes(q: Any) -> Any:
@@ -66,6 +84,26 @@ def _sdpa(name: str, t: Mapping[str, Any]) -> Function | None:
     return None
 
 
+def _pinned(backend: str, function: Function | None) -> Function | None:
+    """SDPA by one backend alone; None where torch has it not for these tensors."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    if function is None:
+        return None
+
+    def run() -> Any:
+        with sdpa_kernel(getattr(SDPBackend, backend)):
+            return function()
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of every reason
+            run()
+    except RuntimeError:
+        return None
+    return run
+
+
 @cache
 def _compiled_flex() -> Any:
     import torch
@@ -78,7 +116,7 @@ def _flex(name: str, t: Mapping[str, Any]) -> Function | None:
     import torch
     from torch.nn.attention.flex_attention import create_block_mask
 
-    if name not in EXAMPLES:
+    if name not in SOFTMAX:
         return None
     q, k, v = t["Q"], t["K"], t["V"]
     slopes = _slopes(q)
@@ -96,12 +134,36 @@ def _flex(name: str, t: Mapping[str, Any]) -> Function | None:
     def document(b: Any, h: Any, i: Any, j: Any) -> Any:
         return (i >= j) & (documents[0][b, i] == documents[1][b, j])
 
+    def window(b: Any, h: Any, i: Any, j: Any) -> Any:
+        return (i >= j) & ((i - j < t["window"][h]) | (j < SINKS))
+
     score = {"alibi": alibi, "soft_cap": soft_cap}.get(name)
-    rule = {"causal": causal, "alibi": causal, "document_mask": document}.get(name)
+    rules = {"causal": causal, "alibi": causal, "document_mask": document, "sliding_window": window}
+    rule = rules.get(name)
     batch = q.shape[0] if name == "document_mask" else None
+    heads = q.shape[1] if name == "sliding_window" else None
     mask = None
     if rule is not None:
-        mask = create_block_mask(rule, batch, None, q.shape[2], k.shape[2], device=q.device)
+        mask = create_block_mask(rule, batch, heads, q.shape[2], k.shape[2], device=q.device)
     function = _compiled_flex()
     grouped = q.shape[1] != k.shape[1]
     return lambda: function(q, k, v, score_mod=score, block_mask=mask, enable_gqa=grouped)
+
+
+def _fla(name: str, t: Mapping[str, Any]) -> Function | None:
+    """flash-linear-attention, which has the sequence before the heads. Keys of the delta rule are
+    normalised before the measurement.
+    """
+    if name not in LINEAR or find_spec("fla") is None:
+        return None
+    from torch.nn.functional import normalize
+
+    q, k, v = (t[n].transpose(1, 2).contiguous() for n in "QKV")
+    if name == "retention":
+        from fla.ops.retention import chunk_retention
+
+        return lambda: chunk_retention(q, k, v)[0].transpose(1, 2)
+    from fla.ops.delta_rule import chunk_delta_rule
+
+    keys, beta = normalize(k, dim=-1), t["beta"].transpose(1, 2).contiguous()
+    return lambda: chunk_delta_rule(q, keys, v, beta)[0].transpose(1, 2)

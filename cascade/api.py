@@ -280,6 +280,13 @@ def write_kernel(
     return found
 
 
+def draw_comparison(found: Mapping[str, Any], path: str) -> None:
+    """Draw what `cascade bench` measured into an .svg or .png file. Raises `InputError`."""
+    from cascade.backends.bars import draw
+
+    draw(found, path)
+
+
 def require_package(name: str, what: str) -> None:
     """Raise `InputError` where an optional package is missing."""
     from importlib.util import find_spec

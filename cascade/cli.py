@@ -477,10 +477,13 @@ def examples(name: str | None, folder: str | None, as_json: bool) -> None:
     "--against",
     default="eager,sdpa",
     show_default=True,
-    help="Peers: eager, sdpa, flex (FlexAttention, compiled)",
+    help="Peers: eager, sdpa (or one backend of it: sdpa-flash, -cudnn, -efficient, -math), "
+    "flex (FlexAttention, compiled), fla (flash-linear-attention)",
 )
 @click.option("--dtype", type=click.Choice(["f32", "bf16", "f16"]), default="f32")
 @click.option("--output", "-o", metavar="FILE.json", help="Write the results as JSON")
+@click.option("--plot", metavar="FILE.svg", help="Draw the results, as .svg or .png")
+@click.option("--target", help="Show the roofline of a target: h100, h200, …, or a file")
 @click.option(
     "--self", "itself", is_flag=True, help="Measure cascade itself: start-up, parsing, analysis"
 )
@@ -494,6 +497,8 @@ def bench(
     against: str,
     dtype: str,
     output: str | None,
+    plot: str | None,
+    target: str | None,
     itself: bool,
     repeat: int,
     as_json: bool,
@@ -502,7 +507,8 @@ def bench(
     if itself == (spec is not None):
         raise click.UsageError("say what to measure: `cascade bench SPEC`, or `--self`")
     if spec is not None:
-        _compare(spec, settings, against, dtype, output, repeat, as_json)
+        found = _compare(spec, settings, against, dtype, target, repeat)
+        _write_comparison(found, output, plot, as_json)
         return
     from cascade import benchmark
 
@@ -519,17 +525,25 @@ def _compare(
     settings: dict[str, Number],
     against: str,
     dtype: str,
-    output: str | None,
+    target: str | None,
     rounds: int,
-    as_json: bool,
-) -> None:
+) -> dict[str, Any]:
     from cascade import api, comparison
 
     peers = [p.strip() for p in against.split(",") if p.strip()]
     with _Progress("measuring") as progress:
-        found = comparison.compare(api.load(spec), peers, settings, rounds, dtype, progress)
+        return comparison.compare(api.load(spec), peers, settings, rounds, dtype, progress, target)
+
+
+def _write_comparison(
+    found: dict[str, Any], output: str | None, plot: str | None, as_json: bool
+) -> None:
+    from cascade import api, comparison
+
     if output is not None:
         api.new_text(output, json.dumps(found, indent=2) + "\n")
+    if plot is not None:
+        api.draw_comparison(found, plot)
     _print_json(found) if as_json else click.echo(comparison.text(found))
 
 

@@ -20,7 +20,8 @@ from cascade.diagnostics import input_error
 from cascade.ir.cascade import Cascade
 
 Progress = Callable[[int, int], None]
-USUAL = {"B": 1, "H": 4, "G": 1, "P": 4096, "M": 4096, "E": 64, "F": 64}
+USUAL = {"B": 1, "H": 4, "G": 1, "P": 4096, "M": 4096, "I": 4096, "E": 64, "F": 64}
+LONG = {"P", "M"}  # ranks along which integers are numbers of documents
 
 
 def compare(
@@ -30,8 +31,12 @@ def compare(
     rounds: int,
     dtype: str = "f32",
     progress: Progress | None = None,
+    target: str | None = None,
 ) -> dict[str, Any]:
-    """Times, ratios and errors. Raises `InputError` for a peer or a spec that is not known."""
+    """Times, ratios and errors, and the least time that a `target` needs for the spec.
+
+    Raises `InputError` for a peer or a spec that is not known.
+    """
     api.require_package("torch", "comparing")
     import torch
 
@@ -43,6 +48,7 @@ def compare(
     if spec.name not in EXAMPLES:
         known = ", ".join(EXAMPLES)
         raise input_error("peer", f"no peer is known for `{spec.name}`; there are for {known}")
+    floor = None if target is None else _floor(spec, settings, target)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tensors, numbers = _tensors(spec, settings, dtype, device)
     kernel = api.compile(spec, "triton" if device == "cuda" else "tiled")
@@ -64,6 +70,7 @@ def compare(
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "rows": _measured(jobs, rounds, device, progress),
+        "roofline": floor,
         "not_expressible": missing,
     }
 
@@ -71,7 +78,9 @@ def compare(
 def _tensors(
     spec: Cascade, settings: Mapping[str, Any], dtype: str, device: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Random inputs; documents are eight stretches of equal length."""
+    """Random inputs. Integers along a sequence are documents, eight of equal length; others, such
+    as a window of each head, are a quarter of the keys.
+    """
     import torch
 
     from cascade.ir.kinds import declared_kind
@@ -82,7 +91,9 @@ def _tensors(
     tensors = {}
     for t in spec.inputs:
         shape = [known.get(r.upper(), 64) for r in t.ranks]
-        if declared_kind(t.dtype) == "int":
+        if declared_kind(t.dtype) == "int" and not LONG & {r.upper() for r in t.ranks}:
+            tensors[t.name] = torch.full(shape, max(1, known["M"] // 4))
+        elif declared_kind(t.dtype) == "int":
             length = max(1, shape[-1] // 8)
             tensors[t.name] = (torch.arange(shape[-1]) // length).expand(shape).contiguous()
         else:
@@ -91,6 +102,13 @@ def _tensors(
     carried = {r.upper() for t in spec.inputs for r in t.ranks}
     numbers = {n: v for n, v in settings.items() if n not in carried}
     return {n: t.to(device) for n, t in tensors.items()}, numbers
+
+
+def _floor(spec: Cascade, settings: Mapping[str, Any], target: str) -> dict[str, Any]:
+    """The roofline of the spec on a target, from the work that it cannot do without."""
+    known = {n: v for n, v in (USUAL | dict(settings)).items() if n.lower() in spec.rank}
+    floor: Any = api.analyse(spec, known, target).to_dict()["roofline"]
+    return {"target": floor["target"], "floor_s": floor["floor_s"], "bound": floor["bound"]}
 
 
 def _extent(spec: Cascade, rank: str, tensors: Mapping[str, Any]) -> int | None:
@@ -167,6 +185,9 @@ def text(found: Mapping[str, Any]) -> str:
     ]
     header = ["", "median", "peer/ours", "of all rounds", "difference", "first call"]
     lines = [title, "", table(header, rows, indent="")]
+    if found["roofline"] is not None:
+        floor = found["roofline"]
+        lines.append(f"{floor['target']} needs {seconds(floor['floor_s'])} ({floor['bound']})")
     if found["not_expressible"]:
         lines.append(f"cannot express it: {', '.join(found['not_expressible'])}")
     return "\n".join(lines)

@@ -60,9 +60,10 @@ def check(name: str, made: TritonKernel, given: dict[str, Any]) -> None:
     with np.errstate(all="ignore"):
         out = made(**given, **more)
     out = out["O"] if isinstance(out, dict) else out
-    wanted = formula(*(t.double() for t in given.values()), mask)
+    q, k, v = (given[n].double() for n in "QKV")
+    wanted = formula(q, k, v, mask)
     if given["Q"].dtype == torch.float32:
-        peer, most, usual = formula(*given.values(), mask), 2.0, 2.0
+        peer, most, usual = formula(given["Q"], given["K"], given["V"], mask), 2.0, 2.0
     else:
         peer = torch.nn.functional.scaled_dot_product_attention(*given.values(), attn_mask=mask)
         peer, most, usual = torch.nan_to_num(peer), 1.5, 1.05
