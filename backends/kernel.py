@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from cascade.backends.arrays import checked_inputs
+from cascade.backends.tiled.threads import available
 from cascade.diagnostics import input_error
 from cascade.ir.cascade import Cascade
 from cascade.ir.extents import Number, bind
@@ -38,12 +39,15 @@ KINDS = {"i": "int", "u": "int", "b": "bool", "f": "real", "V": "real"}
 
 @dataclass
 class TiledKernel:
-    """Runs a cascade by its Program in NumPy. `tiles` fixes tiles by rank."""
+    """Runs a cascade by its Program in NumPy. `tiles` fixes tiles by rank, `split` in how many
+    splits loops are cut (AUTO: as the processors need).
+    """
 
     spec: Cascade
     tiles: Mapping[str, int] = field(default_factory=dict)
     as_written: bool = False
     threads: int | None = None
+    split: int = 1
     known: dict[tuple[Any, ...], Schedule] = field(default_factory=dict, repr=False)
 
     def __call__(self, **given: Any) -> Any:
@@ -99,7 +103,15 @@ class TiledKernel:
         if key not in self.known:
             extents = {**bound.extents, **{n: int(v) for n, v in params if isinstance(v, int)}}
             make = partial(schedule, spec, as_written=self.as_written)
-            sizes = Sizes(extents, ROWS, STREAM, PART, dict(self.tiles))
+            sizes = Sizes(
+                extents,
+                ROWS,
+                STREAM,
+                PART,
+                dict(self.tiles),
+                self.split,
+                self.threads or available(),
+            )
             if not self.tiles:
                 sizes = fitted(lambda s: make(s).program, sizes, bound.values, MOST)
             self.known[key] = make(sizes)

@@ -177,18 +177,21 @@ def schedule(
     settings: Mapping[str, Number] | None = None,
     tiles: Mapping[str, int] | None = None,
     as_written: bool = False,
+    split: int | str = 1,
 ) -> Schedule:
     """The Program of a cascade: its kernels, loops and tiles.
 
     `settings` gives extents and params that are known beforehand, `tiles` the number of coordinates
-    of a tile by rank. Raises `CascadeError` where a step has no place in a kernel.
+    of a tile by rank, `split` in how many splits the rank of a loop is cut ("auto": by the number
+    of instances). Raises `CascadeError` where a step has no place in a kernel.
     """
     from cascade.schedule.choose import schedule
     from cascade.schedule.sizes import Sizes
 
     check_tiles(spec, tiles or {})
     extents = known_extents(spec, settings or {})
-    return schedule(spec, Sizes(extents, tiles=dict(tiles or {})), as_written)
+    sizes = Sizes(extents, tiles=dict(tiles or {}), split=split_number(split))
+    return schedule(spec, sizes, as_written)
 
 
 def known_extents(spec: Cascade, settings: Mapping[str, Number]) -> dict[str, int]:
@@ -209,26 +212,43 @@ def check_tiles(spec: Cascade, tiles: Mapping[str, int]) -> None:
             raise input_error("tile", f"a tile of `{rank}` has 1 coordinate or more, not {size}")
 
 
+def split_number(split: int | str) -> int:
+    """The number of splits, AUTO for "auto". Raises `InputError` for another word or number."""
+    from cascade.schedule.sizes import AUTO
+
+    if split == "auto":
+        return AUTO
+    if not isinstance(split, int) or isinstance(split, bool) or split < 1:
+        raise input_error("split", f'splits are 1 or more, or "auto", not {split!r}')
+    return split
+
+
 def compile(
     spec: Cascade,
     backend: str = "tiled",
     tiles: Mapping[str, int] | None = None,
     as_written: bool = False,
+    split: int | str = 1,
 ) -> TiledKernel | TritonKernel:
     """A function of arrays: `kernel = compile(spec); out = kernel(Q=q, K=k, V=v)`.
 
     `tiled` runs the Program of the spec in NumPy, float32, on all processors: NumPy arrays give
     NumPy arrays, torch tensors torch tensors. `triton` generates kernels and runs them on a GPU.
+
+    `split` cuts the rank of a loop in so many splits, which run side by side and are merged:
+    for few long rows, as in decoding. "auto" takes what fills the device; the order of additions
+    then depends on the size of the batch, and with a number it does not.
     """
     check_tiles(spec, tiles or {})
+    number = split_number(split)
     if backend == "tiled":
         from cascade.backends.kernel import TiledKernel
 
-        return TiledKernel(spec, dict(tiles or {}), as_written)
+        return TiledKernel(spec, dict(tiles or {}), as_written, split=number)
     if backend == "triton":
         from cascade.backends.triton.launch import TritonKernel
 
-        return TritonKernel(spec, dict(tiles or {}), as_written)
+        return TritonKernel(spec, dict(tiles or {}), as_written, split=number)
     hints = did_you_mean(backend, ["tiled", "triton"])
     raise input_error("backend", f"there is no backend `{backend}`: tiled or triton", *hints)
 
@@ -243,6 +263,7 @@ def write_kernel(
     as_written: bool = False,
     progress: Progress | None = None,
     descriptors: bool = False,
+    split: int | str = 1,
 ) -> dict[str, Any]:
     """Write Triton kernels to a .py file and their facts to a .json beside it; returns the facts.
 
@@ -252,17 +273,18 @@ def write_kernel(
     """
     import json
 
-    from cascade.backends.triton.tiles import chosen, first
+    from cascade.backends.triton.tiles import Cut, chosen, first
 
     if not path.endswith(".py"):
         raise input_error("file-write", f"{path} is no .py file")
     check_tiles(spec, tiles or {})
     extents = known_extents(spec, settings)
+    cut = Cut(split_number(split))
     if target is None:
-        made = first(spec, extents, tiles, as_written, descriptors)
+        made = first(spec, extents, tiles, as_written, descriptors, cut)
     else:
         require_package("triton", "compiling ahead of time")
-        made = chosen(spec, extents, target, dtype, tiles, as_written, progress, descriptors)
+        made = chosen(spec, extents, target, dtype, tiles, as_written, progress, descriptors, cut)
     found: dict[str, Any] = {
         "name": spec.name,
         "written": path,
@@ -271,6 +293,7 @@ def write_kernel(
         "tiles": {"rows": made.candidate.rows, "stream": made.candidate.stream},
         "num_warps": made.candidate.warps,
         "num_stages": made.candidate.stages,
+        "split": split,
         "dtype": dtype,
         "loads": "descriptors" if descriptors else "pointers",
         "kernels": [f.to_dict() for f in made.facts],
@@ -324,12 +347,13 @@ def run_program(
     tiles: Mapping[str, int],
     progress: Progress | None = None,
     measure: bool = False,
+    split: int | str = 1,
 ) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any] | None]:
     """The outputs by the Program in NumPy, and, to `measure`, what was predicted and counted."""
     from cascade.backends.kernel import TiledKernel
 
     check_tiles(spec, tiles)
-    kernel = TiledKernel(spec, dict(tiles))
+    kernel = TiledKernel(spec, dict(tiles), split=split_number(split))
     result = kernel.run(inputs, settings, progress)
     return result.outputs, kernel.measured(inputs, settings, result) if measure else None
 

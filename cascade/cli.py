@@ -138,6 +138,22 @@ tile_option = click.option(
     metavar="RANK=SIZE,…",
     help="Coordinates of a tile, by rank: --tile m=64,p=128",
 )
+
+
+def _split(ctx: click.Context, param: click.Parameter, value: str) -> int | str:
+    if value != "auto" and not (value.isdecimal() and int(value) > 0):
+        raise click.BadParameter(f"splits are 1 or more, or auto, not {value}")
+    return value if value == "auto" else int(value)
+
+
+split_option = click.option(
+    "--split",
+    callback=_split,
+    default="1",
+    metavar="N|auto",
+    help="Cut the rank of a loop in N splits that run side by side and are merged; auto: as many "
+    "as fill the device",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON")
 
 
@@ -306,6 +322,7 @@ def derive(
     help="reference: whole tensors, float64; tiled: the kernels of `schedule` in NumPy, float32",
 )
 @tile_option
+@split_option
 @click.option("--measure", is_flag=True, help="Tiles, bytes and visits, predicted and counted")
 @json_option
 def run(
@@ -317,14 +334,15 @@ def run(
     recheck: bool,
     backend: str,
     tiles: dict[str, int],
+    split: int | str,
     measure: bool,
     as_json: bool,
 ) -> None:
     """Evaluate a spec on arrays."""
     from cascade import api
 
-    if backend == "reference" and (measure or tiles):
-        raise click.UsageError("--tile and --measure need --backend tiled")
+    if backend == "reference" and (measure or tiles or split != 1):
+        raise click.UsageError("--tile, --split and --measure need --backend tiled")
     c = api.load(spec)
     if output:
         api.check_output(output, len(c.outputs))
@@ -334,7 +352,9 @@ def run(
     measured = None
     with _Progress(f"running {c.name}") as progress:
         if backend == "tiled":
-            outputs, measured = api.run_program(c, arrays, settings, tiles, progress, measure)
+            outputs, measured = api.run_program(
+                c, arrays, settings, tiles, progress, measure, split
+            )
         else:
             outputs = api.run(c, arrays, settings, progress)
     rows = api.describe_outputs(outputs)
@@ -365,16 +385,22 @@ def run(
 @spec_argument
 @set_option
 @tile_option
+@split_option
 @click.option("--as-written", is_flag=True, help="The spec itself, not its derived form")
 @json_option
 def schedule(
-    spec: str, settings: dict[str, Number], tiles: dict[str, int], as_written: bool, as_json: bool
+    spec: str,
+    settings: dict[str, Number],
+    tiles: dict[str, int],
+    split: int | str,
+    as_written: bool,
+    as_json: bool,
 ) -> None:
     """The kernels of a spec: grids, loops, tiles, what is carried and what is stored."""
     from cascade import api
 
     with _Progress("scheduling"):
-        made = api.schedule(api.load(spec), settings, tiles, as_written)
+        made = api.schedule(api.load(spec), settings, tiles, as_written, split)
     if as_json:
         _print_json(made.to_dict())
     else:
@@ -385,6 +411,7 @@ def schedule(
 @spec_argument
 @set_option
 @tile_option
+@split_option
 @click.option("--output", "-o", required=True, metavar="FILE.py", help="Where the kernels go")
 @click.option(
     "--target", help="sm_80, sm_90, …: compile ahead of time, choose tiles, report what is needed"
@@ -409,6 +436,7 @@ def compile(
     spec: str,
     settings: dict[str, Number],
     tiles: dict[str, int],
+    split: int | str,
     output: str,
     target: str | None,
     dtype: str,
@@ -422,8 +450,9 @@ def compile(
     c = api.load(spec)
     with _Progress("compiling") as progress:
         found = api.write_kernel(
-            c, output, settings, target, dtype, tiles, as_written, progress, loads == "descriptors"
-        )
+            c, output, settings, target, dtype, tiles, as_written, progress,
+            loads == "descriptors", split,
+        )  # fmt: skip
     _print_json(found) if as_json else click.echo(api.kernel_text(found))
 
 

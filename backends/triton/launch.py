@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from cascade.backends.triton.host import number_keyword
-from cascade.backends.triton.tiles import Made, chosen, first
+from cascade.backends.triton.tiles import Cut, Made, chosen, first
 from cascade.backends.triton.writer import ident
 from cascade.diagnostics import input_error
 from cascade.ir.cascade import Cascade
@@ -36,7 +36,8 @@ KINDS = {
 
 @dataclass
 class TritonKernel:
-    """Runs a cascade by Triton. `tiles` fixes tiles by rank.
+    """Runs a cascade by Triton. `tiles` fixes tiles by rank, `split` in how many splits loops are
+    cut (AUTO: by the number of instances and of multiprocessors).
 
     `descriptors` says whether loads go by tensor descriptors; None leaves it to the device and to
     the alignment of the tensors.
@@ -46,6 +47,7 @@ class TritonKernel:
     tiles: Mapping[str, int] = field(default_factory=dict)
     as_written: bool = False
     descriptors: bool | None = None
+    split: int = 1
     known: dict[tuple[Any, ...], list[tuple[Made, ModuleType]]] = field(
         default_factory=dict, repr=False
     )
@@ -106,16 +108,18 @@ class TritonKernel:
     ) -> Made:
         device = next((t.device for t in tensors.values()), None)
         if device is None or device.type != "cuda":
-            return first(spec, extents, self.tiles, self.as_written, by_descriptor)
+            return first(spec, extents, self.tiles, self.as_written, by_descriptor, Cut(self.split))
         import torch
 
         major, minor = torch.cuda.get_device_capability(device)
         dtypes = [t.dtype or "f32" for t in spec.inputs if t.dtype not in ("i64", "i32", "bool")]
         dtype = dtypes[0] if dtypes else "f32"
         target = f"sm_{major}{minor}"
+        cut = Cut(self.split, torch.cuda.get_device_properties(device).multi_processor_count)
         return chosen(
-            spec, extents, target, dtype, self.tiles, self.as_written, descriptors=by_descriptor
-        )
+            spec, extents, target, dtype, self.tiles, self.as_written,
+            descriptors=by_descriptor, cut=cut,
+        )  # fmt: skip
 
 
 def aligned(tensor: Any) -> bool:

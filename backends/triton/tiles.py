@@ -18,10 +18,21 @@ from cascade.ir.walk import symbols
 from cascade.schedule.choose import Schedule, schedule
 from cascade.schedule.footprint import tile_sizes
 from cascade.schedule.program import Program
-from cascade.schedule.sizes import Sizes
+from cascade.schedule.sizes import MULTIPROCESSORS, Sizes
 
 USUAL_WIDTH = 64  # the extent of a head, where nothing says another
 MOST = 2**15  # elements of a tile: 128 by 256
+
+
+@dataclass(frozen=True)
+class Cut:
+    """In how many splits loops are cut, or AUTO, for a device with so many multiprocessors."""
+
+    number: int = 1
+    multiprocessors: int = MULTIPROCESSORS
+
+
+WHOLE = Cut()
 
 
 @dataclass(frozen=True)
@@ -88,11 +99,15 @@ def programs(
     extents: Mapping[str, int],
     tiles: Mapping[str, int] | None = None,
     as_written: bool = False,
+    cut: Cut = WHOLE,
 ) -> Iterator[tuple[Candidate, Schedule, Program]]:
     """The candidates whose tiles can be held, with their Programs; the smallest in any case."""
     known = {**{n.upper(): v for n, v in extents.items()}, **extents}
     for candidate in CANDIDATES:
-        sizes = Sizes(extents, candidate.rows, candidate.stream, None, dict(tiles or {}))
+        sizes = Sizes(
+            extents, candidate.rows, candidate.stream, None, dict(tiles or {}),
+            cut.number, cut.multiprocessors,
+        )  # fmt: skip
         made = schedule(spec, sizes, as_written)
         program = replace(made.program, widths=widths(made.program, known))
         largest = max((t.elements for t in tile_sizes(program, dict(program.widths))), default=0)
@@ -106,9 +121,10 @@ def first(
     tiles: Mapping[str, int] | None = None,
     as_written: bool = False,
     descriptors: bool = False,
+    cut: Cut = WHOLE,
 ) -> Made:
     """The first candidate, not compiled."""
-    candidate, made, program = next(programs(spec, extents, tiles, as_written))
+    candidate, made, program = next(programs(spec, extents, tiles, as_written, cut))
     options = Options(candidate.warps, candidate.stages, descriptors)
     return Made(made, program, options, candidate, emit(program, options), ())
 
@@ -122,13 +138,15 @@ def chosen(
     as_written: bool = False,
     progress: Callable[[int, int], None] | None = None,
     descriptors: bool = False,
+    cut: Cut = WHOLE,
 ) -> Made:
     """The first candidate that fits a target and spills nothing; else the one that spills least.
 
     With `descriptors` the loads in loops go by tensor descriptors, where they can.
     """
     best: Made | None = None
-    for n, (candidate, made, program) in enumerate(programs(spec, extents, tiles, as_written)):
+    every = programs(spec, extents, tiles, as_written, cut)
+    for n, (candidate, made, program) in enumerate(every):
         if progress is not None:
             progress(n, len(CANDIDATES))
         options = Options(candidate.warps, candidate.stages, descriptors)

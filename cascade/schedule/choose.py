@@ -13,7 +13,7 @@ from functools import lru_cache
 from cascade.diagnostics import fail
 from cascade.ir.cascade import Cascade
 from cascade.ir.expr import Const, Map, Symbol
-from cascade.ir.extents import Number, bind
+from cascade.ir.extents import Number, bind, evaluate
 from cascade.ir.walk import free_ranks, walk
 from cascade.schedule.describe import to_dict
 from cascade.schedule.errors import NoSchedule
@@ -21,6 +21,7 @@ from cascade.schedule.lower import lower
 from cascade.schedule.program import Program
 from cascade.schedule.roles import WIDTH
 from cascade.schedule.sizes import Sizes
+from cascade.schedule.split import split
 
 CHUNK = 64  # places of a chunk, where nothing asks for fewer
 
@@ -54,7 +55,11 @@ class Schedule:
         """
         bind(self.source, shapes, settings)  # messages speak of the spec, not of its form
         known = {n: v for n, v in (settings or {}).items()}
-        return dict(bind(self.form.cascade, shapes, known).values)
+        values = dict(bind(self.form.cascade, shapes, known).values)
+        for name, e in self.program.values:  # splits are of the program, not of the cascade
+            if name not in values:
+                values[name] = evaluate(e, values.__getitem__)
+        return values
 
     def to_dict(self) -> dict[str, object]:
         """The program as names, numbers and texts, for other programs."""
@@ -83,7 +88,7 @@ def schedule(cascade: Cascade, sizes: Sizes, as_written: bool = False) -> Schedu
     for n, attempt in enumerate(attempts):
         try:
             program = lower(attempt.cascade, sizes, attempt.unordered, attempt.free)
-            return Schedule(cascade, attempt, program)
+            return Schedule(cascade, attempt, _split(cascade, program, sizes))
         except NoSchedule as reason:
             if n == len(attempts) - 1:
                 raise fail(
@@ -94,6 +99,19 @@ def schedule(cascade: Cascade, sizes: Sizes, as_written: bool = False) -> Schedu
                     ),
                 ) from None
     raise AssertionError
+
+
+def _split(cascade: Cascade, program: Program, sizes: Sizes) -> Program:
+    if sizes.split == 1:
+        return program
+    try:
+        return split(program, sizes.split, sizes.multiprocessors)
+    except NoSchedule as reason:
+        raise fail(
+            "no-split",
+            f"`{cascade.name}` cannot be split: {reason}",
+            hints=("`--split auto` leaves whole what cannot be split",),
+        ) from None
 
 
 def _sized(chosen: Form, sizes: Sizes) -> Form:
