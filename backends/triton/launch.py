@@ -26,6 +26,7 @@ from cascade.diagnostics import input_error
 from cascade.ir.cascade import Cascade
 from cascade.ir.extents import Number, bind
 from cascade.schedule.choose import small_ranks
+from cascade.schedule.pack import few_rows
 from cascade.schedule.roles import CONTRACTED, WIDTH
 
 KINDS = {
@@ -79,7 +80,8 @@ class TritonKernel:
             for r, n in bound.extents.items()
         )
         by_descriptor = self._by_descriptor(tensors)
-        key = (spec, classes, tuple(sorted(settings.items())), by_descriptor)
+        few = few_rows(spec, bound.extents)
+        key = (spec, classes, tuple(sorted(settings.items())), by_descriptor, few)
         known = self.known.setdefault(key, [])
         for made, module in known:
             if all(bound.values.get(n, size) == size for n, size in made.program.widths):
