@@ -264,12 +264,15 @@ def write_kernel(
     progress: Progress | None = None,
     descriptors: bool = False,
     split: int | str = 1,
+    stages: int | None = None,
 ) -> dict[str, Any]:
     """Write Triton kernels to a .py file and their facts to a .json beside it; returns the facts.
 
     Without a `target` nothing is compiled: the source is that of the largest tiles. `settings` has
     the extents of heads (64 where they are not given). With `descriptors` loads in loops go by
-    tensor descriptors, which asks for aligned tensors. Raises `InputError`.
+    tensor descriptors, which asks for aligned tensors. `split` is as in `compile`, `stages` the
+    tiles that are on their way at once. Raises `InputError`, also where what is set does not fit
+    the target.
     """
     import json
 
@@ -281,16 +284,18 @@ def write_kernel(
     extents = known_extents(spec, settings)
     cut = Cut(split_number(split))
     if target is None:
-        made = first(spec, extents, tiles, as_written, descriptors, cut)
+        made = first(spec, extents, tiles, as_written, descriptors, cut, stages)
     else:
         require_package("triton", "compiling ahead of time")
-        made = chosen(spec, extents, target, dtype, tiles, as_written, progress, descriptors, cut)
+        made = chosen(
+            spec, extents, target, dtype, tiles, as_written, progress, descriptors, cut, stages
+        )
     found: dict[str, Any] = {
         "name": spec.name,
         "written": path,
         "form": made.schedule.form.how,
         "widths": dict(made.program.widths),
-        "tiles": {"rows": made.candidate.rows, "stream": made.candidate.stream},
+        "tiles": {"rows": made.candidate.rows, "stream": made.candidate.stream} | dict(tiles or {}),
         "num_warps": made.candidate.warps,
         "num_stages": made.candidate.stages,
         "split": split,

@@ -417,6 +417,11 @@ def schedule(
     "--target", help="sm_80, sm_90, …: compile ahead of time, choose tiles, report what is needed"
 )
 @click.option(
+    "--stages",
+    type=click.IntRange(1, 8),
+    help="Stages of the pipeline of a loop; chosen where it is not set",
+)
+@click.option(
     "--dtype",
     type=click.Choice(["bf16", "f16", "f32"]),
     default="bf16",
@@ -439,6 +444,7 @@ def compile(
     split: int | str,
     output: str,
     target: str | None,
+    stages: int | None,
     dtype: str,
     loads: str,
     as_written: bool,
@@ -451,7 +457,7 @@ def compile(
     with _Progress("compiling") as progress:
         found = api.write_kernel(
             c, output, settings, target, dtype, tiles, as_written, progress,
-            loads == "descriptors", split,
+            loads == "descriptors", split, stages,
         )  # fmt: skip
     _print_json(found) if as_json else click.echo(api.kernel_text(found))
 

@@ -1,7 +1,8 @@
 """Tiles, warps and stages for a target: the first candidate that spills nothing.
 
 Candidates run from large tiles to small. Those whose tiles cannot be held are left out by their
-size; of the others each is compiled ahead of time, and what the assembler reports is believed.
+size: what a loop carries is in registers all the while, and the widest product beside it. Of the
+others each is compiled ahead of time, and what the assembler reports is believed.
 """
 
 from __future__ import annotations
@@ -9,19 +10,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from cascade.backends.triton.aot import Facts, facts
+from cascade.backends.triton.aot import CAPABILITIES, SHARED, Facts, facts
 from cascade.backends.triton.emit import Options, emit
+from cascade.diagnostics import InputError, input_error
 from cascade.ir.cascade import Cascade
 from cascade.ir.expr import Const
 from cascade.ir.extents import Number
 from cascade.ir.walk import symbols
 from cascade.schedule.choose import Schedule, schedule
 from cascade.schedule.footprint import tile_sizes
-from cascade.schedule.program import Program
+from cascade.schedule.program import Contract, For, Program, Seq, inside
 from cascade.schedule.sizes import MULTIPROCESSORS, Sizes
 
 USUAL_WIDTH = 64  # the extent of a head, where nothing says another
 MOST = 2**15  # elements of a tile: 128 by 256
+REGISTERS = 255  # of a thread
+THREADS = 32  # of a warp
 
 
 @dataclass(frozen=True)
@@ -100,19 +104,38 @@ def programs(
     tiles: Mapping[str, int] | None = None,
     as_written: bool = False,
     cut: Cut = WHOLE,
+    stages: int | None = None,
 ) -> Iterator[tuple[Candidate, Schedule, Program]]:
     """The candidates whose tiles can be held, with their Programs; the smallest in any case."""
+    candidates: tuple[Candidate, ...] = CANDIDATES
+    if stages is not None:
+        candidates = tuple(dict.fromkeys(replace(c, stages=stages) for c in CANDIDATES))
     known = {**{n.upper(): v for n, v in extents.items()}, **extents}
-    for candidate in CANDIDATES:
+    for candidate in candidates:
         sizes = Sizes(
             extents, candidate.rows, candidate.stream, None, dict(tiles or {}),
             cut.number, cut.multiprocessors,
         )  # fmt: skip
         made = schedule(spec, sizes, as_written)
         program = replace(made.program, widths=widths(made.program, known))
-        largest = max((t.elements for t in tile_sizes(program, dict(program.widths))), default=0)
-        if largest <= MOST or candidate is CANDIDATES[-1]:
+        if can_be_held(program, candidate.warps) or candidate is candidates[-1]:
             yield candidate, made, program
+
+
+def can_be_held(program: Program, warps: int) -> bool:
+    """Whether registers can hold the tiles: each by itself, and those that are there at once."""
+    tiles = list(tile_sizes(program, dict(program.widths)))
+    if any(t.elements > MOST for t in tiles):
+        return False
+    for kernel in program.kernels:
+        loops = [n for n in inside(kernel.body) if isinstance(n, For | Seq)]
+        sizes = {t.name: t.elements for t in tiles if t.kernel == kernel.name}
+        for loop in loops:
+            carried = sum(sizes[c.name] for c in loop.carries)
+            product = max((sizes[n.name] for n in loop.body if isinstance(n, Contract)), default=0)
+            if carried + product > REGISTERS * THREADS * warps:
+                return False
+    return True
 
 
 def first(
@@ -122,9 +145,10 @@ def first(
     as_written: bool = False,
     descriptors: bool = False,
     cut: Cut = WHOLE,
+    stages: int | None = None,
 ) -> Made:
     """The first candidate, not compiled."""
-    candidate, made, program = next(programs(spec, extents, tiles, as_written, cut))
+    candidate, made, program = next(programs(spec, extents, tiles, as_written, cut, stages))
     options = Options(candidate.warps, candidate.stages, descriptors)
     return Made(made, program, options, candidate, emit(program, options), ())
 
@@ -139,13 +163,15 @@ def chosen(
     progress: Callable[[int, int], None] | None = None,
     descriptors: bool = False,
     cut: Cut = WHOLE,
+    stages: int | None = None,
 ) -> Made:
     """The first candidate that fits a target and spills nothing; else the one that spills least.
 
-    With `descriptors` the loads in loops go by tensor descriptors, where they can.
+    With `descriptors` the loads in loops go by tensor descriptors, where they can. `tiles` and
+    `stages` are as they are set. Raises `InputError` where nothing fits the target.
     """
     best: Made | None = None
-    every = programs(spec, extents, tiles, as_written, cut)
+    every = programs(spec, extents, tiles, as_written, cut, stages)
     for n, (candidate, made, program) in enumerate(every):
         if progress is not None:
             progress(n, len(CANDIDATES))
@@ -160,4 +186,17 @@ def chosen(
                 best = here
         best = best or here
     assert best is not None
+    if not all(f.fits for f in best.facts):
+        raise _too_large(spec, best, target, bool(tiles) or stages is not None)
     return best
+
+
+def _too_large(spec: Cascade, made: Made, target: str, forced: bool) -> InputError:
+    worst = max(made.facts, key=lambda f: f.shared_bytes)
+    hints = ("smaller tiles (`--tile`) or fewer stages (`--stages`) need less",) if forced else ()
+    return input_error(
+        "footprint",
+        f"the kernel `{worst.kernel}` of `{spec.name}` needs {worst.shared_bytes} bytes of shared "
+        f"memory, and {target} has {SHARED[CAPABILITIES[target]]}",
+        *hints,
+    )

@@ -174,6 +174,15 @@ SECTIONS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
                 "A tile of a rank that is not there, or of no coordinates.",
                 "texts/tile_rank",
             ),
+            "split": ("A number of splits that is none.", "texts/split_none"),
+            "no-split": (
+                "No loop can be cut in splits that are merged.",
+                "texts/split_in_order",
+            ),
+            "footprint": (
+                "What is set needs more memory than the target has.",
+                "texts/footprint",
+            ),
             "backend": ("There is no such backend.", "texts/backend_unknown"),
             "device": (
                 "Inputs are on a device on which the backend does not run.",

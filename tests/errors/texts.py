@@ -165,6 +165,19 @@ def run_on_the_wrong_device() -> None:
         api.compile(cascade.parse(SPEC), "triton")(A=torch.ones(3))
 
 
+def split_a_recurrence() -> None:
+    api.schedule(cascade.parse(api.example_text("delta_rule")), split=4)
+
+
+def choose_what_does_not_fit() -> None:
+    from cascade.backends.triton import tiles
+    from cascade.backends.triton.aot import Facts
+
+    needs = Facts("Z", "sm_90", 200, 0, 425984, 24, 24, 8, 6, fits=False)
+    with patch.object(tiles, "facts", return_value=[needs]):
+        tiles.chosen(cascade.parse(SPEC), {}, "sm_90", tiles={"m": 4096}, stages=6)
+
+
 def compile_while_interpreting() -> None:
     from cascade.backends.triton.aot import facts
 
@@ -214,6 +227,9 @@ CALLS: dict[str, Callable[[], object]] = {
     "width_unknown": emit_without_widths,
     "tile_rank": partial(api.schedule, cascade.parse(SPEC), None, {"k": 64}),
     "tile_empty": partial(api.schedule, cascade.parse(SPEC), None, {"m": 0}),
+    "split_none": partial(api.schedule, cascade.parse(SPEC), split=0),
+    "split_in_order": split_a_recurrence,
+    "footprint": choose_what_does_not_fit,
     "backend_unknown": partial(api.compile, cascade.parse(SPEC), "tritan"),
     "kernels_without_a_gpu": run_on_the_wrong_device,
     "compiling_while_interpreting": compile_while_interpreting,

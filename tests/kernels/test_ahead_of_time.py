@@ -15,6 +15,8 @@ from tests.examples.test_examples import FOLDER, NAMES, spec
 
 pytest.importorskip("triton")
 
+from cascade.backends.triton.tiles import programs
+
 SOFTMAX = ("attention", "causal", "alibi", "soft_cap", "grouped_query", "sliding_window")
 WIDTHS = {"s": 16, "r": 64, "n": 1024}
 
@@ -32,6 +34,36 @@ def compile_for(tmp_path, name: str, width: int, *more: str) -> Any:
     found = json.loads(done.stdout)
     assert json.loads((tmp_path / "kernels.json").read_text()) == found
     return found
+
+
+def refused(tmp_path, *more: str) -> str:
+    command = [sys.executable, "-m", "cascade", "compile", str(FOLDER / "attention.cascade")]
+    command += ["-o", str(tmp_path / "kernels.py"), "--target", "sm_90", *more]
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode != 0, done.stdout + done.stderr
+    assert not (tmp_path / "kernels.py").exists()
+    return done.stderr
+
+
+def test_what_is_set_and_does_not_fit_is_refused(tmp_path):
+    text = refused(tmp_path, "--set", "E=128,F=128", "--tile", "p=128,m=128", "--stages", "6")
+    assert "error[footprint]" in text and "bytes of shared memory, and sm_90 has 232448" in text
+    assert "--stages" in text
+
+
+def test_stages_that_are_set(tmp_path):
+    found = compile_for(tmp_path, "attention", 64, "--stages", "2")
+    check(found)
+    assert found["num_stages"] == 2
+
+
+def test_tiles_that_no_register_holds_are_not_compiled():
+    wide = {"E": 512, "F": 512}
+    found = list(programs(spec("attention"), {n.lower(): v for n, v in wide.items()}))
+    assert [c for c, _, _ in found] and all(c.rows < 128 for c, _, _ in found)
+    narrow = next(programs(spec("attention"), {"e": 64, "f": 64}))
+    assert narrow[0].rows == 128
 
 
 def check(found: Any) -> None:
