@@ -61,9 +61,8 @@ def pack(program: Program, sizes: Sizes) -> Program:
 
 
 def few_rows(cascade: Cascade, extents: Mapping[str, int]) -> tuple[tuple[bool, bool], ...]:
-    """What `pack` asks of extents: programs for other lengths are the same where this is. Nothing
-    for a cascade in which no rank of the output is without effect on an input of two ranks, beside
-    the rows.
+    """What `pack` asks of extents: lengths at which this is equal can share a program. Nothing is
+    asked where no input lacks two ranks of the outputs (rows, and heads that share it).
     """
     last = {t.ranks[-1] for t in cascade.inputs if t.ranks}
     made = {r for t in cascade.outputs for r in cascade.tensors[t].ranks} - last

@@ -91,7 +91,8 @@ class _Splitter:
         self.buffers: list[Buffer] = []
         self.values: list[tuple[str, Expr]] = []
         self.reasons: list[str] = []
-        self.taken = {b.name for b in program.buffers} | {k.name for k in program.kernels}
+        self.launched = {k.name for k in program.kernels}
+        self.taken = {b.name for b in program.buffers}
         self.taken |= {r for b in program.buffers for r in b.ranks} | set(dict(program.values))
 
     def kernels(self, kernel: Kernel) -> Iterator[Kernel]:
@@ -128,7 +129,7 @@ class _Splitter:
         cut = replace(loop, predicate=(*loop.predicate, *own))
         first = replace(
             kernel,
-            name=self._fresh(f"{kernel.name}_parts"),
+            name=_fresh(f"{kernel.name}_parts", self.launched),
             grid=(*kernel.grid, GridAxis(names.at, Symbol(names.count))),
             places=(*kernel.places, part),
             body=pruned((*before, cut, *stores)),
@@ -137,20 +138,13 @@ class _Splitter:
         rest = pruned((*before, over, *after))
         return _tidy(first), _tidy(replace(kernel, body=rest))
 
-    def _fresh(self, stem: str) -> str:
-        name, n = stem, 2
-        while name in self.taken:
-            name, n = f"{stem}_{n}", n + 1
-        self.taken.add(name)
-        return name
-
     def _names(self, kernel: Kernel, loop: For) -> _Names:
         """Names, and the values behind them: splits are whole tiles, of extents that are known."""
         rank = loop.place.rank
         names = _Names(
-            self._fresh(f"{rank}_split"),
-            self._fresh(f"{rank}_splits"),
-            self._fresh(f"{rank}_in_split"),
+            _fresh(f"{rank}_split", self.taken),
+            _fresh(f"{rank}_splits", self.taken),
+            _fresh(f"{rank}_in_split", self.taken),
         )
         tiles = _quotient(loop.place.extent, Const(loop.tile))
         count: Expr = Const(self.number)
@@ -184,11 +178,19 @@ class _Splitter:
         dimension(names.rank, Symbol(names.count), Symbol(names.at))
         for place in along.values():
             dimension(place.rank, place.extent, Coordinate(place.rank))
-        name = self._fresh(f"{carry.name}_parts")
+        name = _fresh(f"{carry.name}_parts", self.taken)
         dtype = carry.kind if carry.kind in ("int", "bool") else "real"
         buffer = Buffer(name, tuple(ranks), tuple(shape), dtype, "temp")
         self.buffers.append(buffer)
         return buffer, tuple(index)
+
+
+def _fresh(stem: str, taken: set[str]) -> str:
+    name, n = stem, 2
+    while name in taken:
+        name, n = f"{stem}_{n}", n + 1
+    taken.add(name)
+    return name
 
 
 def _quotient(a: Expr, b: Expr) -> Expr:

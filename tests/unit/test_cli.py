@@ -130,3 +130,18 @@ def test_fmt_is_idempotent_on_every_example(cascade):
     for name in api.list_examples():
         cascade(f"fmt -w all/{name}.cascade")
         assert cascade(f"fmt --check all/{name}.cascade")[0] == 0
+
+
+def test_splits_are_predicted_and_checked(cascade):
+    line = "run s.cascade --inputs x.npz --backend tiled --tile m=1 --split 2 --measure --json"
+    code, out, err = cascade(line)
+    assert code == 0, err
+    kernels = json.loads(out)["measured"]["kernels"]
+    assert set(kernels) == {"y", "y_parts"}
+    for row in kernels.values():
+        assert row["predicted"]["tensors"] == row["measured"]["tensors"]
+    assert cascade("schedule s.cascade --split auto")[0] == 0
+    wrong = ["run s.cascade --inputs x.npz --split 2", "schedule s.cascade --split 0"]
+    wrong += ["schedule s.cascade --split few", "compile s.cascade -o k.py --stages 0"]
+    for refused in wrong:
+        assert cascade(refused)[0] == 2, refused
