@@ -23,7 +23,7 @@ from cascade.spatial.target import QUERY, SpatialTarget
 @dataclass(frozen=True)
 class Shape:
     """`streams` sequences of `length` keys, each met by `rows` queries: `steps` x `query_tiles`
-    tiles a stream. `extents` are those of a whole run, `words` those of each input.
+    tiles a stream. `extents` are those of a whole run, `words` those of each input and output.
     """
 
     extents: Mapping[str, int]
@@ -82,6 +82,14 @@ class Shape:
                 count *= self.live.share
         return count
 
+    def elements(self, ranks: Iterable[str]) -> int:
+        """Elements of a tensor inside one tile."""
+        here = set(ranks)
+        count = self.width(ranks)
+        if here & set(self.query):
+            count *= self.tile_rows
+        return count * self.tile_length if self.inner in here else count
+
     def width(self, ranks: Iterable[str]) -> int:
         """Elements of a tensor for one stream, one query and one step."""
         outside = {*self.batch, *self.query, self.outer, self.inner}
@@ -111,7 +119,8 @@ def make_shape(
     sequential = found.inner == ""
     extents[found.inner] = tile_length
     batch = _batch(found)
-    words = {t.name: prod(extents[r] for r in t.ranks) for t in cascade.inputs}
+    moved = (*cascade.inputs, *(cascade.tensors[name] for name in cascade.outputs))
+    words = {t.name: prod(bound.extents[r] for r in t.ranks) for t in moved}
     streams = _streams(cascade, found, extents, words, batch, length)
     total = prod(extents[r] for r in (*batch, *found.query))
     rows = ceil(total / streams)

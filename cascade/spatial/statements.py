@@ -179,6 +179,8 @@ class _Lower:
         self.streamed = streamed
         self.parts = parts
         self.split = split
+        results = {r for name in cascade.outputs for r in cascade.tensors[name].ranks}
+        self.rows = results - {r for t in cascade.inputs if streamed in t.ranks for r in t.ranks}
         self.items: list[Statement] = []
         self.alias: dict[str, Operand] = {}
         self.known: dict[tuple[object, ...], Operand] = {}
@@ -398,8 +400,9 @@ class _Lower:
 
     def _apply(self, operations: tuple[str, ...], operands: tuple[Operand, ...]) -> Operand:
         ranks = self._join(*(o.ranks for o in operands))
-        if self.parts[0] not in ranks and all(o.tensor.startswith(TABLE) for o in operands):
-            return Operand(f"{TABLE} {'-'.join(operations)}", ranks)  # the same for every tile
+        known = all(o.tensor.startswith(TABLE) for o in operands)
+        if known and not self.rows & set(ranks):
+            return Operand(f"{TABLE} {'-'.join(operations)}", ranks)  # the same for all queries
         result = self._fresh(ranks)
         self._emit(operations, ranks, operands, result)
         return result

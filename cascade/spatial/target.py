@@ -27,7 +27,7 @@ from cascade.spatial.energy import Energy, read_energy
 from cascade.spatial.flat import Space, read_space
 
 STREAM, QUERY, FREE = "stream", "query", "free"
-FALLBACK = {"reciprocal": "div", "sub": "add", "mul": "mac", "min": "max"}
+FALLBACK = {"reciprocal": "div", "sub": "add", "min": "max"}
 DATAFLOWS = ("stream", "blocks", "separate")
 FORMS = ("derived", "written")
 OVERLAPS = ("pipelined", "none")
