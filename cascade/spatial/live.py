@@ -26,22 +26,25 @@ SAMPLED = 64  # partial tiles counted point by point; of more, evenly spread one
 
 @dataclass(frozen=True)
 class Live:
-    """`tiles[q, s]`: whether query tile q has a point in step s. `points` is the share of all
-    points that satisfy the conditions.
+    """`tiles[q, s]`: whether query tile q has a point in step s; None if all have. `points` is the
+    share of all points that satisfy the conditions.
     """
 
-    tiles: Array
+    tiles: Array | None
     points: float
+    queries: int
 
     @property
     def share(self) -> float:
         """The share of tiles that are live."""
-        return float(self.tiles.mean()) if self.tiles.size else 1.0
+        return 1.0 if self.tiles is None or not self.tiles.size else float(self.tiles.mean())
 
     def streamed(self, chunk: int) -> float:
         """How often the streamed inputs are read: by each chunk of query tiles the steps that one
         of its tiles needs.
         """
+        if self.tiles is None:
+            return float(-(-self.queries // max(1, chunk)))
         starts = np.arange(0, len(self.tiles), max(1, chunk))
         return float(np.add.reduceat(self.tiles, starts, axis=0).astype(bool).mean(axis=1).sum())
 
@@ -73,22 +76,25 @@ def live_tiles(
     """The live tiles of a grid of query tiles and steps; `parts` are the names of the step and of
     the coordinate inside it.
     """
+    if not conditions:
+        return Live(None, 1.0, query.tiles)
     low, high = query.bounds()
     first, last = steps.bounds()
     number = np.arange(steps.tiles)
     here: dict[str, Interval] = {
-        query.rank: (low[:, None], high[:, None]),
-        steps.rank: (first[None, :], last[None, :]),
         parts[0]: (number[None, :], number[None, :]),
         parts[1]: (np.zeros_like(first)[None, :], (last - first)[None, :]),
+        query.rank: (low[:, None], high[:, None]),
+        steps.rank: (first[None, :], last[None, :]),
     }
     shape = (query.tiles, steps.tiles)
     maybe, full = np.ones(shape, bool), np.ones(shape, bool)
     for condition in conditions:
-        never, always = _evaluate(condition, here, values)
-        maybe &= np.broadcast_to(np.asarray(always, bool), shape)
-        full &= np.broadcast_to(np.asarray(never, bool), shape)
-    return Live(maybe, _share(conditions, query, steps, parts, values, maybe, full))
+        surely, possibly = _evaluate(condition, here, values)
+        maybe &= np.broadcast_to(np.asarray(possibly, bool), shape)
+        full &= np.broadcast_to(np.asarray(surely, bool), shape)
+    share = _share(conditions, query, steps, parts, values, maybe, full)
+    return Live(None if full.all() else maybe, share, query.tiles)
 
 
 def _share(
@@ -117,10 +123,10 @@ def _share(
         p = np.arange(low[q], high[q] + 1)[:, None]
         m = np.arange(first[s], last[s] + 1)[None, :]
         here = {
-            query.rank: (p, p),
-            steps.rank: (m, m),
             parts[0]: (np.asarray(s), np.asarray(s)),
             parts[1]: (m - first[s], m - first[s]),
+            query.rank: (p, p),
+            steps.rank: (m, m),
         }
         holds = np.ones((p.size, m.size), bool)
         for condition in conditions:

@@ -15,6 +15,7 @@ from cascade.ir.extents import Number
 from cascade.spatial.binding import Binding, bind_statements
 from cascade.spatial.blocks import blocks, separate
 from cascade.spatial.energy import Actions, charged, published
+from cascade.spatial.fusing import fuse_pairs
 from cascade.spatial.result import Result, Use
 from cascade.spatial.shape import Shape, make_shape
 from cascade.spatial.statements import Statements, statements
@@ -51,7 +52,7 @@ def lower(
 ) -> tuple[Cascade, Statements, Shape, Binding]:
     """The form that runs, its statements, their extents and their arrays."""
     runs = form_of(cascade, form or target.form)
-    found = statements_of(runs, target.dataflow == "stream")
+    found = fuse_pairs(statements_of(runs, target.dataflow == "stream"), target.fuse)
     shape = make_shape(runs, found, target, settings)
     return runs, found, shape, bind_statements(found, shape, target)
 

@@ -86,7 +86,7 @@ def chunks(
     if not target.links:
         row += sum(shape.width(operand[n]) * shape.tile_length for n in role.passed)
     whole = sum(shape.width(operand[n]) * shape.length for n in role.kept)
-    streamed = sum(shape.width(operand[n]) * shape.tile_length for n in role.streamed)
+    streamed = sum(shape.elements(operand[n]) for n in role.streamed)
 
     def fit(words: int) -> Chunks:
         return choose_chunks(

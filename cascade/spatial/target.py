@@ -7,6 +7,7 @@ A target is a file of `cascade/targets/` or one's own, with `kind = "array"`:
     [arrays.2d]                rows, columns, layout, [operations]: cycles of each, and `fuse`
     [mapping]                  which form runs, how it is tiled, what overlaps
     [energy], [search]         see energy.py and flat.py
+    [area]                     square micrometres of a unit of each array, and of `buffer_byte`
 
 `layout` says which rank lies on the rows and on the columns of an array: "stream" (the part of the
 streamed rank inside a tile) or "query"; "free" lets every statement lie as it takes least.
@@ -25,6 +26,7 @@ from cascade.analysis.targets import shipped_targets
 from cascade.diagnostics import InputError, did_you_mean, input_error
 from cascade.spatial.energy import Energy, read_energy
 from cascade.spatial.flat import Space, read_space
+from cascade.spatial.fusing import PAIRS
 
 STREAM, QUERY, FREE = "stream", "query", "free"
 FALLBACK = {"reciprocal": "div", "sub": "add", "min": "max"}
@@ -93,6 +95,7 @@ class SpatialTarget:
     fuse: tuple[str, ...]
     energy: Energy
     space: Space | None = None
+    areas: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def main(self) -> Array:
@@ -119,6 +122,24 @@ class SpatialTarget:
             for a in self.arrays
         )
         return replace(self, arrays=arrays)
+
+    def with_unit(self, array: str, name: str, cycles: int) -> SpatialTarget:
+        """The same target with an operation that one array did not have."""
+        arrays = tuple(
+            replace(a, operations={**a.operations, name: cycles}) if a.name == array else a
+            for a in self.arrays
+        )
+        return replace(self, arrays=arrays)
+
+    def with_fusion(self, pair: str) -> SpatialTarget:
+        """The same target where a pair of operations runs as one."""
+        return replace(self, fuse=(*self.fuse, pair))
+
+    @property
+    def area(self) -> float:
+        """Square centimetres of the arrays and the buffer, as far as the target gives areas."""
+        units = sum(a.units * self.areas.get(a.name, 0.0) for a in self.arrays)
+        return (units + self.buffer * self.areas.get("buffer_byte", 0.0)) * 1e-8
 
     def with_buffer(self, size: int) -> SpatialTarget:
         return replace(self, buffer=size, chunk_buffer=size)
@@ -176,6 +197,9 @@ def read_spatial(name: str, data: Mapping[str, Any]) -> SpatialTarget:
     mapping = _table(name, data, "mapping")
     buffer = _count(name, data, "on_chip")
     dataflow = _choice(name, mapping, "dataflow", DATAFLOWS)
+    fuse = _texts(name, mapping, "fuse")
+    if not set(fuse) <= set(PAIRS):
+        raise _wrong(name, f"`[mapping] fuse` must list some of: {', '.join(PAIRS)}")
     search = data.get("search")
     if dataflow == "blocks" and not isinstance(search, dict):
         raise _wrong(name, 'the dataflow "blocks" needs a `[search]` table')
@@ -193,9 +217,10 @@ def read_spatial(name: str, data: Mapping[str, Any]) -> SpatialTarget:
         _flag(name, mapping, "links", True),
         _flag(name, mapping, "ragged", False),
         _count(name, mapping, "transit", 0, least=0),
-        tuple(_texts(name, mapping, "fuse")),
+        tuple(fuse),
         read_energy(name, _table(name, data, "energy")),
         read_space(name, search) if isinstance(search, dict) else None,
+        {str(k): _positive(name, data["area"], str(k)) for k in data.get("area", {})},
     )
 
 
