@@ -101,7 +101,7 @@ def _run(spec: Any, target: SpatialTarget, request: Request, value: int) -> Resu
         workload = load_workload(request.workload)
         ranks = [r.upper() for r in workload.length_ranks]
         lengths = [settings[r] for r in ranks if r in settings]
-        if length is None or not set(request.sweep.names) & set(ranks):
+        if length is None:
             if not lengths:
                 raise input_error(
                     "unknown-extent",
@@ -109,7 +109,8 @@ def _run(spec: Any, target: SpatialTarget, request: Request, value: int) -> Resu
                     f"set it: `--set {ranks[0] if ranks else 'M'}=…`, or sweep it",
                 )
             length = int(lengths[0])
-        settings = {**workload_settings(workload, length), **settings}
+        extents = workload_settings(workload, length)
+        settings = {**{n: v for n, v in extents.items() if n.lower() in spec.rank}, **settings}
     settings |= dict.fromkeys(request.sweep.names, value) if request.sweep.names else {}
     return model(spec, target, _completed(spec, target, settings, request.form), request.form)
 

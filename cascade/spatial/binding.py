@@ -117,6 +117,7 @@ def _choices(s: Statement, shape: Shape, target: SpatialTarget) -> list[Bound]:
         raise fail(
             "array-operation",
             f"no array of {target.name} has the operation `{what}`, which {s.name} needs",
+            s.span,
             hints=(
                 f"add `{what} = …` (cycles) to the `operations` of an array of the target",
                 "arrays have: " + "; ".join(_has(a) for a in target.arrays),

@@ -16,10 +16,10 @@ steps itself begins another *phase*.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from cascade.analysis.normalise import Step, normalise
-from cascade.diagnostics import fail
+from cascade.diagnostics import Span, fail
 from cascade.ir.cascade import Cascade
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol, Where
 from cascade.ir.printer import print_expr
@@ -65,6 +65,7 @@ class Statement:
     write: Operand
     reduced: tuple[str, ...] = ()
     phase: int = 0
+    span: Span | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         over = f" over {','.join(self.reduced)}" if self.reduced else ""
@@ -187,6 +188,7 @@ class _Lower:
         self.conditions: list[Expr] = []
         self.target = ""
         self.counter = 0
+        self.span: Span | None = None
 
     def split_ranks(self, ranks: Iterable[str]) -> tuple[str, ...]:
         found: dict[str, None] = {}
@@ -200,7 +202,7 @@ class _Lower:
     def step(self, step: Step) -> None:
         if step.einsum.init or step.target in self.alias or step.op in ("any", "all"):
             return  # a start is free, and so is a condition
-        self.target, self.counter = step.target, 0
+        self.target, self.counter, self.span = step.target, 0, step.einsum.span
         ranks = self.split_ranks(step.ranks)
         offset = 1 if step.iterative is not None else 0
         write = Operand(step.target, ranks, offset)
@@ -419,7 +421,9 @@ class _Lower:
         name = write.tensor
         if any(s.name == name for s in self.items):
             name = f"{name}'"
-        self.items.append(Statement(name, operations, ranks, operands, write, reduced))
+        self.items.append(
+            Statement(name, operations, ranks, operands, write, reduced, 0, self.span)
+        )
 
     def _fresh(self, ranks: tuple[str, ...]) -> Operand:
         self.counter += 1
