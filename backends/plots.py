@@ -75,7 +75,7 @@ def _bars(axes: Any, rows: list[Any], names: tuple[str, ...]) -> None:
     axes.set_xticks(range(len(rows)), labels, fontsize=8)
     axes.set_ylim(0, 1.05)
     axes.set_ylabel("utilisation")
-    axes.legend(frameon=False, fontsize=8)
+    axes.figure.legend(loc="outside upper center", ncols=5, frameon=False, fontsize=8)
 
 
 def _value(row: Row, kind: str) -> float:
@@ -113,7 +113,7 @@ def _lines(axes: Any, rows: list[Any], names: tuple[str, ...], kind: str) -> Non
     energy = f"energy{against}" if against else "energy, J"
     axes.set_ylabel(units.get(kind, f"{energy} (published account)"))
     axes.set_xlabel(names[0])
-    axes.legend(frameon=False, fontsize=8)
+    axes.figure.legend(loc="outside upper center", ncols=5, frameon=False, fontsize=8)
 
 
 def _pareto(axes: Any, rows: list[Any]) -> None:

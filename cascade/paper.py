@@ -202,9 +202,11 @@ def _averages(found: list[Row]) -> Iterator[Compared]:
         )
 
 
-def scaled(size: int, length: int, base: SpatialTarget, settings: Mapping[str, Any]) -> Result:
-    """A run on an array of `size` x `size` with the least buffer (a power of two) at which memory
-    is not what takes longest (FuseMax, Figure 12).
+def scaled(
+    size: int, base: SpatialTarget, settings: Mapping[str, Any]
+) -> tuple[Result, SpatialTarget]:
+    """A run on an array of `size` x `size`, and that array, with the least buffer (a power of two)
+    at which memory is not what takes longest (FuseMax, Figure 12).
     """
     target = base.resized(size, size)
     buffer = 2**12
@@ -212,7 +214,7 @@ def scaled(size: int, length: int, base: SpatialTarget, settings: Mapping[str, A
         try:
             run = model(_spec(), target.with_buffer(buffer), settings)
             if run.bound != "memory" or buffer >= base.buffer * 64:
-                return run
+                return run, target.with_buffer(buffer)
         except InputError:
             if buffer >= base.buffer * 64:
                 raise
@@ -225,7 +227,7 @@ def _pareto() -> Iterator[Compared]:
     published = {(r["model"], int(r["size"])): r for r in read_published("fig12_pareto")}
     for (name, size), line in published.items():
         settings = workload_settings(load_workload(name), LENGTHS["256K"])
-        run = scaled(size, LENGTHS["256K"], base, settings)
+        run, _ = scaled(size, base, settings)
         yield Compared(title, name, "256K", f"{size}x{size}", run.latency, float(line["latency_s"]))
 
 

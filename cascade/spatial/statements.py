@@ -23,7 +23,7 @@ from cascade.diagnostics import Span, fail
 from cascade.ir.cascade import Cascade
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol, Where
 from cascade.ir.printer import print_expr
-from cascade.ir.walk import conjuncts, free_ranks, reads, walk
+from cascade.ir.walk import conjuncts, free_ranks, reads, transform, walk
 
 FINAL = "final"  # a read of the last step
 
@@ -214,7 +214,7 @@ class _Lower:
             last = self.items[-1] if self.items else None
             made = last is not None and last.write == found and found.tensor.startswith("~")
             if last is not None and made:
-                self.items[-1] = replace(last, name=step.target, write=write)
+                self._rename(write)
             elif offset:
                 self._emit(("add",), ranks, (found,), write)
             else:
@@ -229,6 +229,7 @@ class _Lower:
 
     def _reduction(self, step: Step, write: Operand) -> None:
         body, op = self._strip(step.body), step.op or ""
+        key = (op, frozenset(step.bound), self._bare(step.body))
         if op not in ("sum", "max", "min"):
             if any(True for r in reads(body) if not self._is_free(r)):
                 raise fail(
@@ -237,6 +238,9 @@ class _Lower:
                     step.einsum.span,
                     hints=("arrays run sums, maxima, minima and pointwise operations",),
                 )
+            return
+        if key in self.known and set(self.known[key].ranks) == set(write.ranks):
+            self.alias[write.tensor] = self.known[key]
             return
         bound = self.split_ranks(step.bound)
         outside: list[tuple[Expr, bool]] = []
@@ -277,6 +281,7 @@ class _Lower:
                 self.alias[write.tensor] = local
         elif local.offset == FINAL:
             self.alias[write.tensor] = local
+        self.known[key] = self.alias.get(write.tensor, write)
 
     def _combine(
         self, rest: list[tuple[Expr, bool]], terms: list[tuple[Operand, bool]], write: Operand
@@ -287,9 +292,17 @@ class _Lower:
                 terms.append((found, divides))
         result = self._chain(terms)
         if self.items[-1].write == result and result.tensor.startswith("~"):
-            self.items[-1] = replace(self.items[-1], name=write.tensor, write=write)
+            self._rename(write)
         else:
             self.alias[write.tensor] = result
+
+    def _rename(self, write: Operand) -> None:
+        """The last statement makes a tensor of the cascade."""
+        old = self.items[-1].write
+        self.items[-1] = replace(self.items[-1], name=write.tensor, write=write)
+        same = write.offset == 0
+        known = {k: write if v == old else v for k, v in self.known.items() if same or v != old}
+        self.known = known
 
     # -- values
     def value(self, e: Expr) -> Operand | None:
@@ -308,7 +321,7 @@ class _Lower:
                 e.span,
                 hints=("arrays run sums, maxima, minima and pointwise operations",),
             )
-        key = (e,)
+        key = (self._bare(e),)
         if key not in self.known:
             found = self._map(e)
             if found is None:
@@ -452,19 +465,28 @@ class _Lower:
                     return False
         return True
 
+    def _bare(self, e: Expr) -> Expr:
+        """Without guards in any part: what two equal values have in common."""
+        return transform(e, lambda part: part if isinstance(part, Where) else self._guarded(part))
+
     def _strip(self, e: Expr) -> Expr:
         """Without conditions and guards."""
         while True:
-            if isinstance(e, Where):
-                e = e.body
-            elif isinstance(e, Map) and e.op == "??":
-                e = e.args[0]
-            elif isinstance(e, Map) and e.op == "select" and self._is_free(e.args[2]):
-                e = e.args[1]
-            elif isinstance(e, Map) and e.op == "select" and self._is_free(e.args[1]):
-                e = e.args[2]
-            else:
+            inner = e.body if isinstance(e, Where) else self._guarded(e)
+            if inner is e:
                 return e
+            e = inner
+
+    def _guarded(self, e: Expr) -> Expr:
+        """The value behind one guard, or the value itself."""
+        if isinstance(e, Map) and e.op == "??":
+            return e.args[0]
+        if isinstance(e, Map) and e.op == "select":
+            if self._is_free(e.args[2]):
+                return e.args[1]
+            if self._is_free(e.args[1]):
+                return e.args[2]
+        return e
 
     def _read(self, e: Read) -> Operand:
         ranks: list[str] = []

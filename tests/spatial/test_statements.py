@@ -102,3 +102,20 @@ def test_nothing_streams():
 def test_selection_is_no_operation_of_an_array(example):
     with pytest.raises(CascadeError, match="no operation of an array"):
         statements(example("topk_attention"))
+
+
+def test_equal_values_are_made_once(example):
+    """Two outputs of one softmax share its exponentials and their sum."""
+    found = statements(example("causal"), split=False)
+    assert [s.operations for s in found.items].count(("sub", "exp")) == 1
+    assert [s.operations for s in found.items].count(("add",)) == 2  # the sum, and that of LSE
+
+
+def test_sums_over_different_points_are_not_equal():
+    spec = api.parse(
+        "input Q[p,e], K[m,e], c[m]: int\n\nS[p,m] = Q[p,e] * K[m,e]\n"
+        "a[p] = sum[m](exp(S[p,m]) where c[m] == 0)\n"
+        "b[p] = sum[m](exp(S[p,m]) where c[m] == 1)\n\noutput a, b\n"
+    )
+    found = statements(spec, split=False)
+    assert [s.operations for s in found.items].count(("add",)) == 2
