@@ -366,13 +366,33 @@ def run(
 @set_option
 @tile_option
 @click.option("--as-written", is_flag=True, help="The spec itself, not its derived form")
+@click.option("--target", metavar="NAME|FILE", help="An array such as fusemax: its epochs instead")
+@click.option("--workload", metavar="NAME|FILE", help="With --target: extents of bert, t5, …")
+@click.option("--output", "-o", metavar="FILE", help="With --target: a Gantt picture, .svg or .png")
 @json_option
 def schedule(
-    spec: str, settings: dict[str, Number], tiles: dict[str, int], as_written: bool, as_json: bool
+    spec: str,
+    settings: dict[str, Number],
+    tiles: dict[str, int],
+    as_written: bool,
+    target: str | None,
+    workload: str | None,
+    output: str | None,
+    as_json: bool,
 ) -> None:
-    """The kernels of a spec: grids, loops, tiles, what is carried and what is stored."""
+    """The kernels of a spec: grids, loops, tiles, what is carried and what is stored. On an array:
+    which statement runs where, and how tiles are interleaved.
+    """
     from cascade import api
 
+    if target is not None:
+        if tiles:
+            raise click.UsageError("--tile has no meaning on an array: it sets the tile itself")
+        form = "written" if as_written else None
+        _spatial_schedule(spec, target, settings, workload, form, output, as_json)
+        return
+    if workload is not None or output is not None:
+        raise click.UsageError("--workload and --output need --target")
     with _Progress("scheduling"):
         made = api.schedule(api.load(spec), settings, tiles, as_written)
     if as_json:
@@ -545,6 +565,29 @@ def _write_comparison(
     if plot is not None:
         api.draw_comparison(found, plot)
     _print_json(found) if as_json else click.echo(comparison.text(found))
+
+
+def _spatial_schedule(
+    spec: str,
+    target: str,
+    settings: dict[str, Number],
+    workload: str | None,
+    form: str | None,
+    output: str | None,
+    as_json: bool,
+) -> None:
+    from cascade import modelling
+
+    with _Progress("scheduling"):
+        found = modelling.schedule(spec, target, settings, workload, form)
+    if output is not None:
+        modelling.draw_schedule(found, output)
+    if as_json:
+        _print_json(found.to_dict())
+        return
+    click.echo(str(found))
+    if output is not None:
+        click.echo(f"written to {output}")
 
 
 @cli.command("model")

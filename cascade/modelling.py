@@ -14,7 +14,15 @@ from typing import Any
 from cascade import api
 from cascade.diagnostics import input_error
 from cascade.ir.extents import Number
-from cascade.spatial.model import form_of, model, model_linear, statements_of, workload_settings
+from cascade.spatial.epoch_text import Plan
+from cascade.spatial.model import (
+    form_of,
+    model,
+    model_linear,
+    plan,
+    statements_of,
+    workload_settings,
+)
 from cascade.spatial.result import Result
 from cascade.spatial.target import SpatialTarget, load_spatial
 from cascade.spatial.workload import load_workload
@@ -95,12 +103,19 @@ def compute(request: Request, progress: Progress | None = None) -> list[Row]:
 
 
 def _run(spec: Any, target: SpatialTarget, request: Request, value: int) -> Result:
+    return model(spec, target, _settings(spec, target, request, value), request.form)
+
+
+def _settings(spec: Any, target: SpatialTarget, request: Request, value: int) -> dict[str, Number]:
+    """Extents of the workload, then those given, then those swept."""
     settings = dict(request.settings)
     length = value if request.sweep.names else None
     if request.workload is not None:
         workload = load_workload(request.workload)
         ranks = [r.upper() for r in workload.length_ranks]
         lengths = [settings[r] for r in ranks if r in settings]
+        if length is None and not any(r in spec.rank for r in workload.length_ranks):
+            length = 1  # the spec has no such rank
         if length is None:
             if not lengths:
                 raise input_error(
@@ -112,7 +127,7 @@ def _run(spec: Any, target: SpatialTarget, request: Request, value: int) -> Resu
         extents = workload_settings(workload, length)
         settings = {**{n: v for n, v in extents.items() if n.lower() in spec.rank}, **settings}
     settings |= dict.fromkeys(request.sweep.names, value) if request.sweep.names else {}
-    return model(spec, target, _completed(spec, target, settings, request.form), request.form)
+    return _completed(spec, target, settings, request.form)
 
 
 def _completed(
@@ -150,6 +165,25 @@ def linear_row(workload: str, target: str, length: int) -> Row:
     """The linear layers of a workload, as a row."""
     run = model_linear(load_workload(workload), load_spatial(target), length)
     return {"spec": run.name, "target": target, **run.to_dict()}
+
+
+def schedule(
+    spec: str,
+    target: str,
+    settings: Mapping[str, Number],
+    workload: str | None = None,
+    form: str | None = None,
+) -> Plan:
+    """The schedule of a spec on a spatial target. Raises `CascadeError`."""
+    loaded, array = api.load(spec), load_spatial(target)
+    request = Request((spec,), (target,), settings, workload=workload, form=form)
+    return plan(loaded, array, _settings(loaded, array, request, 0), form)
+
+
+def draw_schedule(found: Plan, path: str) -> None:
+    from cascade.backends.gantt import draw
+
+    draw(found, path)
 
 
 # -- as text

@@ -10,16 +10,19 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from cascade.analysis.normalise import normalise
+from cascade.diagnostics import input_error
 from cascade.ir.cascade import Cascade
 from cascade.ir.extents import Number
 from cascade.spatial.binding import Binding, bind_statements
 from cascade.spatial.blocks import blocks, separate
 from cascade.spatial.energy import Actions, charged, published
+from cascade.spatial.epoch import make_epochs
+from cascade.spatial.epoch_text import Plan
 from cascade.spatial.fusing import fuse_pairs
 from cascade.spatial.result import Result, Use
 from cascade.spatial.shape import Shape, make_shape
 from cascade.spatial.statements import Statements, statements
-from cascade.spatial.stream import stream, uses
+from cascade.spatial.stream import chunks, roles, stream, uses
 from cascade.spatial.target import SpatialTarget
 from cascade.spatial.workload import Workload
 from cascade.transforms.chunk import chunk
@@ -84,6 +87,24 @@ def model(
         charged(target.energy, flow.actions),
         flow.mapping,
     )
+
+
+def plan(
+    cascade: Cascade, target: SpatialTarget, settings: Mapping[str, Number], form: str | None = None
+) -> Plan:
+    """The schedule of a cascade on a target that streams: binding, tiling and epochs. Raises
+    `CascadeError` for what the target cannot run.
+    """
+    if target.dataflow != "stream":
+        raise input_error(
+            "target",
+            f"{target.name} runs whole rows of scores: it has no epochs",
+            "choose a target with the dataflow `stream`, such as fusemax",
+        )
+    _, found, shape, binding = lower(cascade, target, settings, form)
+    chosen, _ = chunks(found, roles(found, binding), shape, target)
+    epochs = make_epochs(found, binding, shape, target, chosen.inner)
+    return Plan(cascade.name, target, found, shape, binding, chosen.inner, epochs)
 
 
 def model_linear(workload: Workload, target: SpatialTarget, length: int) -> Result:

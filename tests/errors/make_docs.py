@@ -207,6 +207,10 @@ SECTIONS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
                 "The buffer of the target does not hold one tile.",
                 "texts/array_buffer",
             ),
+            "array-epoch": (
+                "A tile cannot be interleaved with its neighbours.",
+                "texts/array_epoch",
+            ),
             "array-form": (
                 "A FLAT-like array runs two contractions around vector statements, nothing else.",
                 "texts/array_form",

@@ -190,6 +190,15 @@ def model_on(target: str, text: str | None = None, **settings: int) -> None:
     model(spec, machine.with_buffer(size), {**extents, **settings})
 
 
+def schedule_a_long_tile() -> None:
+    from cascade.spatial.model import plan
+    from cascade.spatial.target import load_spatial
+
+    extents = {"P": 512, "M": 512, "E": 64, "F": 32768}
+    roomy = load_spatial("fusemax").with_buffer(2**27)
+    plan(cascade.parse(ATTENTION, "spec.cascade"), roomy, extents)
+
+
 def workload_unknown() -> None:
     from cascade.spatial.workload import load_workload
 
@@ -259,6 +268,7 @@ CALLS: dict[str, Callable[[], object]] = {
     "array_buffer": partial(model_on, "fusemax", buffer=65536),
     "array_form": partial(model_on, "flat", "input A[m], B[m]\nZ = A[m] * B[m]\noutput Z\n"),
     "array_stream": partial(model_on, "fusemax", "input A[m]\nZ[m] = exp(A[m])\noutput Z\n"),
+    "array_epoch": schedule_a_long_tile,
     "workload_unknown": workload_unknown,
     "sweep_backwards": sweep_backwards,
     "plot_without_a_sweep": draw_latency_of_one_point,

@@ -121,3 +121,31 @@ def test_sweeps(text, values):
 def test_wrong_sweeps(text):
     with pytest.raises(InputError, match="is no sweep"):
         modelling.read_sweep(text)
+
+
+def test_schedule(cascade, tmp_path):
+    words = ("schedule", SPEC, "--target", "fusemax", "--workload", "bert", "--set", "M=4096")
+    code, out, _ = cascade(*words, "-o", "gantt.svg")
+    assert code == 0
+    assert "a tile every 138 cycles" in out
+    assert "<svg" in (tmp_path / "gantt.svg").read_text()
+    code, out, _ = cascade(*words, "--json")
+    assert json.loads(out)["epochs"][0]["interval"] == 138
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("--target", "fusemax", "--tile", "m=64"), 2, "has no meaning on an array"),
+        (("--workload", "bert"), 2, "need --target"),
+        (("--target", "flat", "--workload", "bert", "--set", "M=64"), 3, "has no epochs"),
+        (
+            ("--target", "fusemax", "--workload", "bert", "--set", "M=64", "-o", "a.pdf"),
+            3,
+            "neither an .svg",
+        ),
+    ],
+)
+def test_schedule_mistakes(cascade, words, code, message):
+    found, _, err = cascade("schedule", SPEC, *words)
+    assert (found, message in err) == (code, True), err
