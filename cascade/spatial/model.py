@@ -19,9 +19,10 @@ from cascade.spatial.energy import Actions, charged, published
 from cascade.spatial.epoch import make_epochs
 from cascade.spatial.epoch_text import Plan
 from cascade.spatial.fusing import fuse_pairs
+from cascade.spatial.lowering import statements
 from cascade.spatial.result import Result, Use
 from cascade.spatial.shape import Shape, make_shape
-from cascade.spatial.statements import Statements, statements
+from cascade.spatial.statements import Statements
 from cascade.spatial.stream import chunks, roles, stream, uses
 from cascade.spatial.target import SpatialTarget
 from cascade.spatial.workload import Workload

@@ -4,8 +4,9 @@ import pytest
 
 from cascade import api
 from cascade.diagnostics import CascadeError
+from cascade.spatial.lowering import statements
 from cascade.spatial.model import form_of
-from cascade.spatial.statements import FINAL, statements
+from cascade.spatial.statements import FINAL
 
 
 def operations(found):
