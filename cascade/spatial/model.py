@@ -102,6 +102,12 @@ def plan(
             f"{target.name} runs whole rows of scores: it has no epochs",
             "choose a target with the dataflow `stream`, such as fusemax",
         )
+    if target.overlap == "none":
+        raise input_error(
+            "target",
+            f"{target.name} runs one tile after another: it has no epochs",
+            "choose a target with the overlap `pipelined`, such as fusemax",
+        )
     _, found, shape, binding = lower(cascade, target, settings, form)
     chosen, _ = chunks(found, roles(found, binding), shape, target)
     epochs = make_epochs(found, binding, shape, target, chosen.inner)

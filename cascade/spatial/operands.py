@@ -24,8 +24,6 @@ SPELLED = {  # how operations of the language are counted
     "/": "div",
     "exp2": "exp",
     "relu": "max",
-    "clamp": "max",
-    "softplus": "softplus",
 }
 TABLE = "~table"  # values known before the run
 FREE = ("neg",)  # a sign is part of the operation that reads the value

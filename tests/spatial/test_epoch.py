@@ -115,9 +115,10 @@ def test_a_tile_that_is_too_long(example):
     assert LONGEST < 65536
 
 
-def test_flat_has_no_epochs(example):
+@pytest.mark.parametrize("target", ["flat", "unfused", "fusemax_architecture"])
+def test_arrays_without_epochs(example, target):
     with pytest.raises(InputError, match="it has no epochs"):
-        plan(example("attention"), load_spatial("flat"), SQUARE)
+        plan(example("attention"), load_spatial(target), SQUARE)
 
 
 @pytest.mark.parametrize("name", CASES)
