@@ -116,13 +116,17 @@ def make_epoch(
             hints=('a target with `layout = ["free"]` may need far fewer',),
         )
     groups = tuple(g for g in stream_groups(items, shape) if len(g) > 1)
-    edges = make_edges(items, groups, target, between)
-    recurrence = _recurrence_bound(items, edges)
-    for interval in range(max(bound, recurrence), max(bound, recurrence) + TRIES):
-        slots = _Scheduler(items, groups, edges, interval, arrays).run()
-        if slots is not None:
-            placed = tuple(Placed(b, slots[n]) for n, b in enumerate(items))
-            return Epoch(placed, edges, interval, bound, recurrence, arrays)
+    # Streaming needs no buffer for what is handed over; whole tensors fit more schedules.
+    ways = [(g, make_edges(items, g, target, between)) for g in dict.fromkeys((groups, ()))]
+    for interval in range(bound, bound + TRIES):
+        for chosen, edges in ways:
+            recurrence = _recurrence_bound(items, edges)
+            if recurrence > interval:
+                continue
+            slots = _Scheduler(items, chosen, edges, interval, arrays).run()
+            if slots is not None:
+                placed = tuple(Placed(b, slots[n]) for n, b in enumerate(items))
+                return Epoch(placed, edges, interval, bound, recurrence, arrays)
     raise fail(
         "array-epoch",
         f"no schedule with an interval of {bound} to {bound + TRIES} cycles was found",

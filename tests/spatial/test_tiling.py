@@ -1,5 +1,7 @@
 """Query tiles on chip, by hand."""
 
+from importlib.resources import files
+
 import pytest
 
 from cascade.diagnostics import InputError
@@ -71,3 +73,38 @@ def test_ragged_chunks():
     assert choose_chunks(13, 1000, 10, 10, 0, ragged=False).inner == 1
     ragged = choose_chunks(13, 1000, 10, 10, 0, ragged=True)
     assert (ragged.inner, ragged.outer) == (10, 2)
+
+
+def edited(tmp_path, *changes):
+    """The shipped FuseMax file with some lines changed, as a user would."""
+    text = (files("cascade") / "targets" / "fusemax.toml").read_text()
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    return load_spatial(str(path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "cycles", "chunks"),
+    [
+        ((), {"2d": 137, "1d": 138}, (128, 2)),
+        ((("rows = 256", "rows = 128"), ("columns = 256", "columns = 128")), None, (256, 2)),
+        ((("exp = 6", "exp = 4"),), {"2d": 135, "1d": 136}, (128, 2)),
+        ((("on_chip = 16777216", "on_chip = 8388608"),), None, (64, 4)),
+        ((("links = true", 'links = true\nfuse = ["mul_add"]'),), {"2d": 137, "1d": 73}, (128, 2)),
+    ],
+)
+def test_changes_of_the_file(example, tmp_path, changes, cycles, chunks):
+    """No number of the results is in the code: a changed file changes them as by hand."""
+    settings = {"B": 1, "H": 1, "M": 64 * K, "P": 64 * K, "E": 64, "F": 64}
+    found = model(example("attention_3pass"), edited(tmp_path, *changes), settings).mapping
+    assert found["cycles_per_tile"] == (cycles or {"2d": 137, "1d": 138})
+    assert (found["p1"], found["p2"]) == chunks
+
+
+def test_a_file_with_too_small_a_buffer(example, tmp_path):
+    target = edited(tmp_path, ("on_chip = 16777216", "on_chip = 131072"))
+    with pytest.raises(InputError, match="the buffer of 131072 bytes does not hold one tile"):
+        mapped(example, target, 64 * K)
