@@ -278,12 +278,12 @@ class _Scheduler:
     # -- single statements
     def _single(self, n: int, late: set[int]) -> bool:
         """As early as possible, with the late statements that only it reads right before it."""
-        before = [
-            e.producer
-            for e in self.edges
-            if e.consumer == n and e.producer in late and not e.distance
+        feeds = [e for e in self.edges if e.consumer == n and e.producer in late and not e.distance]
+        before = [e.producer for e in feeds]
+        earliest = [
+            self._ready(e.producer) + self.items[e.producer].cycles + e.delay for e in feeds
         ]
-        ready = self._ready(n)
+        ready = max(self._ready(n), *earliest, 0)
         for start in range(ready, ready + 2 * self.interval):
             chosen = self._free(n, start)
             if chosen is None:
@@ -314,7 +314,8 @@ class _Scheduler:
         table, need = self.table[self.items[n].array], self.items[n].cycles
         delay = max(e.delay for e in self.edges if e.producer == n and not e.distance)
         found: list[int] = []
-        for t in range(reader - 1 - delay, max(self._ready(n), reader - self.interval) - 1, -1):
+        last = reader - 1 - delay
+        for t in range(last, max(self._ready(n), last - self.interval + 1) - 1, -1):
             if not table[t % self.interval]:
                 found.append(t)
                 if len(found) == need:

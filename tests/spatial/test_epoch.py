@@ -64,6 +64,14 @@ def test_the_way_between_the_arrays_costs_stages_not_time(example, transit):
     assert epoch.makespan >= 138 + 2 * transit
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_a_long_way(example, name):
+    """256 cycles between the arrays: still the resource bound, with two query tiles on chip."""
+    for epoch in epochs(example, name, 256, between=2):
+        assert epoch.interval == epoch.resource_bound
+        assert simulate(epoch, epoch.stages + 6).mistakes == ()
+
+
 def test_stages_and_registers_grow_with_the_way(example):
     found = [epochs(example, "attention_1pass", t)[0] for t in (0, 1, 64, 256)]
     assert [e.stages for e in found] == [2, 3, 4, 8]
