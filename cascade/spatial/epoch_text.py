@@ -67,8 +67,16 @@ def _epoch(plan: Plan, epoch: Epoch, number: int) -> list[str]:
     if registers:
         main = plan.target.main
         names = ", ".join(f"{_name(t)} {n}" for t, n in registers.items())
-        out.append(f"  registers of a unit of {main.name}: {names}; it has {main.registers}")
+        out.append(f"  registers of a unit of {main.name}: {names}; {_room(plan, registers)}")
     return out
+
+
+def _room(plan: Plan, registers: dict[str, int]) -> str:
+    """What a unit has against what it needs; a target may leave it open."""
+    has, needs = plan.target.main.registers, sum(registers.values())
+    if not has:
+        return "the target does not say how many it has"
+    return f"it has {has}" + (f", too few for {needs}" if needs > has else "")
 
 
 def line(epoch: Epoch, array: str) -> str:
@@ -145,6 +153,7 @@ def as_dict(plan: Plan) -> dict[str, Any]:
         "target": plan.target.name,
         "tile": {"stream": plan.shape.tile_length, QUERY: plan.shape.tile_rows},
         "query_tiles_on_chip": plan.between,
+        "registers": plan.target.main.registers,
         "epochs": [
             {
                 "interval": e.interval,

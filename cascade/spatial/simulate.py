@@ -66,8 +66,7 @@ def _early(
         made = done.get((source, e.producer), [])
         producer = epoch.items[e.producer]
         whole = len(producer.slots)
-        stream = e.stream and whole == len(epoch.items[n].slots)
-        needed = element + 1 if stream else whole
+        needed = element + 1 if e.stream else whole
         if len(made) < needed or made[needed - 1] + e.delay >= cycle:
             reader = epoch.items[n].bound.statement.name
             made_by = producer.bound.statement.name

@@ -1,14 +1,18 @@
 """The epoch: checked by a simulation that knows nothing of how it was found."""
 
 from dataclasses import replace
+from math import ceil
 
 import pytest
 
 from cascade.diagnostics import CascadeError, InputError
-from cascade.spatial.epoch import LONGEST, edge_holds, live_tiles, make_epochs
+from cascade.spatial.binding import Bound
+from cascade.spatial.dependences import edge_holds, make_edges
+from cascade.spatial.epoch import LONGEST, live_tiles, make_epoch, make_epochs
 from cascade.spatial.epoch_text import line
 from cascade.spatial.model import lower, plan
 from cascade.spatial.simulate import simulate
+from cascade.spatial.statements import FINAL, Operand, Statement
 from cascade.spatial.target import load_spatial
 
 SQUARE = {"B": 2, "H": 4, "M": 4096, "P": 4096, "E": 64, "F": 64}
@@ -46,6 +50,112 @@ def test_simulation(example, name, between):
         for array in epoch.arrays:
             load = sum(len(p.slots) for p in epoch.items if p.bound.array == array)
             assert run.busy[array] == tiles * load
+
+
+def steps(bound, shape, array):
+    """Steps in time, by rank: what does not lie on the rows or columns."""
+    sizes = dict(zip(bound.laid, (array.rows, array.columns), strict=True))
+    inside = shape.inside(bound.statement).items()
+    return {r: n for r, n in ((r, ceil(n / sizes.get(r, 1))) for r, n in inside) if n > 1}
+
+
+def waits(epoch, shape, target, between):
+    """Reads that come too early, from the statements alone and not from the edges of the epoch."""
+    made = {p.bound.statement.write.tensor: p for p in epoch.items}
+    for p in epoch.items:
+        for o in p.bound.statement.reads:
+            q = made.get(o.tensor)
+            if q is None or o.offset == FINAL:
+                continue
+            apart = (q.bound.statement.write.offset - o.offset) * between * epoch.interval
+            way = target.transit if q.bound.array != p.bound.array else 0
+            here, there = (steps(x.bound, shape, target.array(x.bound.array)) for x in (p, q))
+            each = here == there and not set(there) & set(q.bound.statement.reduced)
+            if each and len(p.slots) == len(q.slots):
+                early = any(b + apart <= a + way for a, b in zip(q.slots, p.slots, strict=True))
+            else:
+                early = p.slots[0] + apart <= q.slots[-1] + way
+            if early:
+                yield f"{p.bound.statement.name} reads {q.bound.statement.name} too early"
+
+
+@pytest.mark.parametrize("transit", [0, 64, 256])
+@pytest.mark.parametrize("between", [1, 3])
+@pytest.mark.parametrize("name", [*CASES, "entropy", "differential_attention", "alibi"])
+def test_dependences_by_the_statements(example, name, between, transit):
+    """Derived forms too: every operand of every statement is there in time."""
+    target, settings, *_ = CASES.get(name, ("fusemax", SQUARE))
+    array = replace(load_spatial(target), transit=transit)
+    _, found, shape, binding = lower(example(name), array, settings)
+    for epoch in make_epochs(found, binding, shape, array, between):
+        assert list(waits(epoch, shape, array, between)) == []
+        assert epoch.interval == max(epoch.resource_bound, epoch.recurrence_bound)
+        assert simulate(epoch, epoch.stages + 3).mistakes == ()
+
+
+def test_the_derived_2_pass_cascade(example):
+    """Two maxima run along, each with its correction: the chains of the sums are not stretched."""
+    found = plan(example("attention_2pass"), load_spatial("fusemax"), SQUARE)
+    assert [(e.interval, e.resource_bound) for e in found.epochs] == [(149, 149)]
+
+
+def test_a_circuit_between_the_arrays_sets_the_interval(example):
+    """Sums on one array and their corrections on the other: two ways, 128 cycles and 2 of work."""
+    array = replace(load_spatial("fusemax_free"), transit=64)
+    _, found, shape, binding = lower(example("alibi"), array, {**SQUARE, "P": 1})
+    (epoch,) = make_epochs(found, binding, shape, array, 1)
+    assert (epoch.interval, epoch.resource_bound, epoch.recurrence_bound) == (130, 13, 130)
+    (other,) = make_epochs(found, binding, shape, array, 3)
+    assert other.interval == ceil(130 / 3)
+
+
+def test_what_does_not_fit_the_bounds_takes_longer(example):
+    """Where the search misses the bounds the schedule is slower, and correct."""
+    array = load_spatial("fusemax")
+    settings = {"B": 1, "H": 2, "I": 4096, "J": 16, "X": 64, "Y": 64, "E": 64, "F": 64}
+    _, _, shape, binding = lower(example("neighbourhood_2d"), array, settings)
+    items = tuple(b for b in binding.items if b.statement.phase == 1 and not b.epilogue)
+    epoch = make_epoch(items, shape, array, 1)
+    assert epoch.interval >= epoch.recurrence_bound > epoch.resource_bound
+    assert list(waits(epoch, shape, array, 1)) == []
+
+
+def test_an_empty_rank_takes_no_cycles(example):
+    (epoch,) = epochs(example, "attention_1pass", F=0)
+    assert epoch.interval == 64 + 1 + 7 + 1
+    assert {p.bound.statement.name for p in epoch.items} & {"SLNV", "RNV"} == set()
+
+
+def test_a_stream_goes_over_the_same_ranks(example):
+    """Equal counts are not enough: a value that is summed in time is there at the end only."""
+    array = load_spatial("fusemax")
+    _, _, shape, _ = lower(example("attention_1pass"), array, SQUARE)
+    x, y = Operand("X", ("f", "p")), Operand("Y", ("f", "p"))
+    maker = Statement("Y", ("mac",), ("f", "e", "p"), (x,), y, reduced=("e",))
+    reader = Statement("Z", ("mul",), ("f", "e", "p"), (y,), Operand("Z", ("f", "e", "p")))
+    alike = replace(maker, ranks=("f", "p"), reduced=())
+    for first, second, stream in (
+        (maker, reader, False),
+        (alike, replace(reader, ranks=("f", "p")), True),
+        (alike, reader, False),
+    ):
+        items = (
+            Bound(first, "2d", 64, 1, ("", "query")),
+            Bound(second, "1d", 64, 1, ("", "query")),
+        )
+        (edge,) = make_edges(items, ((0, 1),), shape, array, 1)
+        assert edge.stream is stream
+
+
+def test_too_few_registers_are_said(example):
+    """The epoch of retention keeps 11 tiles of values when the arrays are 256 cycles apart."""
+    target, settings, *_ = CASES["retention"]
+    array = load_spatial(target)
+    assert "too few" not in str(plan(example("retention"), array, settings))
+    far = plan(example("retention"), replace(array, transit=256), settings)
+    needs = sum(far.to_dict()["epochs"][0]["registers"].values())
+    assert needs > far.to_dict()["registers"] == 10
+    assert f"it has 10, too few for {needs}" in str(far)
 
 
 @pytest.mark.parametrize("width", [32, 64, 96, 128])
