@@ -387,6 +387,9 @@ def run(
 @tile_option
 @split_option
 @click.option("--as-written", is_flag=True, help="The spec itself, not its derived form")
+@click.option("--target", metavar="NAME|FILE", help="An array such as fusemax: its epochs instead")
+@click.option("--workload", metavar="NAME|FILE", help="With --target: extents of bert, t5, …")
+@click.option("--output", "-o", metavar="FILE", help="With --target: a Gantt picture, .svg or .png")
 @json_option
 def schedule(
     spec: str,
@@ -394,11 +397,24 @@ def schedule(
     tiles: dict[str, int],
     split: int | str,
     as_written: bool,
+    target: str | None,
+    workload: str | None,
+    output: str | None,
     as_json: bool,
 ) -> None:
-    """The kernels of a spec: grids, loops, tiles, what is carried and what is stored."""
+    """The kernels of a spec: grids, loops, tiles, what is carried and what is stored. On an array:
+    which statement runs where, and how tiles are interleaved.
+    """
     from cascade import api
 
+    if target is not None:
+        if tiles:
+            raise click.UsageError("--tile has no meaning on an array: it sets the tile itself")
+        form = "written" if as_written else None
+        _spatial_schedule(spec, target, settings, workload, form, output, as_json)
+        return
+    if workload is not None or output is not None:
+        raise click.UsageError("--workload and --output need --target")
     with _Progress("scheduling"):
         made = api.schedule(api.load(spec), settings, tiles, as_written, split)
     if as_json:
@@ -580,6 +596,122 @@ def _write_comparison(
     if plot is not None:
         api.draw_comparison(found, plot)
     _print_json(found) if as_json else click.echo(comparison.text(found))
+
+
+def _spatial_schedule(
+    spec: str,
+    target: str,
+    settings: dict[str, Number],
+    workload: str | None,
+    form: str | None,
+    output: str | None,
+    as_json: bool,
+) -> None:
+    from cascade import modelling
+
+    with _Progress("scheduling"):
+        found = modelling.schedule(spec, target, settings, workload, form)
+    if output is not None:
+        modelling.draw_schedule(found, output)
+    if as_json:
+        _print_json(found.to_dict())
+        return
+    click.echo(str(found))
+    if output is not None:
+        click.echo(f"written to {output}")
+
+
+@cli.command("model")
+@click.argument("specs", type=click.Path(), nargs=-1)
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="NAME|FILE",
+    help="An array: fusemax, flat, unfused, …, or a .toml (repeatable) [default: fusemax]",
+)
+@set_option
+@click.option("--workload", metavar="NAME|FILE", help="Extents of bert, trxl, t5, xlm, or a .toml")
+@click.option("--sweep", metavar="M=FIRST:LAST", help="Doubling; `:4` for fours; or M=1000,3000")
+@click.option("--baseline", metavar="NAME|FILE", help="A target to compare with")
+@click.option(
+    "--form",
+    type=click.Choice(["derived", "written"]),
+    help="The fewest passes, or as written [default: what the target runs]",
+)
+@click.option("--statements", is_flag=True, help="Each statement: its array, cycles, utilisation")
+@click.option("--paper", type=click.Choice(["fusemax"]), help="The paper's results beside ours")
+@click.option("--csv", "csv_file", metavar="FILE", help="Write the rows as CSV")
+@click.option("--output", "-o", metavar="FILE", help="Draw the rows: .svg or .png")
+@click.option(
+    "--plot",
+    type=click.Choice(["utilisation", "latency", "speedup", "energy", "pareto"]),
+    help="What to draw [default: speedup of a sweep with a baseline, else utilisation]",
+)
+@json_option
+def model_command(
+    specs: tuple[str, ...],
+    targets: tuple[str, ...],
+    settings: dict[str, Number],
+    workload: str | None,
+    sweep: str | None,
+    baseline: str | None,
+    form: str | None,
+    statements: bool,
+    paper: str | None,
+    csv_file: str | None,
+    output: str | None,
+    plot: str | None,
+    as_json: bool,
+) -> None:
+    """Latency, utilisation, traffic and energy on arrays such as FuseMax and FLAT."""
+    from cascade import api, modelling
+
+    if paper is not None:
+        if specs or targets or sweep or output:
+            raise click.UsageError("--paper stands alone, with --json or --csv")
+        _paper(csv_file, as_json)
+        return
+    if not specs:
+        raise click.UsageError("give a spec, or --paper fusemax")
+    chosen = modelling.read_sweep(sweep) if sweep else modelling.Sweep()
+    request = modelling.Request(
+        specs, targets or ("fusemax",), settings, chosen, workload, form, baseline
+    )
+    with _Progress("modelling") as progress:
+        rows = modelling.compute(request, progress)
+    if csv_file is not None:
+        api.new_text(csv_file, modelling.as_csv(rows))
+    if output is not None:
+        kind = plot or ("speedup" if baseline and sweep else "utilisation")
+        modelling.draw(rows, chosen.names, kind, output)
+    if as_json:
+        _print_json(rows)
+        return
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(modelling.table(rows, chosen.names))
+    for row in rows if statements else ():
+        console.print(modelling.statement_table(row))
+    for file in filter(None, (csv_file, output)):
+        click.echo(f"written to {file}")
+
+
+def _paper(csv_file: str | None, as_json: bool) -> None:
+    """The results of FuseMax: rows as JSON; beside the published ones as text and CSV."""
+    from cascade import api, modelling, paper
+
+    with _Progress("modelling the paper") as progress:
+        runs = paper.results(progress)
+        rows = paper.rows_of(runs)
+        compared = paper.figures(rows, runs)
+    if csv_file is not None:
+        api.new_text(csv_file, modelling.as_csv(c.to_dict() for c in compared))
+    if as_json:
+        _print_json(rows)
+        return
+    click.echo(paper.text(compared, rows))
 
 
 class _Progress:

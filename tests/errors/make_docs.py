@@ -155,6 +155,12 @@ SECTIONS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
             "missing-package": ("An optional package is needed.", "texts/package_missing"),
             "example": ("There is no such example.", "texts/example_unknown"),
             "target": ("There is no such machine, or its file is wrong.", "texts/target_unknown"),
+            "workload": (
+                "There is no such workload, or its file is wrong.",
+                "texts/workload_unknown",
+            ),
+            "sweep": ("The values of a sweep cannot be read.", "texts/sweep_backwards"),
+            "plot": ("A picture needs rows that are not there.", "texts/plot_without_a_sweep"),
             "no-state": ("A derived form has no single state.", "texts/no_single_state"),
             "no-chunks": ("Nothing in the cascade can be chunked.", "texts/nothing_to_chunk"),
         },
@@ -193,6 +199,31 @@ SECTIONS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
                 "texts/compiling_while_interpreting",
             ),
             "peer": ("A benchmark against something that is not known.", "texts/peer_unknown"),
+        },
+    ),
+    (
+        "Spatial arrays",
+        {
+            "array-stream": (
+                "The cascade sums over no rank of an input: nothing streams past an array.",
+                "texts/array_stream",
+            ),
+            "array-operation": (
+                "No array of the target has an operation of the cascade.",
+                "texts/array_operation",
+            ),
+            "array-buffer": (
+                "The buffer of the target does not hold one tile.",
+                "texts/array_buffer",
+            ),
+            "array-epoch": (
+                "A tile cannot be interleaved with its neighbours.",
+                "texts/array_epoch",
+            ),
+            "array-form": (
+                "A FLAT-like array runs two contractions around vector statements, nothing else.",
+                "texts/array_form",
+            ),
         },
     ),
     (

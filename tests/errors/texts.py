@@ -191,6 +191,53 @@ def compare_with(peers: list[str]) -> None:
     compare(cascade.parse(SPEC, "copy.cascade"), peers, {}, 1)
 
 
+def model_on(target: str, text: str | None = None, **settings: int) -> None:
+    from cascade.spatial.model import model
+    from cascade.spatial.target import load_spatial
+
+    spec = cascade.parse(ATTENTION if text is None else text, "spec.cascade")
+    machine = load_spatial(target)
+    extents = {"P": 512, "M": 512, "E": 64, "F": 64}
+    extents = {n: v for n, v in extents.items() if n.lower() in spec.rank}
+    size = settings.pop("buffer", machine.buffer)
+    model(spec, machine.with_buffer(size), {**extents, **settings})
+
+
+def schedule_a_long_tile() -> None:
+    from cascade.spatial.model import plan
+    from cascade.spatial.target import load_spatial
+
+    extents = {"P": 512, "M": 512, "E": 64, "F": 32768}
+    roomy = load_spatial("fusemax").with_buffer(2**27)
+    plan(cascade.parse(ATTENTION, "spec.cascade"), roomy, extents)
+
+
+def workload_unknown() -> None:
+    from cascade.spatial.workload import load_workload
+
+    load_workload("brt")
+
+
+def sweep_backwards() -> None:
+    from cascade.modelling import read_sweep
+
+    read_sweep("M=4096:1024")
+
+
+def draw_latency_of_one_point() -> None:
+    from cascade.backends.plots import draw
+
+    draw([{"spec": "s", "target": "fusemax", "latency_s": 1.0}], (), "latency", "a.svg")
+
+
+ATTENTION = """input Q[p,e], K[m,e], V[m,f]
+S[p,m] = Q[p,e] * K[m,e]
+A[p,m] = exp(S[p,m])
+O[p,f] = A[p,m] * V[m,f]
+output O
+"""
+
+
 def verify_by_hand(body: Expr) -> None:
     """A cascade that no frontend makes: `Z[m] = body` over an input `A[m]`."""
     tensor, rank = Tensor("A", ("m",)), Rank("m", Symbol("M"))
@@ -233,6 +280,14 @@ CALLS: dict[str, Callable[[], object]] = {
     "backend_unknown": partial(api.compile, cascade.parse(SPEC), "tritan"),
     "kernels_without_a_gpu": run_on_the_wrong_device,
     "compiling_while_interpreting": compile_while_interpreting,
+    "array_operation": partial(model_on, "fusemax", ATTENTION.replace("exp", "erf")),
+    "array_buffer": partial(model_on, "fusemax", buffer=65536),
+    "array_form": partial(model_on, "flat", "input A[m], B[m]\nZ = A[m] * B[m]\noutput Z\n"),
+    "array_stream": partial(model_on, "fusemax", "input A[m]\nZ[m] = exp(A[m])\noutput Z\n"),
+    "array_epoch": schedule_a_long_tile,
+    "workload_unknown": workload_unknown,
+    "sweep_backwards": sweep_backwards,
+    "plot_without_a_sweep": draw_latency_of_one_point,
     "peer_unknown": partial(compare_with, ["flash"]),
     "peer_of_another_spec": partial(compare_with, ["eager"]),
     "stray_rank_by_hand": partial(verify_by_hand, STRAY),
