@@ -10,14 +10,16 @@ a rank that a statement sums is one that its cotangent is repeated along, and th
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from cascade.analysis.normalise import normalise
+from cascade.analysis.passes import count_passes
 from cascade.diagnostics import did_you_mean, fail
 from cascade.gradients.flatten import flatten
 from cascade.gradients.names import Names
 from cascade.gradients.normaliser import normalised
 from cascade.gradients.products import Products
+from cascade.gradients.record import GradientStep, Record
 from cascade.gradients.reverse import Reverse
 from cascade.gradients.saved import assembled, choose, closure
 from cascade.gradients.stabiliser import stabilisers
@@ -25,7 +27,7 @@ from cascade.ir.cascade import Cascade, Einsum, Rank, Tensor
 from cascade.ir.expr import Select
 from cascade.ir.kinds import declared_kind, required_kinds, tensor_kinds
 from cascade.ir.verify import verify
-from cascade.ir.walk import reads
+from cascade.ir.walk import reads, symbols
 from cascade.transforms.presence import Presence
 
 
@@ -35,8 +37,9 @@ class Gradients:
 
     `backward` reads inputs of the original under their names, the saved tensors under theirs, and
     the cotangents; its outputs are the gradients. `cotangents` maps an output to its input there,
-    `gradients` an input to its output there. `stabilisers` are tensors that carry no gradient
-    because no output depends on them.
+    `gradients` an input to its output there. `steps` tells what was simplified and why.
+    `passes` are those of `backward` by rank, `passes_undeferred` those if no factor had been taken
+    out of a sum.
     """
 
     forward: Cascade
@@ -44,7 +47,37 @@ class Gradients:
     cotangents: Mapping[str, str]
     gradients: Mapping[str, str]
     saved: tuple[str, ...]
-    stabilisers: tuple[str, ...] = ()
+    steps: tuple[GradientStep, ...] = ()
+    passes: Mapping[str, int] = field(default_factory=dict)
+    passes_undeferred: Mapping[str, int] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, object]:
+        return {
+            "name": self.backward.name,
+            "steps": [s.to_dict() for s in self.steps],
+            "passes": dict(self.passes),
+            "passes_undeferred": dict(self.passes_undeferred),
+            "saved": list(self.saved),
+            "cotangents": dict(self.cotangents),
+            "gradients": dict(self.gradients),
+            "forward": str(self.forward),
+            "backward": str(self.backward),
+        }
+
+    def __str__(self) -> str:
+        parts = [f"{self.backward.name}: {self._passes()}"]
+        parts += [s.text(n) for n, s in enumerate(self.steps, 1)]
+        if self.saved:
+            parts.append(f"Saved by the forward cascade: {', '.join(self.saved)}")
+        return "\n\n".join([*parts, f"The gradients:\n\n{self.backward}"]).rstrip()
+
+    def _passes(self) -> str:
+        """Passes by rank, those without deferral first where they differ."""
+        found = []
+        for rank, after in self.passes.items():
+            before = self.passes_undeferred.get(rank, after)
+            found.append(f"{rank}: {after}" if before == after else f"{rank}: {before} -> {after}")
+        return f"passes {', '.join(found)}"
 
 
 def gradients(cascade: Cascade, wrt: Sequence[str] | None = None, save: bool = True) -> Gradients:
@@ -55,11 +88,22 @@ def gradients(cascade: Cascade, wrt: Sequence[str] | None = None, save: bool = T
     cotangent. Raises `CascadeError` for a name that is no real input, or a statement without rule.
     """
     wanted = _wanted(cascade, wrt)
+    found = _gradients(cascade, wanted, save, defer=True)
+    plain = _gradients(cascade, wanted, save, defer=False)
+    return replace(
+        found,
+        passes=count_passes(found.backward).of_rank(),
+        passes_undeferred=count_passes(plain.backward).of_rank(),
+    )
+
+
+def _gradients(cascade: Cascade, wanted: tuple[str, ...], save: bool, defer: bool) -> Gradients:
+    record = Record()
     names = Names(cascade)
     flat = flatten(cascade, names)
-    still = stabilisers(flat)
+    still = stabilisers(flat, record)
     products = Products()
-    weighted = normalised(flat, names, products)
+    weighted = normalised(flat, names, products, record)
     for e in weighted.einsums:
         if not e.init and e.step is None:
             products.learn(e)
@@ -68,7 +112,7 @@ def gradients(cascade: Cascade, wrt: Sequence[str] | None = None, save: bool = T
     arrive = {
         o: names.tensor(f"d{o}") for o in cascade.outputs if kinds.get(o) not in ("int", "bool")
     }
-    reverse = Reverse(weighted, names, _presence(weighted), active, arrive, products)
+    reverse = Reverse(weighted, names, _presence(weighted), active, arrive, products, record, defer)
     reverse.run(wanted)
     forward_statements = [*weighted.einsums, *reverse.forward]
     saved = _saved(cascade, weighted, reverse) if save else ()
@@ -83,7 +127,7 @@ def gradients(cascade: Cascade, wrt: Sequence[str] | None = None, save: bool = T
         {o: d for o, d in arrive.items() if d in {t.name for t in backward.inputs}},
         dict(reverse.results),
         saved,
-        tuple(sorted(still)),
+        tuple(record.steps),
     )
 
 
@@ -116,8 +160,6 @@ def _wanted(cascade: Cascade, wrt: Sequence[str] | None) -> tuple[str, ...]:
 
 def _active(cascade: Cascade, wanted: Iterable[str], still: frozenset[str]) -> frozenset[str]:
     """Real tensors on a way from a wanted input to an output, round the stabilisers."""
-    from cascade.ir.walk import symbols
-
     kinds = tensor_kinds(cascade)
     down = set(wanted)
     readers: dict[str, set[str]] = {}

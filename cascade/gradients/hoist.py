@@ -18,6 +18,7 @@ from cascade.gradients.rules import Factor
 from cascade.gradients.term import Term, product
 from cascade.ir.cascade import Einsum
 from cascade.ir.expr import Const, Expr, Read, Reduce
+from cascade.ir.printer import print_einsum
 from cascade.ir.walk import free_ranks, substitute, unfiltered
 
 if TYPE_CHECKING:
@@ -46,7 +47,40 @@ class Hoist:
             if any(t is None for t in made):
                 return terms
             found += [t for t in made if t is not None]
+        if found != terms:
+            self._tell(e, terms, found)
         return found
+
+    def _tell(self, e: Einsum, before: list[Term], after: list[Term]) -> None:
+        """What was deferred, in the names of the cascade."""
+        name = f"d{e.tensor}"
+
+        def statement(terms: list[Term]) -> str:
+            body = self.reverse.summed(terms, frozenset())[0]
+            return print_einsum(Einsum(name, e.ranks, body))
+
+        inner = dict.fromkeys(t.read.tensor for t in before if t.read.tensor in self.reverse.made)
+        expanded = [s for s in self.reverse.statements if s.tensor in inner]
+        sums = [x for t in after for x, _ in t.factors if isinstance(x, Read)]
+        known = [
+            d
+            for name in dict.fromkeys(x.tensor for x in sums)
+            for d in (*self.reverse.cascade.einsums, *self.reverse.forward)
+            if d.tensor == name and isinstance(d.body, Reduce)
+        ]
+        ranks = dict.fromkeys(
+            r for t in before for r in t.bound if r not in {x for u in after for x in u.bound}
+        )
+        self.reverse.record.add(
+            "defer in",
+            name,
+            (statement(before), *map(print_einsum, expanded)),
+            (statement(after),),
+            (
+                *(f"the cotangent has no {r}: it comes out of the sum over {r}" for r in ranks),
+                *(f"what is left inside is {print_einsum(d)}" for d in known),
+            ),
+        )
 
     def _expanded(self, term: Term) -> list[Term] | None:
         """Cotangents of the same pass replaced by their terms, until none carries a summed rank
@@ -113,20 +147,21 @@ class Hoist:
         ranks: dict[str, None] = {}
         for x in (*wanted, *filters):
             ranks.update(dict.fromkeys(r for r in free_ranks(x) if r not in inner))
-        if not self._small(set(ranks)):
+        like = self._fitting(set(ranks))
+        if like is None:
             return None
+        ranks = {r: None for r in like if r in ranks}
         body = where(product(tuple(wanted.items())), filters)
         name = f"{e.tensor}_{'_'.join(inner)}"
         read = self.reverse._named(name, tuple(ranks), Reduce("sum", inner, body))
         return (*sign, (read, 1))
 
-    def _small(self, ranks: set[str]) -> bool:
-        """Whether a tensor of these ranks is no larger than an input or an output."""
+    def _fitting(self, ranks: set[str]) -> tuple[str, ...] | None:
+        """The ranks of an output or input that has all of these: a tensor of them is no larger."""
         cascade = self.reverse.cascade
-        sizes = [t.ranks for t in cascade.inputs] + [
-            cascade.tensors[o].ranks for o in cascade.outputs
-        ]
-        return any(ranks <= set(s) for s in sizes)
+        sizes = [cascade.tensors[o].ranks for o in cascade.outputs]
+        sizes += [t.ranks for t in cascade.inputs]
+        return next((s for s in sizes if ranks <= set(s)), None)
 
     def _match(
         self,

@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 from cascade.gradients.build import at, minus, plus
 from cascade.gradients.names import Names
 from cascade.gradients.products import Products
+from cascade.gradients.record import Record
 from cascade.ir.cascade import Cascade, Einsum
 from cascade.ir.expr import Coordinate, Expr, Map, Read, Reduce, Where
+from cascade.ir.printer import print_einsum
 from cascade.ir.walk import conjuncts, free_ranks, substitute, transform
 
 
@@ -35,7 +37,7 @@ class Weight:
         return self.logit, self.exponential.ranks, self.total.ranks, body.ranks, filters
 
 
-def normalised(cascade: Cascade, names: Names, products: Products) -> Cascade:
+def normalised(cascade: Cascade, names: Names, products: Products, record: Record) -> Cascade:
     """The cascade with its weights as single exponentials; `products` learns their quotients."""
     by_name = {e.tensor: e for e in cascade.einsums if not e.init and e.step is None}
     weights = [w for e in by_name.values() if (w := _weight(e, by_name)) is not None]
@@ -62,6 +64,14 @@ def normalised(cascade: Cascade, names: Names, products: Products) -> Cascade:
                 index = tuple(values[r] for r in weight.total.ranks)
                 bodies[e.tensor] = Map("exp", (minus(logit, Read(row, index)),))
                 shares.setdefault(weight.key, e.tensor)
+                made = [x for x in extra if x.tensor == row]
+                record.add(
+                    "take the sum into the exponent of",
+                    e.tensor,
+                    (print_einsum(e),),
+                    (*map(print_einsum, made), print_einsum(replace(e, body=bodies[e.tensor]))),
+                    (f"{weight.total.tensor} > 0 where {e.tensor} has a point: it sums that one",),
+                )
                 products.learn(e)
     for weight in weights:
         values = _inside(weight)

@@ -12,6 +12,7 @@ from cascade.gradients.names import Names
 from cascade.gradients.pinned import pinned
 from cascade.gradients.products import Products
 from cascade.gradients.pull import Pull, Pulled
+from cascade.gradients.record import Record
 from cascade.gradients.solve import Solve
 from cascade.gradients.term import Term
 from cascade.ir.cascade import Cascade, Einsum
@@ -35,6 +36,8 @@ class Reverse:
     active: frozenset[str]
     cotangents: Mapping[str, str]
     products: Products
+    record: Record
+    defer: bool = True
     statements: list[Einsum] = field(default_factory=list)
     forward: list[Einsum] = field(default_factory=list)  # what the gradient adds to the forward
     results: dict[str, str] = field(default_factory=dict)  # input -> its gradient
@@ -91,7 +94,8 @@ class Reverse:
             terms.append(Term(at(arrived, e.ranks), conditions=there))
         if not terms:
             return None
-        terms = self.hoist.hoisted(e, terms)
+        if self.defer:
+            terms = self.hoist.hoisted(e, terms)
         if len(terms) == 1 and terms[0].pointwise:
             return terms[0]
         name = self.names.tensor(f"d{e.tensor}")

@@ -15,10 +15,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from cascade.gradients.record import Record
 from cascade.ir.cascade import Cascade, Einsum
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Select, Symbol, Where
 from cascade.ir.ops import COMPARISONS
 from cascade.ir.order import evaluation_order
+from cascade.ir.printer import print_einsum
 from cascade.ir.walk import conjuncts, free_ranks, reads, substitute, transform
 
 Rule = Callable[["list[Change]", tuple[Expr, ...]], "Change | None"]
@@ -50,7 +52,7 @@ STILL = Change()
 ZERO = Change(zero=True)
 
 
-def stabilisers(cascade: Cascade) -> frozenset[str]:
+def stabilisers(cascade: Cascade, record: Record) -> frozenset[str]:
     """The tensors of a flattened cascade that no output depends on, though it reads them."""
     candidates = _candidates(cascade)
     while candidates:
@@ -58,7 +60,37 @@ def stabilisers(cascade: Cascade) -> frozenset[str]:
         if not relevant:
             break
         candidates -= relevant
-    return frozenset(candidates)
+    found = frozenset(candidates)
+    _tell(cascade, found, record)
+    return found
+
+
+def _tell(cascade: Cascade, found: frozenset[str], record: Record) -> None:
+    """How each value answers when c is added to a stabiliser, down to the outputs."""
+    if not found:
+        return
+    propagation = _Propagation(cascade, set(found))
+    propagation.relevant()
+    for e in cascade.einsums:
+        if e.tensor not in found or e.init:
+            continue
+        lines = []
+        for name, (_, change) in propagation.known.items():
+            by = [n for (candidate, _), n in change.by if candidate == e.tensor]
+            if by and name != e.tensor:
+                amount = f"{sum(by):+g}*c"
+                lines.append(
+                    f"{name} is multiplied by exp({amount})"
+                    if change.scaled
+                    else f"{name} changes by {amount}"
+                )
+        record.add(
+            "no gradient passes through",
+            e.tensor,
+            (print_einsum(e),),
+            (f"with {e.tensor} + c for {e.tensor}, no output changes",),
+            tuple(lines),
+        )
 
 
 def _candidates(cascade: Cascade) -> set[str]:
