@@ -88,7 +88,8 @@ class _Flatten:
             return whole
         inner = self._children(e)
         read = {r.tensor for r in reads(inner)}
-        if not _named(inner) or not read or (self.current and self.current.tensor in read):
+        bare = not read and not isinstance(inner, Select)
+        if not _named(inner) or bare or (self.current and self.current.tensor in read):
             return inner
         if inner not in self.known:
             assert self.current is not None

@@ -12,23 +12,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from cascade.analysis.normalise import normalise
 from cascade.analysis.passes import count_passes
-from cascade.diagnostics import did_you_mean, fail
+from cascade.diagnostics import CascadeError, did_you_mean, fail
 from cascade.gradients.flatten import flatten
 from cascade.gradients.names import Names
 from cascade.gradients.normaliser import normalised
+from cascade.gradients.present import present
 from cascade.gradients.products import Products
 from cascade.gradients.record import GradientStep, Record
 from cascade.gradients.reverse import Reverse
 from cascade.gradients.saved import assembled, choose, closure
 from cascade.gradients.stabiliser import stabilisers
 from cascade.ir.cascade import Cascade, Einsum, Rank, Tensor
-from cascade.ir.expr import Select
 from cascade.ir.kinds import declared_kind, required_kinds, tensor_kinds
 from cascade.ir.verify import verify
 from cascade.ir.walk import reads, symbols
-from cascade.transforms.presence import Presence
 
 
 @dataclass(frozen=True)
@@ -112,13 +110,20 @@ def _gradients(cascade: Cascade, wanted: tuple[str, ...], save: bool, defer: boo
     arrive = {
         o: names.tensor(f"d{o}") for o in cascade.outputs if kinds.get(o) not in ("int", "bool")
     }
-    reverse = Reverse(weighted, names, _presence(weighted), active, arrive, products, record, defer)
+    reverse = Reverse(weighted, names, present, active, arrive, products, record, defer)
     reverse.run(wanted)
     forward_statements = [*weighted.einsums, *reverse.forward]
     saved = _saved(cascade, weighted, reverse) if save else ()
     outputs = tuple(reverse.results[n] for n in wanted)
     backward = _backward(
-        cascade, names.ranks, forward_statements, reverse.statements, arrive, saved, outputs
+        cascade,
+        names.ranks,
+        forward_statements,
+        reverse.statements,
+        arrive,
+        {d: reverse.solve.left(o) for o, d in arrive.items()},
+        saved,
+        outputs,
     )
     forward = _forward(cascade, names.ranks, flat, forward_statements, saved)
     return Gradients(
@@ -185,30 +190,12 @@ def _active(cascade: Cascade, wanted: Iterable[str], still: frozenset[str]) -> f
     return frozenset(up)
 
 
-def _presence(cascade: Cascade) -> Presence:
-    """Presence in which a recurrence that never leaves a point out is known to be there."""
-    steps = normalise(cascade)
-    presence = Presence.as_written(cascade, steps)
-    always = set(presence.recurring)
-    selected = {e.tensor for e in cascade.einsums if isinstance(e.body, Select)}
-    by_name: dict[str, list[Einsum]] = {}
-    for e in cascade.einsums:
-        by_name.setdefault(e.tensor, []).append(e)
-    while True:
-        presence = Presence.as_written(cascade, steps)
-        presence.known.update({t: () for t in always})
-        presence.known.update({t: None for t in selected})  # asked of the value itself
-        wrong = {t for t in always if any(presence.of(e.body) for e in by_name.get(t, ()))}
-        if not wrong:
-            return presence
-        always -= wrong
-
-
 def _saved(cascade: Cascade, flat: Cascade, reverse: Reverse) -> tuple[str, ...]:
-    whole = replace(flat, einsums=(*flat.einsums, *reverse.forward))
+    ranks = tuple(reverse.names.ranks.values())
+    whole = replace(flat, ranks=ranks, einsums=(*flat.einsums, *reverse.forward))
     own = {e.tensor for e in reverse.statements}
     needed = [r.tensor for e in reverse.statements for r in reads(e.body) if r.tensor not in own]
-    return choose(whole, needed)
+    return choose(whole, needed, present(whole))
 
 
 def _backward(
@@ -217,6 +204,7 @@ def _backward(
     forward: list[Einsum],
     statements: list[Einsum],
     arrive: Mapping[str, str],
+    arriving: Mapping[str, tuple[str, ...]],
     saved: tuple[str, ...],
     outputs: tuple[str, ...],
 ) -> Cascade:
@@ -225,11 +213,8 @@ def _backward(
     einsums = closure([*forward, *statements], outputs, given)
     inputs = [
         *cascade.inputs,
-        *(Tensor(n, whole.tensors[n].ranks, None, whole.tensors[n].iterative) for n in saved),
-        *(
-            Tensor(d, whole.tensors[o].ranks, None, whole.tensors[o].iterative)
-            for o, d in arrive.items()
-        ),
+        *(Tensor(n, whole.tensors[n].ranks) for n in saved),
+        *(Tensor(d, arriving[d]) for d in arrive.values()),
     ]
     result = assembled(cascade, f"{cascade.name}_gradient", ranks, inputs, einsums, outputs)
     return _checked(result)
@@ -257,7 +242,18 @@ def _forward(
 
 def _checked(cascade: Cascade) -> Cascade:
     """The cascade, if it keeps every rule of the language: anything else is a fault here."""
-    wrong = [d for d in verify(cascade) if d.severity == "error"]
+    try:
+        wrong = [d for d in verify(cascade) if d.severity == "error"]
+    except CascadeError as error:
+        wrong = list(error.diagnostics)
+    if wrong and wrong[0].code in ("recurrence", "cycle", "reads-ahead"):
+        raise fail(
+            "no-derivative",
+            f"`{cascade.name}` would be no recurrence: {wrong[0].message}",
+            hints=(
+                "a step reads its state at its own coordinates, at this step or an earlier one",
+            ),
+        )
     if wrong:
         raise AssertionError(f"{wrong[0]}\n{cascade}")
     return cascade

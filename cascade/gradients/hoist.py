@@ -12,14 +12,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from cascade.gradients.build import at, where
+from cascade.gradients.build import ZERO, at, compare, where
 from cascade.gradients.products import factored
 from cascade.gradients.rules import Factor
 from cascade.gradients.term import Term, product
 from cascade.ir.cascade import Einsum
 from cascade.ir.expr import Const, Expr, Read, Reduce
 from cascade.ir.printer import print_einsum
-from cascade.ir.walk import free_ranks, substitute, unfiltered
+from cascade.ir.walk import free_ranks, reads, substitute, unfiltered
 
 if TYPE_CHECKING:
     from cascade.gradients.reverse import Reverse
@@ -100,7 +100,7 @@ class Hoist:
             values = dict(zip(ranks, t.read.index, strict=True))
             for inner in terms:
                 names = {
-                    r: self.reverse.solve.copy(r, {*t.bound, *t.ranks(), *inner.bound})
+                    r: self.reverse.copy(r, {*t.bound, *t.ranks(), *inner.bound})
                     for r in inner.bound
                     if r in t.bound or r in t.ranks()
                 }
@@ -124,6 +124,8 @@ class Hoist:
         if core is None:
             return None
         bound = tuple(r for r in term.bound if r in carried)
+        below = [x for x, n in (*outside, *core) if n < 0 and any(True for _ in reads(x))]
+        kept += tuple(compare("!=", x, ZERO) for x in below)  # 0 / 0 where the sum has no points
         return replace(term, factors=(*outside, *core), bound=bound, conditions=kept)
 
     def _core(

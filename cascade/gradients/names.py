@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cascade.ir.cascade import Cascade, Rank
-from cascade.ir.expr import Expr, Symbol
+from cascade.ir.expr import Const, Expr, Symbol
 
 
 class Names:
@@ -41,5 +41,6 @@ class Names:
         return self.ranks[rank].extent
 
     def last(self, rank: str) -> Expr:
-        """The extent of a rank as it is written in a statement."""
-        return Symbol(rank.upper())
+        """The extent of a rank as a statement writes it: the same for a rank and its copy."""
+        extent = self.extent(rank)
+        return extent if isinstance(extent, Symbol | Const) else Symbol(rank.upper())

@@ -63,7 +63,8 @@ def normalised(cascade: Cascade, names: Names, products: Products, record: Recor
                 logit = substitute(weight.logit, _own(weight, e))
                 index = tuple(values[r] for r in weight.total.ranks)
                 bodies[e.tensor] = Map("exp", (minus(logit, Read(row, index)),))
-                shares.setdefault(weight.key, e.tensor)
+                if e.ranks == weight.exponential.ranks:
+                    shares.setdefault(weight.key, e.tensor)
                 made = [x for x in extra if x.tensor == row]
                 record.add(
                     "take the sum into the exponent of",

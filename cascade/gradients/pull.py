@@ -6,13 +6,13 @@ from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, replace
 
 from cascade.diagnostics import fail
-from cascade.gradients.build import at, compare, where
+from cascade.gradients.build import compare, where
 from cascade.gradients.rules import partial
 from cascade.gradients.term import Term
-from cascade.ir.cascade import Cascade, Einsum
+from cascade.ir.cascade import Einsum
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Select, Symbol, Where
 from cascade.ir.walk import conjunction, conjuncts, free_ranks, reads, substitute, walk
-from cascade.transforms.presence import Presence, is_present
+from cascade.transforms.presence import Presence
 
 Copy = Callable[[str, Container[str]], str]  # another rank of the same extent
 Named = Callable[[str, tuple[str, ...], Expr], Read]  # stem, ranks, body -> the tensor of it
@@ -31,10 +31,7 @@ class Pulled:
 class Pull:
     """Reverse mode through the expression of one statement."""
 
-    def __init__(
-        self, cascade: Cascade, presence: Presence, active: frozenset[str], named: Named, copy: Copy
-    ):
-        self.cascade = cascade
+    def __init__(self, presence: Presence, active: frozenset[str], named: Named, copy: Copy):
         self.presence = presence
         self.active = active
         self.named = named
@@ -43,13 +40,13 @@ class Pull:
     def statement(self, e: Einsum, term: Term) -> Iterator[Pulled]:
         """`term` is the cotangent of the left side, at its point."""
         self.einsum = e
-        body = e.body
+        body, whole = e.body, Read(e.tensor, e.index)
         if isinstance(body, Reduce):
-            yield from self._reduce(body, term)
+            yield from self._reduce(body, term, whole)
         elif isinstance(body, Select):
             yield from self._select(body, term)
         else:
-            yield from self._pull(body, term, at(e.tensor, e.ranks))
+            yield from self._pull(body, term, whole)
 
     def _touches(self, e: Expr) -> bool:
         """Whether a gradient is wanted of anything that `e` reads."""
@@ -87,44 +84,43 @@ class Pull:
                     found = partial(e, k, e if value is None else value)
                     if found is not None:
                         yield from self._pull(arg, term.times(found.factors, found.conditions))
-            case Reduce("sum", bound, body):  # of the tensor's own earlier points
-                yield from self._pull(body, term.over(bound).times((), self._there(e)))
-            case Reduce() | Select():
+            case Reduce():  # of the tensor's own earlier points: all others have a name
+                yield from self._reduce(e, term, e)
+            case Select():
                 if self._touches(e):
                     raise fail(
                         "no-derivative",
-                        f"`{self.einsum.tensor}` reads itself inside `{e.op}`, and only a sum of "
-                        "earlier values has a derivative here",
+                        f"`{self.einsum.tensor}` selects among its own earlier values, "
+                        "and that has no derivative here",
                         e.span or self.einsum.span,
                     )
 
     def _lacking(self, e: Expr) -> Expr:
         """True where `e` is absent."""
         there = self.presence.of(e)
-        if any(self.presence.of(r) for c in there for r in reads(c)) or is_present(e) in there:
+        if any(self.presence.of(c) for c in there):
             present: Expr = Map("??", (conjunction(there), Const(False)))
         else:
             present = conjunction(there)
         return Map("not", (present,))
 
-    def _reduce(self, e: Reduce, term: Term) -> Iterator[Pulled]:
+    def _reduce(self, e: Reduce, term: Term, whole: Expr) -> Iterator[Pulled]:
         if not self._touches(e.body):
             return
         left = self.einsum
         body, bound = e.body, e.ranks
         there = self._there(e)
         inner = term.over(bound).times((), there)
-        whole = at(left.tensor, left.ranks)
         match e.op:
             case "sum":
                 pass
             case "mean":
-                inner = inner.times(((self._number(e, left.ranks, there), -1),))
+                inner = inner.times(((self._number(e, there), -1),))
             case "max" | "min":
                 same = compare("==", body.body if isinstance(body, Where) else body, whole)
                 ties = self.named(
                     f"{left.tensor}_ties",
-                    left.ranks,
+                    left.scope,
                     Reduce("count", bound, compare("==", body, whole)),
                 )
                 inner = inner.times(((ties, -1),), (same,))
@@ -138,7 +134,7 @@ class Pull:
         """Conditions by which a reduction leaves points out."""
         return tuple(c for c in self.presence.of(e.body) if set(free_ranks(c)) & set(e.ranks))
 
-    def _number(self, e: Reduce, ranks: tuple[str, ...], there: tuple[Expr, ...]) -> Expr:
+    def _number(self, e: Reduce, there: tuple[Expr, ...]) -> Expr:
         """The number of points of a mean."""
         if not there:
             number: Expr = Const(1)
@@ -146,7 +142,8 @@ class Pull:
                 extent = Symbol(rank.upper())
                 number = extent if number == Const(1) else Map("*", (number, extent))
             return number
-        return self.named(f"{self.einsum.tensor}_count", ranks, Reduce("count", e.ranks, e.body))
+        name, ranks = f"{self.einsum.tensor}_count", self.einsum.scope
+        return self.named(name, ranks, Reduce("count", e.ranks, e.body))
 
     def _others(self, e: Reduce) -> Expr:
         """The product over all other points."""
@@ -163,7 +160,7 @@ class Pull:
             return
         left = self.einsum
         chosen = self.named(
-            f"{left.tensor}_at", left.ranks, Select("argtop", e.rank, e.target, e.body)
+            f"{left.tensor}_at", left.scope, Select("argtop", e.rank, e.target, e.body)
         )
         inner = term.over((e.rank,)).times(
             (), (compare("==", chosen, Coordinate(e.rank)), *self.presence.of(e.body))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from cascade.gradients.affine import always, simplified
@@ -10,6 +10,7 @@ from cascade.gradients.build import ZERO, at, or_zero, plus, point
 from cascade.gradients.hoist import Hoist
 from cascade.gradients.names import Names
 from cascade.gradients.pinned import pinned
+from cascade.gradients.present import Present
 from cascade.gradients.products import Products
 from cascade.gradients.pull import Pull, Pulled
 from cascade.gradients.record import Record
@@ -17,9 +18,9 @@ from cascade.gradients.solve import Solve
 from cascade.gradients.term import Term
 from cascade.ir.cascade import Cascade, Einsum
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read
-from cascade.ir.order import Group, evaluation_order
+from cascade.ir.order import Group, evaluation_order, offset
 from cascade.ir.walk import free_ranks, reads, substitute, transform
-from cascade.transforms.presence import Presence, is_present
+from cascade.transforms.presence import is_present
 
 
 @dataclass
@@ -32,7 +33,7 @@ class Reverse:
 
     cascade: Cascade
     names: Names
-    presence: Presence
+    presence_in: Callable[[Cascade], Present]
     active: frozenset[str]
     cotangents: Mapping[str, str]
     products: Products
@@ -43,8 +44,9 @@ class Reverse:
     results: dict[str, str] = field(default_factory=dict)  # input -> its gradient
 
     def __post_init__(self) -> None:
+        self.presence = self.presence_in(self.cascade)
         self.solve = Solve(self.cascade, self.names)
-        self.pull = Pull(self.cascade, self.presence, self.active, self._named, self.solve.copy)
+        self.pull = Pull(self.presence, self.active, self._named, self.copy)
         self.hoist = Hoist(self)
         self.pending: dict[str, list[Pulled]] = {}
         self.cotangent: dict[str, Term] = {}  # of a tensor at its own point
@@ -120,9 +122,7 @@ class Reverse:
 
     def shortened(self, term: Term) -> Term:
         """Products that have a name under it; no condition that a factor brings anyway."""
-        if len(self.presence.cascade.ranks) != len(self.names.ranks):
-            ranks = tuple(self.names.ranks.values())  # those of sums that were made since
-            self.presence.cascade = replace(self.cascade, ranks=ranks)
+        self._meet_ranks()
         term = pinned(term, self.names, self._ranks_of)
         term = replace(term, factors=self.products.fold(term.factors))
         implied = {*self._brought(term), *_implied(term.conditions, self.names)}
@@ -168,9 +168,26 @@ class Reverse:
         return {c: None for c in found if not always(c, self.names.extent)}
 
     def _passing(self, term: Term) -> tuple[Expr, ...]:
-        """Conditions under which a term is absent."""
+        """Conditions under which a term is absent.
+
+        The presence of something unclear counts whatever its ranks: the reason may have fewer.
+        """
         every = {**self._brought(term), **dict.fromkeys(term.conditions)}
-        return tuple(c for c in every if not set(free_ranks(c)) & set(term.bound))
+        bound = set(term.bound)
+        return tuple(
+            c for c in every if not set(free_ranks(c)) & bound or self.presence.is_unclear(c)
+        )
+
+    def copy(self, rank: str, taken: Container[str]) -> str:
+        """Another rank of the same extent, known to the analysis of presence."""
+        name = self.solve.copy(rank, taken)
+        self._meet_ranks()
+        return name
+
+    def _meet_ranks(self) -> None:
+        if len(self.presence.cascade.ranks) != len(self.names.ranks):
+            ranks = tuple(self.names.ranks.values())
+            self.presence.cascade = replace(self.presence.cascade, ranks=ranks)
 
     def _named(self, stem: str, ranks: tuple[str, ...], body: Expr) -> Read:
         """A tensor of the forward cascade with this body: one that is there, or a new one."""
@@ -180,6 +197,10 @@ class Reverse:
         if body not in self.known:
             name = self.names.tensor(stem)
             self.forward.append(Einsum(name, ranks, body))
+            every = tuple(self.names.ranks.values())
+            einsums = (*self.cascade.einsums, *self.forward)
+            whole = replace(self.cascade, ranks=every, einsums=einsums)
+            self.presence = self.pull.presence = self.presence_in(whole)
             self.known[body] = at(name, ranks)
         return self.known[body]
 
@@ -266,7 +287,7 @@ class Reverse:
         later = next((r for r in term.bound if self.names.extent(r) == self.names.last(rank)), None)
         if later is None:
             return term
-        other = self.solve.copy(rank, {*term.bound, *term.ranks()})
+        other = self.copy(rank, {*term.bound, *term.ranks()})
         turned = self._turned(replace(term, bound=()), later, other)
         return replace(
             turned,
@@ -288,7 +309,8 @@ class Reverse:
         elsewhere: list[Pulled] = []
         for p in self.pending.pop(e.tensor, []):
             x = p.index[slot]
-            if x == Coordinate(rank) and rank in p.scope:
+            step = offset(x, rank) if rank in p.scope else None
+            if step is not None and step <= 0:
                 here.append(p)
             elif x == self.names.last(rank):
                 end.append(p)
@@ -325,7 +347,7 @@ class Reverse:
         self.pending[e.tensor] = pulled
         terms = self._terms(e.tensor, left)
         if arrived is not None:
-            terms.append(Term(at(arrived, left)))
+            terms.append(Term(at(arrived, left), conditions=self.presence.of(at(e.tensor, left))))
         name = self.names.tensor(f"d{e.tensor}_read")
         body = self.summed(terms, frozenset())[0]
         if len(terms) == 1 and self._passing(terms[0]):

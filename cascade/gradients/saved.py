@@ -11,14 +11,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from cascade.gradients.build import at
 from cascade.ir.cascade import Cascade, Einsum, Param, Partition, Rank, Requirement, Tensor
 from cascade.ir.expr import Expr, Reduce, Select
 from cascade.ir.order import evaluation_order
 from cascade.ir.walk import bound_ranks, free_ranks, reads, symbols, walk
+from cascade.transforms.presence import Presence
 
 
-def choose(cascade: Cascade, needed: Iterable[str]) -> tuple[str, ...]:
-    """The tensors to save for statements that read `needed`, in the order of the file."""
+def choose(cascade: Cascade, needed: Iterable[str], presence: Presence) -> tuple[str, ...]:
+    """The tensors to save for statements that read `needed`, in the order of the file.
+
+    Absent points do not survive in an array, so a tensor that may have some is made again.
+    """
     sizes = [set(t.ranks) for t in cascade.inputs]
     sizes += [set(cascade.tensors[o].ranks) for o in cascade.outputs]
     inputs = {t.name for t in cascade.inputs}
@@ -34,9 +39,9 @@ def choose(cascade: Cascade, needed: Iterable[str]) -> tuple[str, ...]:
             continue
         seen.add(name)
         own = cascade.definitions[name]
-        if name in cascade.outputs or (
-            name not in recurring and _fits(own[0], sizes) and _reduced(own, cascade)
-        ):
+        whole = name not in recurring and not presence.of(at(name, own[0].ranks))
+        small = name in cascade.outputs or (_fits(own[0], sizes) and _reduced(own, cascade))
+        if whole and small:
             found.add(name)
             continue
         todo += [r.tensor for e in own for r in reads(e.body)]
