@@ -54,12 +54,13 @@ ZERO = Change(zero=True)
 
 def stabilisers(cascade: Cascade, record: Record) -> frozenset[str]:
     """The tensors of a flattened cascade that no output depends on, though it reads them."""
-    candidates = _candidates(cascade)
+    extremes, made_of_them = _candidates(cascade)
+    candidates = extremes | made_of_them
     while candidates:
         relevant = _Propagation(cascade, candidates).relevant()
         if not relevant:
             break
-        candidates -= relevant
+        candidates -= relevant & made_of_them or relevant  # a product of two spoils both: not yet
     found = frozenset(candidates)
     _tell(cascade, found, record)
     return found
@@ -93,7 +94,9 @@ def _tell(cascade: Cascade, found: frozenset[str], record: Record) -> None:
         )
 
 
-def _candidates(cascade: Cascade) -> set[str]:
+def _candidates(cascade: Cascade) -> tuple[set[str], set[str]]:
+    """Maxima and minima (states that hold them, too), and what is computed from these alone."""
+    extremes: set[str] = set()
     found: set[str] = set()
     outputs = set(cascade.outputs)
     for group in evaluation_order(cascade):
@@ -101,12 +104,12 @@ def _candidates(cascade: Cascade) -> set[str]:
             if e.tensor in outputs:
                 continue
             if _extreme(e.body):
-                found.add(e.tensor)
+                extremes.add(e.tensor)
             elif e.step is not None or isinstance(e.body, Map):
                 read = {r.tensor for r in reads(e.body)}
-                if read and read <= found:
-                    found.add(e.tensor)
-    return found
+                if read and read <= extremes | found:
+                    (found if e.step is None else extremes).add(e.tensor)
+    return extremes, found
 
 
 def _extreme(e: Expr) -> bool:
