@@ -79,7 +79,7 @@ def compare(source: Cascade, result: Cascade, seed: int, trials: int) -> list[Co
     for trial in range(trials):
         chance = np.random.default_rng([seed, trial])
         values = list(VALUES)[trial % len(VALUES)]
-        drawn = _drawn(source, chance, values)
+        drawn = draw(source, chance, values)
         if drawn is None:
             continue
         extents, inputs, settings, wanted = drawn
@@ -107,7 +107,7 @@ def _difference(wanted: Array, made: Array, terms: Array | None) -> tuple[int, i
     return wanted.size, int((~finite).sum()), int(spoilt.sum()), error
 
 
-def _drawn(
+def draw(
     source: Cascade, chance: np.random.Generator, values: str
 ) -> tuple[dict[str, int], dict[str, Array], dict[str, Number], dict[str, Array]] | None:
     """Extents, inputs and settings that the source accepts, and its outputs."""

@@ -20,6 +20,7 @@ __all__ = [
     "analyse",
     "compile",
     "derive",
+    "gradient",
     "load",
     "parse",
     "run",
@@ -27,7 +28,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from cascade.api import analyse, compile, derive, load, parse, run, schedule
+    from cascade.api import analyse, compile, derive, gradient, load, parse, run, schedule
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cascade.analysis.report import Report
     from cascade.backends.kernel import TiledKernel
     from cascade.backends.triton.launch import TritonKernel
+    from cascade.gradients import Gradients
     from cascade.schedule.choose import Schedule
     from cascade.transforms.chunk import Chunked
     from cascade.transforms.derive import Derivation
@@ -41,6 +42,7 @@ __all__ = [
     "compile",
     "derive",
     "draw",
+    "gradient",
     "load",
     "parse",
     "read_arrays",
@@ -118,6 +120,34 @@ def derive(spec: Cascade, steps: int | None = None) -> Derivation:
     from cascade.transforms.derive import derive
 
     return derive(spec, steps)
+
+
+def gradient(spec: Cascade, wrt: Sequence[str] | None = None, save: bool = True) -> Gradients:
+    """The cascade of the gradients of a cascade, by all its real inputs or those of `wrt`.
+
+    With `save` the backward cascade reads row statistics and outputs that the forward one leaves;
+    without, it makes everything again. Raises `CascadeError` for what has no derivative.
+    """
+    from cascade.gradients import gradients
+
+    return gradients(spec, wrt, save)
+
+
+def check_gradient(spec: Cascade, found: Gradients, trials: int = 12) -> dict[str, Any]:
+    """Compare a derived gradient with central differences on random data, in float64."""
+    from cascade.backends.differences import differences
+
+    made = differences(spec, found, 0, trials)
+    smooth = [t for t in made if t.smooth]
+    wrong = [t for t in made if not t.ok]
+    worst = max((t.error for t in smooth), default=0.0)
+    return {
+        "ok": not wrong,
+        "trials": len(made),
+        "smooth": len(smooth),
+        "disagree": len(wrong),
+        "worst": worst,
+    }
 
 
 def chunk(spec: Cascade) -> Chunked:

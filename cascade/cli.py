@@ -305,6 +305,51 @@ def derive(
 
 @cli.command()
 @spec_argument
+@click.option("--wrt", metavar="A,B", help="Inputs or params; all real inputs by default")
+@click.option("--recompute", is_flag=True, help="Save nothing in the forward cascade")
+@click.option("--emit", metavar="FILE", help="Write the gradients to a .cascade file")
+@click.option("--emit-forward", metavar="FILE", help="Write the forward cascade that saves")
+@click.option("--check", "recheck", is_flag=True, help="Compare with central differences")
+@json_option
+def gradient(
+    spec: str,
+    wrt: str | None,
+    recompute: bool,
+    emit: str | None,
+    emit_forward: str | None,
+    recheck: bool,
+    as_json: bool,
+) -> None:
+    """The gradients of a spec as a spec, with the steps that simplify it."""
+    from cascade import api
+
+    names = None if wrt is None else [n.strip() for n in wrt.split(",") if n.strip()]
+    with _Progress("differentiating"):
+        c = api.load(spec)
+        found = api.gradient(c, names, save=not recompute)
+        checked = api.check_gradient(c, found) if recheck else None
+    for path, made in ((emit, found.backward), (emit_forward, found.forward)):
+        if path is not None:
+            api.emit(path, made, spec)
+    if as_json:
+        _print_json({**found.to_dict(), **({"check": checked} if checked else {})})
+    else:
+        _warn(c)
+        click.echo(str(found))
+        if checked is not None:
+            click.echo(
+                f"\n{checked['smooth']} of {checked['trials']} directions have a derivative; "
+                f"{checked['disagree']} disagree, largest difference {checked['worst']:.1e}"
+            )
+        for path in (emit, emit_forward):
+            if path is not None:
+                click.echo(f"written to {path}")
+    if checked is not None and not checked["ok"]:
+        raise _Bug("the gradient does not check: this is a bug of cascade, please report it")
+
+
+@cli.command()
+@spec_argument
 @set_option
 @inputs_option
 @click.option("--output", "-o", metavar="FILE", help="Where outputs go: .npz, .safetensors, .npy")

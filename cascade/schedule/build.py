@@ -104,7 +104,7 @@ class Builder:
         self.places[rank] = (Place(rank, value, extent), 0)
 
     def extent(self, rank: str) -> Expr:
-        return self.cascade.rank[rank.rstrip("'")].extent
+        return self.cascade.rank[rank.removeprefix("#").rstrip("'")].extent
 
     def coordinate(self, rank: str) -> Expr:
         if rank in self.fixed:

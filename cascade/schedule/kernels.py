@@ -85,11 +85,26 @@ class Partition:
             for r in self._needs(self.steps[n]):
                 s = self.steps[r.tensor]
                 if s.iterative is not None and self.roles.loops[n] == self.roles.loops[s.name]:
-                    if shifted(r.index[s.iterative], s.ranks[s.iterative]) in (0, 1):
+                    beside = shifted(r.index[s.iterative], s.ranks[s.iterative]) in (0, 1)
+                    if beside and not self._waits_for(n, r.tensor):
                         graph.add_edge(n, r.tensor)
         order = {n: k for k, n in enumerate(names)}
         found = [sorted(c, key=order.__getitem__) for c in nx.connected_components(graph)]
         return [[self.steps[n] for n in c] for c in sorted(found, key=lambda c: order[c[-1]])]
+
+    def _waits_for(self, name: str, tensor: str) -> bool:
+        """Whether a result needs one of another loop that was made from a tensor."""
+        loop = self.roles.loops[name]
+        others = [r.tensor for r in self._needs(self.steps[name]) if r.tensor != tensor]
+        return any(self.roles.loops[n] != loop and self._made_from(n, tensor) for n in others)
+
+    def _made_from(self, name: str, tensor: str, seen: set[str] | None = None) -> bool:
+        seen = set() if seen is None else seen
+        if name in seen:
+            return False
+        seen.add(name)
+        needed = {r.tensor for r in self._needs(self.steps[name])}
+        return tensor in needed or any(self._made_from(n, tensor, seen) for n in needed)
 
     def _grid_of_all(self, cluster: list[Settled]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(r for s in cluster for r in self.grid_of(s)))

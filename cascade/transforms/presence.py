@@ -8,6 +8,7 @@ elsewhere.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Self
 
 from cascade.analysis.normalise import Step
 from cascade.ir.cascade import Cascade
@@ -20,7 +21,6 @@ from cascade.ir.walk import (
     conjunction,
     conjuncts,
     free_ranks,
-    reads,
     rebuild,
     substitute,
     walk,
@@ -39,7 +39,7 @@ class Presence:
         self.known: dict[str, tuple[Expr, ...] | None] = {}
 
     @classmethod
-    def as_written(cls, cascade: Cascade, steps: tuple[Step, ...]) -> Presence:
+    def as_written(cls, cascade: Cascade, steps: tuple[Step, ...]) -> Self:
         """Conditions in the names of the cascade alone, nested reductions as they stand."""
         whole = (replace(s, op=None, bound=(), body=s.einsum.body) for s in steps if s.named)
         return cls(cascade, tuple(whole))
@@ -108,7 +108,7 @@ class Presence:
     def _chosen_by(self, e: Map) -> tuple[Expr, ...]:
         """Conjuncts that say which side of a `??` counts, where they are never unknown."""
         found = tuple(self._of(e.args[0]))
-        unknown = any(self._of(r) for c in found for r in reads(c))
+        unknown = any(self._of(c) for c in found)
         return () if unknown or self._of(e.args[1]) else found
 
     def chosen(self, e: Expr) -> Expr:

@@ -1,0 +1,88 @@
+"""Index expressions in their shortest form: `I - 1 - (I - 1 - j)` is `j`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from cascade.ir.expr import Const, Coordinate, Expr, Map, Symbol
+from cascade.ir.walk import children, rebuild
+
+Sum = dict[Expr, int]  # atom -> coefficient; the constant under Const(1)
+ONE = Const(1)
+
+
+def simplified(e: Expr) -> Expr:
+    """The same value, with sums and differences collected wherever that makes them shorter."""
+    found = _sum(e)
+    if found is not None and _sums(e) > max(0, len([n for n in found.values() if n]) - 1):
+        return _written(found)
+    return rebuild(e, tuple(simplified(c) for c in children(e)))
+
+
+def always(condition: Expr, extent: Callable[[str], Expr]) -> bool:
+    """Whether `x <= y` or `x < y` holds at every point of the ranks in it, by their extents."""
+    match condition:
+        case Map("<=" | "<" as op, (a, b)):
+            found = _joined(_sum(b), _sum(a), -1)
+        case _:
+            return False
+    if found is None:
+        return False
+    least: Sum | None = {}
+    for atom, n in found.items():
+        part: Sum | None = {atom: 1}
+        if isinstance(atom, Coordinate):  # 0 .. extent - 1
+            part = {} if n > 0 else _joined(_sum(extent(atom.rank)), {ONE: 1}, -1)
+        least = _joined(least, part, n)
+    if least is None or any(n for atom, n in least.items() if atom != ONE):
+        return False
+    return least.get(ONE, 0) >= (1 if op == "<" else 0)
+
+
+def _sums(e: Expr) -> int:
+    """The number of additions and subtractions at the top of an expression."""
+    if isinstance(e, Map) and e.op in ("+", "-", "neg"):
+        return 1 + sum(_sums(a) for a in e.args)
+    return 0
+
+
+def _sum(e: Expr) -> Sum | None:
+    match e:
+        case Const(int(value)) if not isinstance(value, bool):
+            return {ONE: value}
+        case Coordinate() | Symbol():
+            return {e: 1}
+        case Map("+", (a, b)):
+            return _joined(_sum(a), _sum(b), 1)
+        case Map("-", (a, b)):
+            return _joined(_sum(a), _sum(b), -1)
+        case Map("neg", (a,)):
+            return _joined({}, _sum(a), -1)
+    return None
+
+
+def _joined(a: Sum | None, b: Sum | None, sign: int) -> Sum | None:
+    if a is None or b is None:
+        return None
+    found = dict(a)
+    for atom, n in b.items():
+        found[atom] = found.get(atom, 0) + sign * n
+    return found
+
+
+def _written(found: Sum) -> Expr:
+    """Positive terms, negative terms, the constant: `I - 1 - j` as `I - j - 1`."""
+    constant = found.get(ONE, 0)
+    atoms = [(a, n) for a, n in found.items() if a != ONE and n]
+    result: Expr | None = None
+    for atom, n in sorted(atoms, key=lambda item: item[1] < 0):
+        part = atom if abs(n) == 1 else Map("*", (Const(abs(n)), atom))
+        if result is None:
+            result = part if n > 0 else Map("neg", (part,))
+        else:
+            result = Map("+" if n > 0 else "-", (result, part))
+    if result is None:
+        return Const(constant)
+    if constant:
+        result = Map("+" if constant > 0 else "-", (result, Const(abs(constant))))
+    return result
