@@ -18,7 +18,6 @@ import numpy as np
 
 from cascade.backends.arrays import checked_inputs
 from cascade.backends.tiled.threads import available
-from cascade.diagnostics import input_error
 from cascade.ir.cascade import Cascade
 from cascade.ir.extents import Number, bind
 from cascade.schedule.choose import Schedule, schedule
@@ -55,13 +54,12 @@ class TiledKernel:
         """The output, or a dictionary of the outputs where there are several.
 
         Keywords are inputs (arrays) and settings (numbers of extents and params). Real outputs are
-        float32. Torch tensors give torch tensors. Raises `InputError`.
+        float32. Raises `InputError`.
         """
         names = {t.name for t in self.spec.inputs}
         settings = {n: v for n, v in given.items() if n not in names}
-        tensors = {n: v for n, v in given.items() if n in names}
-        arrays, back = as_arrays(tensors)
-        outputs = {n: back(a) for n, a in self.run(arrays, settings).outputs.items()}
+        arrays = {n: v for n, v in given.items() if n in names}
+        outputs = self.run(arrays, settings).outputs
         return outputs if len(outputs) > 1 else next(iter(outputs.values()))
 
     def run(
@@ -126,29 +124,3 @@ def typed(spec: Cascade, arrays: Mapping[str, Array]) -> Cascade:
         for t in spec.inputs
     )
     return replace(spec, inputs=inputs)
-
-
-def as_arrays(tensors: Mapping[str, Any]) -> tuple[dict[str, Any], Callable[[Array], Any]]:
-    """NumPy views of the arguments, and what turns a result into the kind that they had."""
-    import sys
-
-    torch = sys.modules.get("torch")
-    if torch is None or not any(isinstance(v, torch.Tensor) for v in tensors.values()):
-        return dict(tensors), lambda a: a
-    arrays: dict[str, Any] = {}
-    for name, value in tensors.items():
-        if isinstance(value, torch.Tensor):
-            if value.device.type != "cpu":
-                raise input_error("device", f"`{name}` is on {value.device}, and runs on the CPU")
-            value = value.detach()
-            value = value.float() if value.dtype == torch.bfloat16 else value
-            value = value.numpy()
-        arrays[name] = value
-    first = next(v for v in tensors.values() if isinstance(v, torch.Tensor))
-    real = first.dtype if first.dtype.is_floating_point else torch.float32
-
-    def back(a: Array) -> Any:
-        result = torch.from_numpy(a)
-        return result.to(real) if result.dtype.is_floating_point else result
-
-    return arrays, back

@@ -263,7 +263,8 @@ def compile(
     """A function of arrays: `kernel = compile(spec); out = kernel(Q=q, K=k, V=v)`.
 
     `tiled` runs the Program of the spec in NumPy, float32, on all processors: NumPy arrays give
-    NumPy arrays, torch tensors torch tensors. `triton` generates kernels and runs them on a GPU.
+    NumPy arrays. `triton` generates kernels and runs them on a GPU. Torch tensors give torch
+    tensors of their type, and autograd goes through them (docs/pytorch.md).
 
     `split` cuts the rank of a loop in so many splits, which run side by side and are merged:
     for few long rows, as in decoding. "auto" takes what fills the device; the order of additions
@@ -271,14 +272,10 @@ def compile(
     """
     check_tiles(spec, tiles or {})
     number = split_number(split)
-    if backend == "tiled":
-        from cascade.backends.kernel import TiledKernel
+    if backend in ("tiled", "triton"):
+        from cascade.integrations.kernels import kernel
 
-        return TiledKernel(spec, dict(tiles or {}), as_written, split=number)
-    if backend == "triton":
-        from cascade.backends.triton.launch import TritonKernel
-
-        return TritonKernel(spec, dict(tiles or {}), as_written, split=number)
+        return kernel(spec, backend, dict(tiles or {}), as_written, number)
     hints = did_you_mean(backend, ["tiled", "triton"])
     raise input_error("backend", f"there is no backend `{backend}`: tiled or triton", *hints)
 

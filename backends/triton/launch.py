@@ -62,10 +62,15 @@ class TritonKernel:
         names = {t.name for t in self.spec.inputs}
         tensors = {n: v for n, v in given.items() if n in names}
         settings = {n: v for n, v in given.items() if n not in names}
+        outputs = self.launch(tensors, settings)
+        return outputs if len(outputs) > 1 else next(iter(outputs.values()))
+
+    def launch(self, tensors: Mapping[str, Any], settings: Mapping[str, Number]) -> dict[str, Any]:
+        """The outputs by name. Raises `InputError`."""
         _check_device(tensors)
         _, module = self.made(tensors, settings)
-        outputs = module.run(**_arguments(tensors, settings, module))
-        return outputs if len(outputs) > 1 else next(iter(outputs.values()))
+        found: dict[str, Any] = module.run(**_arguments(tensors, settings, module))
+        return found
 
     def made(
         self, tensors: Mapping[str, Any], settings: Mapping[str, Number]

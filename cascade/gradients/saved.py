@@ -15,6 +15,7 @@ from cascade.gradients.build import at
 from cascade.ir.cascade import Cascade, Einsum, Param, Partition, Rank, Requirement, Tensor
 from cascade.ir.expr import Expr, Reduce, Select
 from cascade.ir.order import evaluation_order
+from cascade.ir.tails import with_tails
 from cascade.ir.walk import bound_ranks, free_ranks, reads, symbols, walk
 from cascade.transforms.presence import Presence
 
@@ -122,7 +123,7 @@ def assembled(
         for r in source.requirements
         if symbols(r.condition) <= {*named, *(x.upper() for x in used)}
     )
-    return replace(
+    made = replace(
         source,
         name=name,
         ranks=tuple(r for n, r in ranks.items() if n in used),
@@ -134,3 +135,4 @@ def assembled(
         requirements=requirements,
         warnings=(),
     )
+    return with_tails(made)

@@ -1,0 +1,1 @@
+"""Cascades inside other libraries: PyTorch, transformers, FlexAttention."""

@@ -1,0 +1,194 @@
+"""What the operator runs: a cascade on torch tensors, by the backend that can.
+
+On the CPU the Program in NumPy (float32 inside), and the reference where the inputs are float64 or
+no Program exists. On a GPU the Triton kernels, and plain PyTorch where there are none.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from cascade.backends.kernel import TiledKernel
+from cascade.backends.triton.launch import TritonKernel
+from cascade.diagnostics import CascadeError
+from cascade.gradients import Gradients, gradients
+from cascade.ir.cascade import Cascade
+from cascade.ir.extents import Number, bind
+from cascade.ir.kinds import tensor_kinds
+
+INTEGERS = {"int": torch.int64, "bool": torch.bool}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a cascade is run. Travels through the operator as text, so that a graph can be saved.
+
+    `names` are those of the tensors, inputs and params; `source` is the cascade that was asked for,
+    of which the one that runs may have further outputs for the backward pass; `wrt` are the names
+    that it saves them for.
+    """
+
+    names: tuple[str, ...]
+    settings: tuple[tuple[str, Number], ...] = ()
+    backend: str = "tiled"
+    tiles: tuple[tuple[str, int], ...] = ()
+    as_written: bool = False
+    split: int = 1
+    source: str | None = None
+    wrt: tuple[str, ...] = ()
+
+    def text(self) -> str:
+        return json.dumps({n: getattr(self, n) for n in self.__dataclass_fields__})
+
+    @staticmethod
+    @lru_cache(maxsize=1024)
+    def read(text: str) -> Options:
+        found = json.loads(text)
+        for name in ("settings", "tiles"):
+            found[name] = tuple(map(tuple, found[name]))
+        for name in ("names", "wrt"):
+            found[name] = tuple(found[name])
+        return Options(**found)
+
+
+@dataclass
+class Function:
+    """One cascade and its kernels."""
+
+    spec: Cascade
+    backend: str
+    tiles: Mapping[str, int] = field(default_factory=dict)
+    as_written: bool = False
+    split: int = 1
+
+    def __post_init__(self) -> None:
+        kernel: Any = TritonKernel if self.backend == "triton" else TiledKernel
+        self.kernel = kernel(self.spec, dict(self.tiles), self.as_written, split=self.split)
+        self.unscheduled = False
+
+    def run(self, tensors: Mapping[str, torch.Tensor], settings: Mapping[str, Number]) -> list[Any]:
+        """The outputs, in the order of the spec, as new tensors."""
+        dtype = self.dtype(tensors)
+        outputs = self._run(tensors, settings)
+        found = []
+        for name in self.spec.outputs:
+            out = outputs[name]
+            found.append(out.to(dtype) if out.is_floating_point() else out)
+        return found
+
+    def _run(
+        self, tensors: Mapping[str, torch.Tensor], settings: Mapping[str, Number]
+    ) -> dict[str, torch.Tensor]:
+        wide = any(t.dtype == torch.float64 for t in tensors.values())
+        if not (wide or self.unscheduled):
+            try:
+                return self._kernel(tensors, settings)
+            except CascadeError as error:
+                if not any(d.code == "no-schedule" for d in error.diagnostics):
+                    raise
+                self.unscheduled = True
+        if any(t.device.type != "cpu" for t in tensors.values()):
+            from cascade.integrations.pytorch.eager import evaluate
+
+            return evaluate(self.spec, tensors, settings)
+        return self._reference(tensors, settings)
+
+    def _kernel(
+        self, tensors: Mapping[str, torch.Tensor], settings: Mapping[str, Number]
+    ) -> dict[str, torch.Tensor]:
+        plain = {n: t.detach() for n, t in tensors.items()}
+        if isinstance(self.kernel, TritonKernel):
+            found: dict[str, torch.Tensor] = self.kernel.launch(plain, settings)
+        else:
+            arrays = {n: as_array(t) for n, t in plain.items()}
+            result = self.kernel.run(arrays, settings).outputs
+            found = {n: torch.from_numpy(np.ascontiguousarray(a)) for n, a in result.items()}
+        return found
+
+    def _reference(
+        self, tensors: Mapping[str, torch.Tensor], settings: Mapping[str, Number]
+    ) -> dict[str, torch.Tensor]:
+        from cascade.backends.reference import evaluate
+
+        arrays = {n: as_array(t.detach()) for n, t in tensors.items()}
+        found = evaluate(self.spec, arrays, settings)
+        return {n: torch.from_numpy(np.ascontiguousarray(a)) for n, a in found.items()}
+
+    def dtype(self, tensors: Mapping[str, torch.Tensor]) -> torch.dtype:
+        """The type of real outputs: that of the real inputs together."""
+        real = [t.dtype for t in tensors.values() if t.is_floating_point()]
+        found = real[0] if real else torch.float32
+        for dtype in real[1:]:
+            found = torch.promote_types(found, dtype)
+        return found
+
+    def empty(
+        self, tensors: Mapping[str, torch.Tensor], settings: Mapping[str, Number]
+    ) -> list[torch.Tensor]:
+        """Outputs without values, of the right shapes; sizes may be symbols."""
+        sizes: dict[str, Any] = {}
+        for t in self.spec.inputs:
+            for rank, size in zip(t.ranks, tensors[t.name].shape, strict=True):
+                sizes.setdefault(rank, size)
+        kinds = tensor_kinds(self.spec)
+        dtype = self.dtype(tensors)
+        first = next(iter(tensors.values()))
+        found = []
+        for name in self.spec.outputs:
+            t = self.spec.tensors[name]
+            shape: list[Any] = [sizes.get(r) for r in t.ranks]
+            if t.iterative is not None:
+                shape[t.iterative] = None
+            if any(s is None for s in shape):
+                shape = self._bound(name, shape, tensors, settings)
+            kind = INTEGERS.get(kinds.get(name, "any"), dtype)
+            found.append(first.new_empty(shape, dtype=kind))
+        return found
+
+    def _bound(
+        self,
+        name: str,
+        shape: list[Any],
+        tensors: Mapping[str, Any],
+        settings: Mapping[str, Number],
+    ) -> list[Any]:
+        t = self.spec.tensors[name]
+        shapes = {i.name: tuple(int(s) for s in tensors[i.name].shape) for i in self.spec.inputs}
+        extents = bind(self.spec, shapes, settings).extents
+        whole = [extents[r] + (n == t.iterative) for n, r in enumerate(t.ranks)]
+        return [w if s is None else s for s, w in zip(shape, whole, strict=True)]
+
+
+def as_array(t: torch.Tensor) -> Any:
+    """A NumPy view of a tensor; bfloat16 becomes float32."""
+    return (t.float() if t.dtype == torch.bfloat16 else t).numpy()
+
+
+@lru_cache(maxsize=256)
+def parsed(text: str) -> Cascade:
+    """The cascade of a text that the operator was given."""
+    from cascade.diagnostics import Source
+    from cascade.frontends.dsl import lower, parse
+
+    return lower(parse(Source("<graph>", text)), "<graph>")
+
+
+@lru_cache(maxsize=256)
+def function(
+    text: str, backend: str, tiles: tuple[tuple[str, int], ...], as_written: bool, split: int
+) -> Function:
+    """The function of a text: kernels are kept for the life of the process."""
+    return Function(parsed(text), backend, dict(tiles), as_written, split)
+
+
+@lru_cache(maxsize=256)
+def derived(text: str, wrt: tuple[str, ...], save: bool = True) -> Gradients:
+    """The gradients of the cascade of a text."""
+    return gradients(parsed(text), wrt, save)

@@ -1,0 +1,220 @@
+"""`cascade::run`: a cascade as one operator of PyTorch, with derived gradients.
+
+The operator takes tensors, the text of a cascade and options as text, so a compiled or exported
+graph holds all there is to know. Its backward is the same operator on the derived gradient
+(`cascade.gradients`), whose backward is again derived: any order of derivative. The forward that
+runs is the one that leaves what the backward reads, as further outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from cascade.diagnostics import input_error
+from cascade.integrations.pytorch.function import Function, Options, derived, function, parsed
+from cascade.ir.cascade import Cascade
+from cascade.ir.extents import Number
+
+
+@torch.library.custom_op("cascade::run", mutates_args=())
+def run(tensors: list[torch.Tensor], spec: str, options: str) -> list[torch.Tensor]:
+    """The outputs of the cascade `spec` on tensors."""
+    made, values, settings = _unpacked(tensors, spec, options)
+    found = made.run(values, settings)
+    given = {t.data_ptr() for t in tensors}
+    return [f.clone() if f.data_ptr() in given and f.numel() else f for f in found]
+
+
+@run.register_fake
+def _(tensors: list[torch.Tensor], spec: str, options: str) -> list[torch.Tensor]:
+    read = Options.read(options)
+    made = _function(spec, read)
+    inputs = {t.name for t in made.spec.inputs}
+    values = {n: t for n, t in zip(read.names, tensors, strict=True) if n in inputs}
+    return made.empty(values, dict(read.settings))
+
+
+def _function(spec: str, options: Options) -> Function:
+    return function(spec, options.backend, options.tiles, options.as_written, options.split)
+
+
+def _unpacked(
+    tensors: Sequence[torch.Tensor], spec: str, options: str
+) -> tuple[Function, dict[str, torch.Tensor], dict[str, Number]]:
+    """The function, its inputs, and settings: those that came as tensors are numbers here."""
+    read = Options.read(options)
+    made = _function(spec, read)
+    inputs = {t.name for t in made.spec.inputs}
+    named = dict(zip(read.names, tensors, strict=True))
+    settings = dict(read.settings)
+    settings.update({n: t.item() for n, t in named.items() if n not in inputs})
+    return made, {n: t for n, t in named.items() if n in inputs}, settings
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: list[torch.Tensor]) -> None:
+    tensors, ctx.spec, ctx.options = inputs
+    ctx.number = len(tensors)
+    ctx.save_for_backward(*tensors, *output)
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, grads: list[torch.Tensor | None]) -> tuple[Any, None, None]:
+    options = Options.read(ctx.options)
+    tensors = dict(zip(options.names, ctx.saved_tensors[: ctx.number], strict=True))
+    names = parsed(ctx.spec).outputs
+    outputs = dict(zip(names, ctx.saved_tensors[ctx.number :], strict=True))
+    arrived = dict(zip(names, grads, strict=True))
+    source = options.source or ctx.spec
+    wrt = options.wrt or tuple(n for n, t in tensors.items() if t.requires_grad)
+    asked = parsed(source).outputs
+    if any(g is not None for n, g in arrived.items() if n not in asked):
+        found = derived(ctx.spec, wrt, False)  # a derivative of the gradient reaches what was saved
+    else:
+        found = derived(source, wrt)
+    every = {**tensors, **{n: outputs[n] for n in found.saved if n in outputs}}
+    for name, cotangent in found.cotangents.items():
+        g = arrived[name]
+        every[cotangent] = torch.zeros_like(outputs[name]) if g is None else g
+    how = replace(options, names=(), settings=(), source=None, wrt=())
+    made = apply(number_of(found.backward, how), every, dict(options.settings))
+    given = [
+        _like(made[found.gradients[n]], t) if n in found.gradients else None
+        for n, t in tensors.items()
+    ]
+    return given, None, None
+
+
+def _like(gradient: torch.Tensor, of: torch.Tensor) -> torch.Tensor:
+    return gradient.to(of.dtype).reshape(of.shape)
+
+
+run.register_autograd(_backward, setup_context=_remember)
+
+
+@run.register_vmap
+def _(
+    info: Any, in_dims: Any, tensors: list[torch.Tensor], spec: str, options: str
+) -> tuple[list[torch.Tensor], list[int]]:
+    """One call for each element of the mapped dimension."""
+    dims = in_dims[0]
+    made = [
+        run(
+            [t if d is None else t.select(d, n) for t, d in zip(tensors, dims, strict=True)],
+            spec,
+            options,
+        )
+        for n in range(info.batch_size)
+    ]
+    stacked = [torch.stack(parts) for parts in zip(*made, strict=True)]
+    return stacked, [0] * len(stacked)
+
+
+# -- the call
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a cascade takes and gives, by name."""
+
+    inputs: tuple[str, ...]
+    params: tuple[str, ...]
+    free: tuple[str, ...]  # extents and parts of partitions that no input has
+    outputs: tuple[str, ...]
+
+
+CALLED: list[tuple[Cascade, Options]] = []  # cascades by the number under which they are called
+NUMBERS: dict[tuple[Cascade, Options], int] = {}
+
+
+def number_of(spec: Cascade, options: Options) -> int:
+    """The number of a cascade and of how it runs: a constant in a graph."""
+    key = (spec, options)
+    if key not in NUMBERS:
+        NUMBERS[key] = len(CALLED)
+        CALLED.append(key)
+    return NUMBERS[key]
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def signature(number: int) -> tuple[tuple[str, ...], ...]:
+    found = _signature(CALLED[number][0])
+    return found.inputs, found.params, found.free, found.outputs
+
+
+@lru_cache(maxsize=256)
+def _signature(spec: Cascade) -> Signature:
+    carried = {r.upper() for t in spec.inputs for r in t.ranks}
+    free = {r.name.upper() for r in spec.ranks if not r.declared} - carried
+    parts = {part.upper() for p in spec.partitions for part in p.parts}
+    return Signature(
+        tuple(t.name for t in spec.inputs),
+        tuple(p.name for p in spec.params),
+        tuple(sorted(free | parts)),
+        spec.outputs,
+    )
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def plan(
+    number: int,
+    names: tuple[str, ...],
+    wrt: tuple[str, ...],
+    settings: tuple[tuple[str, Number], ...],
+) -> tuple[str, str]:
+    """The text of the cascade that runs, and its options: with what the gradients by `wrt` read."""
+    spec, options = CALLED[number]
+    text = str(spec)
+    options = replace(options, names=names, settings=settings, source=None, wrt=())
+    if wrt:
+        options = replace(options, source=text, wrt=wrt)
+        text = str(derived(text, wrt).forward)
+    return text, options.text()
+
+
+def apply(
+    number: int, tensors: Mapping[str, torch.Tensor], settings: Mapping[str, Number]
+) -> dict[str, torch.Tensor]:
+    """The outputs of a cascade through the operator, differentiable.
+
+    `tensors` may have more than the inputs of the spec and those of its params that are tensors.
+    """
+    inputs, params, free, outputs = signature(number)
+    used = {n: t for n, t in tensors.items() if n in inputs or n in params}
+    wrt = tuple(n for n, t in used.items() if t.requires_grad and t.is_floating_point())
+    numbers = {n: v for n, v in settings.items() if (n in params or n in free) and n not in used}
+    if not torch.is_grad_enabled():
+        wrt = ()
+    text, options = plan(number, tuple(used), wrt, tuple(sorted(numbers.items())))
+    found = run(list(used.values()), text, options)
+    return {n: found[k] for k, n in enumerate(outputs)}
+
+
+def call(number: int, given: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The outputs by name, for keywords of a kernel. Raises `InputError`.
+
+    Inside `torch.autocast` real inputs are cast to its type, as matrix products are.
+    """
+    inputs = signature(number)[0]
+    tensors = {n: v for n, v in given.items() if isinstance(v, torch.Tensor)}
+    for name in inputs:
+        if name not in given:
+            raise input_error("missing-input", f"the input `{name}` is missing")
+        if name not in tensors:
+            tensors[name] = torch.as_tensor(given[name])
+    tensors = {n: _cast(t) for n, t in tensors.items()}
+    settings = {n: v for n, v in given.items() if n not in tensors}
+    return apply(number, tensors, settings)
+
+
+def _cast(t: torch.Tensor) -> torch.Tensor:
+    kind = t.device.type
+    if not t.is_floating_point() or t.dtype == torch.float64:
+        return t
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return t
+    return t.to(torch.get_autocast_dtype(kind))

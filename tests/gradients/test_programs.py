@@ -1,0 +1,137 @@
+"""Gradients as kernels: the Program in NumPy, the interpreter of triton, and ahead of time."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cascade
+from cascade.backends.compare import draw
+from cascade.backends.differences import settings_for
+from cascade.backends.kernel import TiledKernel
+from cascade.backends.reference import evaluate
+from cascade.gradients import Gradients
+from tests.examples.test_examples import FOLDER, NAMES, spec
+from tests.kernels.test_ahead_of_time import check as check_facts
+from tests.kernels.test_ahead_of_time import compile_for
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("triton")
+
+from cascade.backends.triton.launch import TritonKernel  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+BOUND = 2e-5  # of the largest value, float32 against float64
+ROUNDED = {"layernorm_matmul_moments"}  # whether a variance is 0 is a question of rounding there
+DIVIDED = {"cosine_attention", "delta_rule"}  # by a length, which must not be tiny in float32
+FOUND: dict[str, Gradients] = {}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("CASCADE_CACHE", str(tmp_path_factory.getbasetemp() / "kernels"))
+
+
+def gradient(name: str) -> Gradients:
+    if name not in FOUND:
+        FOUND[name] = cascade.gradient(spec(name))
+    return FOUND[name]
+
+
+def trial(name: str, seed: int) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]] | None:
+    """Arguments and settings of the backward cascade, and its outputs in float64."""
+    chance = np.random.default_rng([11, seed])
+    drawn = draw(spec(name), chance, "positive" if name in DIVIDED else "normal")
+    if drawn is None:
+        return None
+    extents, inputs, settings, _ = drawn
+    if name in ROUNDED and extents["D"] < 2:
+        return None
+    found = gradient(name)
+    outputs = evaluate(found.forward, inputs, settings)
+    every = {**inputs, **{n: outputs[n] for n in found.saved}}
+    for output, arrives in found.cotangents.items():
+        every[arrives] = chance.standard_normal(outputs[output].shape)
+    arguments = {t.name: single(every[t.name]) for t in found.backward.inputs}
+    given = settings_for(found.backward, settings, extents)
+    wide = {n: a.astype(float) if a.dtype == np.float32 else a for n, a in arguments.items()}
+    return arguments, given, evaluate(found.backward, wide, given)
+
+
+def single(a: Any) -> Any:
+    a = np.asarray(a)
+    return a.astype(np.float32) if a.dtype == float else a
+
+
+def close(found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    assert found.keys() == wanted.keys()
+    for name, expected in wanted.items():
+        actual = np.asarray(found[name], float)
+        assert actual.shape == expected.shape
+        assert np.isfinite(actual).all(), name
+        error = np.abs(actual - expected).max(initial=0)
+        assert error <= BOUND * max(1.0, np.abs(expected).max(initial=0)), (name, error)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_programs(name):
+    kernel = TiledKernel(gradient(name).backward, {})
+    done = 0
+    for seed in range(3):
+        made = trial(name, seed)
+        if made is not None:
+            arguments, given, wanted = made
+            result = kernel.run(arguments, given)
+            close(result.outputs, wanted)
+            again = kernel.run(arguments, given).outputs
+            assert all(np.array_equal(again[n], a) for n, a in result.outputs.items())
+            done += 1
+    assert done
+
+
+COMPILED = ["attention", "causal", "alibi", "sliding_window", "grouped_query"]
+SEVERAL = {r: 16 for r in "bhpmtdnikyx"}
+
+
+@pytest.mark.parametrize("name", ["attention", "causal", "grouped_query", "retention"])
+def test_interpreter(name):
+    interpret(name, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_interpreter_every_example(name):
+    interpret(name, 3)
+
+
+def interpret(name: str, seeds: int) -> None:
+    backward = gradient(name).backward
+    tiles = {r: n for r, n in SEVERAL.items() if r in backward.rank}
+    kernel = TritonKernel(backward, tiles)
+    for seed in range(seeds):
+        made = trial(name, seed)
+        if made is None:
+            continue
+        arguments, given, wanted = made
+        tensors = {n: torch.from_numpy(np.ascontiguousarray(a)) for n, a in arguments.items()}
+        with np.errstate(all="ignore"):
+            out = kernel(**tensors, **given)
+        out = out if isinstance(out, dict) else {backward.outputs[0]: out}
+        close({n: t.double().numpy() for n, t in out.items()}, wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [64, 128])
+@pytest.mark.parametrize(
+    "name", ["attention", "causal", "alibi", "sliding_window", "grouped_query"]
+)
+def test_ahead_of_time(tmp_path, monkeypatch, name, width):
+    path = tmp_path / f"{name}.cascade"
+    path.write_text(str(replace(gradient(name).backward, name=name)))
+    monkeypatch.setattr("tests.kernels.test_ahead_of_time.FOLDER", tmp_path)
+    found = compile_for(tmp_path, name, width)
+    check_facts(found)
+    assert sum(k["tensor_core_instructions"] > 0 for k in found["kernels"]) >= 2
+    assert FOLDER != tmp_path
