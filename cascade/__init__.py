@@ -18,6 +18,7 @@ __all__ = [
     "InputError",
     "__version__",
     "analyse",
+    "as_torch",
     "compile",
     "derive",
     "gradient",
@@ -28,7 +29,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from cascade.api import analyse, compile, derive, gradient, load, parse, run, schedule
+    from cascade.api import analyse, as_torch, compile, derive, gradient, load, parse, run, schedule
 
 
 def __getattr__(name: str) -> Any:

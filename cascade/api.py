@@ -38,6 +38,7 @@ AGREEMENT = 1e-9  # largest difference of two evaluations, relative to 1 or the 
 
 __all__ = [
     "analyse",
+    "as_torch",
     "check_output",
     "compile",
     "derive",
@@ -131,6 +132,13 @@ def gradient(spec: Cascade, wrt: Sequence[str] | None = None, save: bool = True)
     from cascade.gradients import gradients
 
     return gradients(spec, wrt, save)
+
+
+def as_torch(spec: Cascade) -> Callable[..., Any]:
+    """The cascade as a function in plain PyTorch: eager, whole tensors, for comparison."""
+    from cascade.integrations.pytorch.eager import as_torch
+
+    return as_torch(spec)
 
 
 def check_gradient(spec: Cascade, found: Gradients, trials: int = 12) -> dict[str, Any]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from cascade.ir.cascade import Cascade
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Symbol
-from cascade.ir.walk import children, rebuild
+from cascade.ir.walk import children, rebuild, transform
 
 Sum = dict[Expr, int]  # atom -> coefficient; the constant under Const(1)
 ONE = Const(1)
@@ -19,11 +20,35 @@ def simplified(e: Expr) -> Expr:
     return rebuild(e, tuple(simplified(c) for c in children(e)))
 
 
-def always(condition: Expr, extent: Callable[[str], Expr]) -> bool:
+def divisible(cascade: Cascade) -> frozenset[tuple[Expr, Expr]]:
+    """(x, y) for each `require x % y == 0`."""
+    found = set()
+    for r in cascade.requirements:
+        match r.condition:
+            case Map("==", (Map("%", (x, y)), Const(0))):
+                found.add((x, y))
+    return frozenset(found)
+
+
+def always(
+    condition: Expr,
+    extent: Callable[[str], Expr],
+    divides: frozenset[tuple[Expr, Expr]] = frozenset(),
+) -> bool:
     """Whether `x <= y` or `x < y` holds at every point of the ranks in it, by their extents."""
     match condition:
-        case Map("<=" | "<" as op, (a, b)):
-            found = _joined(_sum(b), _sum(a), -1)
+        case Map("<=", (Const(0), Map("//", (x, y)))) if _is_size(y):
+            return always(Map("<=", (Const(0), x)), extent, divides)
+        case Map("<", (Map("//", (Coordinate(r), Map("//", (x, y)))), z)) if y == z:
+            if extent(r) == x and (x, y) in divides:  # the last of x is in the last of y groups
+                return True
+        case Map("<", (Map("+", (Map("*", (Coordinate(g), size)), Coordinate(r))), x)):
+            match size:
+                case Map("//", (whole, z)) if whole == x and extent(g) == z and extent(r) == size:
+                    return True  # y groups of x // y members are no more than x
+    match condition:
+        case Map("<=" | "<" as op, (low, high)):
+            found = _joined(_sum(high), _sum(low), -1)
         case _:
             return False
     if found is None:
@@ -37,6 +62,31 @@ def always(condition: Expr, extent: Callable[[str], Expr]) -> bool:
     if least is None or any(n for atom, n in least.items() if atom != ONE):
         return False
     return least.get(ONE, 0) >= (1 if op == "<" else 0)
+
+
+def grouped(e: Expr, extent: Callable[[str], Expr]) -> Expr:
+    """`(g*n + r) // n` is g, and `% n` is r, where r has the extent n."""
+
+    def rule(e: Expr) -> Expr | None:
+        match e:
+            case Map("//" | "%" as op, (Map("+", (Map("*", (g, n)), Coordinate(r))), size)):
+                if n == size and extent(r) == n:
+                    return g if op == "//" else Coordinate(r)
+        return None
+
+    return transform(e, rule)
+
+
+def _is_size(e: Expr) -> bool:
+    """Whether an expression of extents is never negative."""
+    match e:
+        case Const(int(n)):
+            return n >= 0
+        case Symbol():
+            return True
+        case Map("//" | "*" | "+", args):
+            return all(_is_size(a) for a in args)
+    return False
 
 
 def _sums(e: Expr) -> int:

@@ -54,7 +54,7 @@ class _Flatten:
         body = e.body
         if isinstance(body, Reduce) and not set(body.ranks) & set(e.ranks):
             return replace(body, body=self._parts(body.body))
-        if isinstance(body, Select) and body.rank not in e.ranks:
+        if isinstance(body, Select) and (body.rank not in e.ranks or body.op == "order"):
             return replace(body, body=self._parts(body.body))
         if isinstance(body, Map):
             return self._children(body)
@@ -91,8 +91,10 @@ class _Flatten:
         bare = not read and not isinstance(inner, Select)
         if not _named(inner) or bare or (self.current and self.current.tensor in read):
             return inner
+        assert self.current is not None
+        if inner in self.known and self.known[inner].tensor == self.current.tensor:
+            return inner
         if inner not in self.known:
-            assert self.current is not None
             ranks = free_ranks(inner)
             word = inner.op if isinstance(inner, Reduce | Select) else _word(inner)
             name = self.names.tensor(f"{self.current.tensor}_{word}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from cascade.gradients.affine import always, simplified
+from cascade.gradients.affine import always, divisible, simplified
 from cascade.gradients.build import ZERO, at, or_zero, plus, point
 from cascade.gradients.hoist import Hoist
 from cascade.gradients.names import Names
@@ -15,6 +15,7 @@ from cascade.gradients.products import Products
 from cascade.gradients.pull import Pull, Pulled
 from cascade.gradients.record import Record
 from cascade.gradients.solve import Solve
+from cascade.gradients.stages import staged
 from cascade.gradients.term import Term
 from cascade.ir.cascade import Cascade, Einsum
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read
@@ -45,6 +46,7 @@ class Reverse:
 
     def __post_init__(self) -> None:
         self.presence = self.presence_in(self.cascade)
+        self.divides = divisible(self.cascade)
         self.solve = Solve(self.cascade, self.names)
         self.pull = Pull(self.presence, self.active, self._named, self.copy)
         self.hoist = Hoist(self)
@@ -113,6 +115,9 @@ class Reverse:
         found = [self.solve.term(p, left) for p in self.pending.pop(tensor, [])]
         return [self.shortened(t) for t in found]
 
+    def _holds(self, condition: Expr) -> bool:
+        return always(condition, self.names.extent, self.divides)
+
     def _ranks_of(self, tensor: str) -> tuple[str, ...]:
         """The ranks of a tensor of the forward cascade, or of a cotangent."""
         if tensor in self.made:
@@ -127,13 +132,14 @@ class Reverse:
         term = replace(term, factors=self.products.fold(term.factors))
         implied = {*self._brought(term), *_implied(term.conditions, self.names)}
         kept = (c for c in term.conditions if c not in implied)
-        return replace(term, conditions=tuple(c for c in kept if not always(c, self.names.extent)))
+        return replace(term, conditions=tuple(c for c in kept if not self._holds(c)))
 
     # -- statements -----------------------------------------------------------------------------
 
     def _write(
         self, name: str, left: tuple[str, ...], terms: list[Term], there: frozenset[Expr]
     ) -> None:
+        terms = [staged(t, name, left, self) for t in terms]
         body, absence = self.summed(terms, there)
         self.made[name] = (left, tuple(terms))
         self.absence[name] = (left, absence)
@@ -165,7 +171,7 @@ class Reverse:
             if not isinstance(index, Coordinate):
                 bounds = Map("<=", (ZERO, index)), Map("<", (index, self.names.extent(rank)))
                 found.update(dict.fromkeys(bounds))
-        return {c: None for c in found if not always(c, self.names.extent)}
+        return {c: None for c in found if not self._holds(c)}
 
     def _passing(self, term: Term) -> tuple[Expr, ...]:
         """Conditions under which a term is absent.

@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Container
 from dataclasses import replace
 
+from cascade.gradients.affine import grouped
 from cascade.gradients.build import ZERO, compare, minus, plus
 from cascade.gradients.names import Names
 from cascade.gradients.pull import Pulled
 from cascade.gradients.term import Term
 from cascade.ir.cascade import Cascade
-from cascade.ir.expr import Const, Coordinate, Expr, Map
-from cascade.ir.walk import free_ranks, substitute
+from cascade.ir.expr import Const, Coordinate, Expr, Map, Read
+from cascade.ir.walk import free_ranks, reads, substitute
 
 MARK = "'"  # ends the names of ranks while they are not yet those of the result
 
@@ -30,6 +31,8 @@ class Solve:
         self.names = names
         self.copies: dict[tuple[str, int], str] = {}
         self.slots: dict[str, str] = {}
+        self.groups: dict[tuple[str, Expr], str] = {}
+        self.members: set[str] = set()
         self.partitions = {p.expression: p for p in cascade.partitions}
 
     def left(self, tensor: str) -> tuple[str, ...]:
@@ -69,7 +72,7 @@ class Solve:
         solved: dict[str, Expr] = {}
         extra: list[Expr] = []
         rest = list(zip(left, index, strict=True))
-        for step in (self._plain, self._parts, self._affine):
+        for step in (self._plain, self._parts, self._affine, self._group):
             kept = []
             for target, x in rest:
                 x = substitute(x, solved)
@@ -81,7 +84,25 @@ class Solve:
         settled = _settle(solved)
         term = term.moved(settled).times((), tuple(substitute(c, settled) for c in extra))
         open_ranks = [r for r in ranks if marked[r] not in solved]
-        return self._unmark(term, open_ranks, left)
+        found = self._unmark(self._tidied(term), open_ranks, left)
+        members = [r for v in settled.values() for r in free_ranks(v) if r in self.members]
+        return found.over(dict.fromkeys(members))
+
+    def _tidied(self, term: Term) -> Term:
+        """Coordinates of groups and members in their shortest form."""
+        if not self.members:
+            return term
+        read = grouped(term.read, self._extent)
+        assert isinstance(read, Read)
+        return replace(
+            term,
+            read=read,
+            factors=tuple((grouped(e, self._extent), n) for e, n in term.factors),
+            conditions=tuple(grouped(c, self._extent) for c in term.conditions),
+        )
+
+    def _extent(self, rank: str) -> Expr:
+        return self.names.extent(rank.removesuffix(MARK))
 
     def _plain(self, target: str, x: Expr, solved: dict[str, Expr], extra: list[Expr]) -> bool:
         if not isinstance(x, Coordinate) or not x.rank.endswith(MARK) or x.rank in solved:
@@ -114,6 +135,24 @@ class Solve:
         solved[rank] = value
         extra.append(compare("<=", ZERO, value))
         extra.append(compare("<", value, self.names.last(rank[: -len(MARK)])))
+        return True
+
+    def _group(self, target: str, x: Expr, solved: dict[str, Expr], extra: list[Expr]) -> bool:
+        """`h // n = g`: the members of a group of n, along a rank of their own."""
+        match x:
+            case Map("//", (Coordinate(rank), size)) if rank.endswith(MARK):
+                if rank in solved or free_ranks(size) or any(True for _ in reads(size)):
+                    return False
+            case _:
+                return False
+        own = rank[: -len(MARK)]
+        if (own, size) not in self.groups:
+            member = self.names.rank(own, size)
+            self.groups[own, size] = member
+            self.members.add(member)
+        value = plus(Map("*", (Coordinate(target), size)), Coordinate(self.groups[own, size]))
+        solved[rank] = value
+        extra.append(compare("<", value, self.names.last(own)))
         return True
 
     def _unmark(self, term: Term, bound: list[str], left: tuple[str, ...]) -> Term:

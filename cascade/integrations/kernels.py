@@ -30,6 +30,12 @@ class _InTorch:
         outputs = call(self.number(), given)
         return outputs if len(outputs) > 1 else next(iter(outputs.values()))
 
+    def as_torch(self: Any) -> Any:
+        """The cascade as a function in plain PyTorch: eager, whole tensors, for comparison."""
+        from cascade.integrations.pytorch.eager import as_torch
+
+        return as_torch(self.spec)
+
     def number(self: Any) -> int:
         """The number under which the operator knows the kernel; made once."""
         if not hasattr(self, "_number"):

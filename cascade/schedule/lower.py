@@ -5,7 +5,7 @@ from __future__ import annotations
 from cascade.ir.cascade import Cascade
 from cascade.ir.expr import Const, Expr, Map, Symbol
 from cascade.ir.kinds import required_kinds, tensor_kinds
-from cascade.ir.walk import symbols
+from cascade.ir.walk import free_ranks, reads, symbols
 from cascade.schedule.build import Builder
 from cascade.schedule.errors import NoSchedule
 from cascade.schedule.kernels import Draft, Partition
@@ -15,6 +15,8 @@ from cascade.schedule.roles import Roles
 from cascade.schedule.settle import settle
 from cascade.schedule.sizes import Sizes
 from cascade.schedule.verify import violations
+
+FEW = 8  # coordinates of a tile of a loop that only adds
 
 
 def lower(
@@ -52,12 +54,27 @@ def _kernel(
     builder = Builder(partition, draft, tiles)
     loop = draft.loop
     rank = loop.rank if loop is not None else ""
-    stream = sizes.tiles.get(rank, sizes.stream)
+    few = min(FEW, sizes.stream) if _adds_up(partition, draft) else sizes.stream
+    stream = sizes.tiles.get(rank, few)
     part = min(stream, sizes.part or stream)
     if loop is not None and not loop.ordered and loop.inner and not set(loop.inner) <= free:
         builder.pinned = True
         stream = part = _size_of_parts(partition.cascade, loop.inner, sizes)
     return build(builder, name, stream, part)
+
+
+def _adds_up(partition: Partition, draft: Draft) -> bool:
+    """Whether a loop only adds values that have all of its ranks: rows, widths and its own. A tile
+    of such has three dimensions, and gains nothing by being long.
+    """
+    steps = [partition.steps[n] for n in draft.members]
+    for s in steps:
+        whole = {*s.ranks, *s.bound}
+        if s.op is None or s.iterative is not None or not set(s.ranks) & partition.roles.widths:
+            return False
+        if any(whole - set(free_ranks(r)) for r in reads(s.value)):
+            return False
+    return bool(steps)
 
 
 def _size_of_parts(cascade: Cascade, inner: tuple[str, ...], sizes: Sizes) -> int:

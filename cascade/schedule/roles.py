@@ -119,7 +119,7 @@ class Roles:
         if around & set(s.ranks):
             for r in bound:
                 size = self.size(r)
-                if size is None or size <= CONTRACTED:
+                if self._is_last(r) if size is None else size <= CONTRACTED:
                     self.widths.add(r)
         bound = [r for r in bound if r not in self.widths]
         if bound:
@@ -127,6 +127,11 @@ class Roles:
             self.loops[s.name] = loop
             others = [r for r in bound if r not in loop.ranks]
             self.widths |= {r for r in others if (self.size(r) or 0) <= CONTRACTED}
+
+    def _is_last(self, rank: str) -> bool:
+        """Whether a rank runs along memory in every input that has it: a width of vectors."""
+        having = [t.ranks for t in self.cascade.inputs if rank in t.ranks]
+        return all(ranks[-1] == rank for ranks in having)
 
     def _around(self, name: str, seen: set[str]) -> set[str]:
         """Ranks of the loops inside which a step may have to be computed."""

@@ -163,6 +163,8 @@ SECTIONS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
             "plot": ("A picture needs rows that are not there.", "texts/plot_without_a_sweep"),
             "no-state": ("A derived form has no single state.", "texts/no_single_state"),
             "no-chunks": ("Nothing in the cascade can be chunked.", "texts/nothing_to_chunk"),
+            "gradient": ("A gradient is asked for by something unknown.", "texts/gradient_unknown"),
+            "no-derivative": ("Something has no derivative.", "texts/gradient_of_integers"),
         },
     ),
     (

@@ -21,6 +21,7 @@ from cascade.ir.cascade import Cascade, Einsum, Rank, Tensor
 from cascade.ir.expr import Coordinate, Expr, Map, Read, Symbol
 from cascade.ir.verify import verify
 
+INTEGERS = "cascade spec\ninput x[m], n[m]: int\nz[m] = x[m] * n[m]\noutput z\n"
 SPEC = "input  A[m]\nZ[m] = A[m]\noutput Z\n"
 
 
@@ -270,6 +271,8 @@ CALLS: dict[str, Callable[[], object]] = {
     "target_without_rates": partial(read_target, "bandwidth = 1e12\non_chip = 1024\n"),
     "no_single_state": parts_without_a_state,
     "nothing_to_chunk": chunk_without_a_prefix,
+    "gradient_of_integers": partial(api.gradient, cascade.parse(INTEGERS), ["n"]),
+    "gradient_unknown": partial(api.gradient, cascade.parse(INTEGERS), ["X"]),
     "no_schedule": schedule_what_reads_two_steps_back,
     "width_unknown": emit_without_widths,
     "tile_rank": partial(api.schedule, cascade.parse(SPEC), None, {"k": 64}),

@@ -7,7 +7,7 @@ neither it nor its derivative makes a NaN that a mask would have to remove.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -599,3 +599,21 @@ def _descending(x: Tensor, present: Tensor) -> Tensor:
     by_value = torch.argsort(x.detach(), dim=-1, descending=True, stable=True)
     absent = (~present).gather(-1, by_value).to(torch.int8)
     return by_value.gather(-1, torch.argsort(absent, dim=-1, stable=True))
+
+
+def as_torch(cascade: Cascade) -> Callable[..., Any]:
+    """A function of torch tensors, by keyword: the output, or a dictionary where there are several.
+
+    Plain PyTorch operations, whole tensors in memory; autograd goes through them.
+    """
+    names = {t.name for t in cascade.inputs}
+
+    def function(**given: Any) -> Any:
+        inputs = {n: v for n, v in given.items() if n in names}
+        settings = {n: v for n, v in given.items() if n not in names}
+        outputs = evaluate(cascade, inputs, settings)
+        return outputs if len(outputs) > 1 else next(iter(outputs.values()))
+
+    function.__name__ = cascade.name
+    function.__doc__ = str(cascade)
+    return function

@@ -109,7 +109,7 @@ class Function:
         else:
             arrays = {n: as_array(t) for n, t in plain.items()}
             result = self.kernel.run(arrays, settings).outputs
-            found = {n: torch.from_numpy(np.ascontiguousarray(a)) for n, a in result.items()}
+            found = {n: torch.from_numpy(np.asarray(a, order="C")) for n, a in result.items()}
         return found
 
     def _reference(
@@ -119,7 +119,7 @@ class Function:
 
         arrays = {n: as_array(t.detach()) for n, t in tensors.items()}
         found = evaluate(self.spec, arrays, settings)
-        return {n: torch.from_numpy(np.ascontiguousarray(a)) for n, a in found.items()}
+        return {n: torch.from_numpy(np.asarray(a, order="C")) for n, a in found.items()}
 
     def dtype(self, tensors: Mapping[str, torch.Tensor]) -> torch.dtype:
         """The type of real outputs: that of the real inputs together."""

@@ -1,0 +1,224 @@
+"""The operator: gradients, compilation, export, and what users do with tensors."""
+
+import numpy as np
+import pytest
+
+import cascade
+from cascade.backends.compare import draw
+from cascade.ir.kinds import tensor_kinds
+from tests.examples.test_examples import NAMES, spec
+
+torch = pytest.importorskip("torch")
+
+from cascade.integrations.pytorch.function import Options  # noqa: E402
+
+NOT_TAKEN = {"pedagogical_iterative"}  # a quotient by a state that starts at 0, in a branch
+ROUNDED = {"layernorm_matmul_moments"}  # a corner where the variance is 0
+
+
+def tensors(*shape, number=3, dtype=None, grad=True, seed=0):
+    torch.manual_seed(seed)
+    dtype = dtype or torch.float64
+    return [torch.randn(*shape, dtype=dtype).requires_grad_(grad) for _ in range(number)]
+
+
+@pytest.fixture(scope="module")
+def causal():
+    return cascade.compile(spec("causal"))
+
+
+def attend(kernel, q, k, v):
+    return kernel(Q=q, K=k, V=v)["O"]
+
+
+def arguments(name, seed):
+    """Inputs as tensors, real ones in float64 with gradients, and settings."""
+    for trial in range(20):
+        chance = np.random.default_rng([17, seed, trial])
+        drawn = draw(spec(name), chance, "positive" if trial % 2 else "normal")
+        if drawn is None or min(drawn[0].values()) < 2:
+            continue
+        _, inputs, settings, _ = drawn
+        made = {n: torch.from_numpy(np.asarray(a)) for n, a in inputs.items()}
+        for t in made.values():
+            t.requires_grad_(t.is_floating_point())
+        return made, settings
+    raise AssertionError(name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_gradcheck(name):
+    """In float64, fast mode: a random direction for all inputs against differences."""
+    inputs, settings = arguments(name, 0)
+    kernel = cascade.compile(spec(name))
+    real = [n for n, t in inputs.items() if t.requires_grad]
+    kinds = tensor_kinds(spec(name))
+    outputs = [o for o in spec(name).outputs if kinds[o] != "int"]
+
+    def function(*given):
+        out = kernel(**{**inputs, **dict(zip(real, given, strict=True))}, **settings)
+        out = out if isinstance(out, dict) else {spec(name).outputs[0]: out}
+        return tuple(out[o] for o in outputs)
+
+    if name not in ROUNDED:
+        assert torch.autograd.gradcheck(function, [inputs[n] for n in real], fast_mode=True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_gradients_equal_autograd_of_the_eager_formula(name):
+    inputs, settings = arguments(name, 1)
+    kernel = cascade.compile(spec(name))
+    real = [n for n, t in inputs.items() if t.requires_grad]
+    found = kernel(**inputs, **settings)
+    wanted = cascade.as_torch(spec(name))(**inputs, **settings)
+    found, wanted = (
+        x if isinstance(x, dict) else {spec(name).outputs[0]: x} for x in (found, wanted)
+    )
+    total = [torch.zeros((), dtype=torch.float64) for _ in range(2)]
+    generator = torch.Generator().manual_seed(3)
+    for output in wanted:
+        torch.testing.assert_close(found[output], wanted[output])
+        if wanted[output].is_floating_point():
+            weight = torch.randn(wanted[output].shape, generator=generator, dtype=torch.float64)
+            total[0] = total[0] + (found[output] * weight).sum()
+            total[1] = total[1] + (wanted[output] * weight).sum()
+    for a, b in zip(
+        *(torch.autograd.grad(t, [inputs[n] for n in real]) for t in total), strict=True
+    ):
+        assert a.isfinite().all()
+        known = b.isfinite()  # autograd makes NaN of branches that are not taken
+        assert known.sum() > 0.9 * known.numel() or name in NOT_TAKEN
+        torch.testing.assert_close(a[known], b[known], rtol=1e-8, atol=1e-8)
+
+
+def test_double_backward(causal):
+    q, k, v = tensors(1, 1, 3, 2)
+    assert torch.autograd.gradgradcheck(
+        lambda *x: tuple(causal(Q=x[0], K=x[1], V=x[2]).values()), (q, k, v)
+    )
+
+
+def test_empty_rows_have_gradient_zero():
+    made = cascade.compile(spec("paged_keys"))
+    q = torch.randn(2, 1, 3, 4, requires_grad=True)
+    k, v = (torch.randn(2, 1, 4, 4, requires_grad=True) for _ in range(2))
+    page, length = torch.tensor([[0], [1]]), torch.tensor([0, 3])
+    out = made(Q=q, K=k, V=v, page=page, length=length)
+    assert (out[0] == 0).all()
+    out.sum().backward()
+    assert (q.grad[0] == 0).all() and (k.grad[0] == 0).all()
+    assert all(t.grad.isfinite().all() for t in (q, k, v)) and (q.grad[1] != 0).any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_types_are_kept(causal, dtype):
+    q, k, v = tensors(1, 2, 9, 8, dtype=dtype)
+    out = attend(causal, q, k, v)
+    assert out.dtype == dtype
+    out.sum().backward()
+    assert q.grad.dtype == dtype
+    wide = [t.detach().double().requires_grad_() for t in (q, k, v)]
+    attend(causal, *wide).sum().backward()
+    bound = {torch.float64: 1e-12, torch.float32: 1e-5}.get(dtype, 3e-2)
+    torch.testing.assert_close(q.grad.double(), wide[0].grad, rtol=bound, atol=bound)
+
+
+def test_only_what_is_asked_is_computed(causal):
+    q, k, v = tensors(1, 2, 5, 4, dtype=torch.float32, grad=False)
+    assert not attend(causal, q, k, v).requires_grad
+    k.requires_grad_()
+    attend(causal, q, k, v).sum().backward()
+    assert q.grad is None and v.grad is None and k.grad is not None
+    with torch.no_grad():
+        assert not attend(causal, q, k, v).requires_grad
+    with torch.inference_mode():
+        assert attend(causal, q, k, v).is_inference()
+
+
+def test_strides(causal):
+    q, k, v = (
+        t.detach().transpose(1, 2).requires_grad_()
+        for t in tensors(1, 9, 2, 4, dtype=torch.float32)
+    )
+    plain = [t.detach().contiguous().requires_grad_() for t in (q, k, v)]
+    a, b = attend(causal, q, k, v), attend(causal, *plain)
+    assert torch.equal(a, b)
+    a.sum().backward()
+    b.sum().backward()
+    assert torch.equal(q.grad, plain[0].grad)
+
+
+def test_gradients_are_the_same_twice(causal):
+    def once():
+        q, k, v = tensors(2, 2, 65, 16, dtype=torch.float32)
+        attend(causal, q, k, v).square().sum().backward()
+        return q.grad, k.grad, v.grad
+
+    assert all(torch.equal(a, b) for a, b in zip(once(), once(), strict=True))
+
+
+def test_params_may_be_tensors():
+    made = cascade.compile(spec("soft_cap"))
+    q, k, v = tensors(1, 1, 4, 3)
+    cap = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(
+        lambda q, c: made(Q=q, K=k.detach(), V=v.detach(), cap=c), (q, cap)
+    )
+
+
+def test_autocast(causal):
+    q, k, v = tensors(1, 2, 5, 4, dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = attend(causal, q, k, v)
+    assert out.dtype == torch.bfloat16
+    out.sum().backward()
+    assert q.grad.dtype == torch.float32
+
+
+def test_vmap(causal):
+    q, k, v = tensors(3, 1, 2, 5, 4, grad=False)
+    found = torch.func.vmap(lambda *x: attend(causal, *x))(q, k, v)
+    wanted = torch.stack([attend(causal, q[n], k[n], v[n]) for n in range(3)])
+    assert torch.equal(found, wanted)
+    shared = torch.func.vmap(lambda x: attend(causal, x, k[0], v[0]))(q)
+    assert torch.equal(shared[1], attend(causal, q[1], k[0], v[0]))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_compile(causal):
+    made = torch.compile(
+        lambda q, k, v: attend(causal, q, k, v) * 2, fullgraph=True, backend="aot_eager"
+    )
+    a, b = (tensors(1, 2, 5, 4, dtype=torch.float32) for _ in range(2))
+    found, wanted = made(*a), attend(causal, *b) * 2
+    assert torch.equal(found, wanted)
+    found.sum().backward()
+    wanted.sum().backward()
+    assert torch.equal(a[0].grad, b[0].grad)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_export(causal):
+    class Module(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def forward(self, q, k, v):
+            return attend(causal, q, k, v)
+
+    given = tuple(tensors(1, 2, 5, 4, dtype=torch.float32, grad=False))
+    exported = torch.export.export(Module(), given)
+    assert "cascade.run" in exported.graph_module.code
+    assert torch.equal(exported.module()(*given), attend(causal, *given))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_operator_keeps_the_rules_of_pytorch():
+    q, k, v = tensors(1, 2, 5, 4, dtype=torch.float32)
+    options = Options(("Q", "K", "V")).text()
+    torch.library.opcheck(torch.ops.cascade.run.default, ([q, k, v], str(spec("causal")), options))
+
+
+def test_what_is_missing_is_named(causal):
+    q, k, _ = tensors(1, 2, 5, 4)
+    with pytest.raises(cascade.InputError, match="the input `V` is missing"):
+        causal(Q=q, K=k)
