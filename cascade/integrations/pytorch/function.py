@@ -19,6 +19,7 @@ from cascade.backends.kernel import TiledKernel
 from cascade.backends.triton.launch import TritonKernel
 from cascade.diagnostics import CascadeError
 from cascade.gradients import Gradients, gradients
+from cascade.integrations.specs import cascade_of
 from cascade.ir.cascade import Cascade
 from cascade.ir.extents import Number, bind
 from cascade.ir.kinds import tensor_kinds
@@ -174,10 +175,7 @@ def as_array(t: torch.Tensor) -> Any:
 @lru_cache(maxsize=256)
 def parsed(text: str) -> Cascade:
     """The cascade of a text that the operator was given."""
-    from cascade.diagnostics import Source
-    from cascade.frontends.dsl import lower, parse
-
-    return lower(parse(Source("<graph>", text)), "<graph>")
+    return cascade_of(text)
 
 
 @lru_cache(maxsize=256)
