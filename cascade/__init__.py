@@ -26,10 +26,22 @@ __all__ = [
     "parse",
     "run",
     "schedule",
+    "trace",
 ]
 
 if TYPE_CHECKING:
-    from cascade.api import analyse, as_torch, compile, derive, gradient, load, parse, run, schedule
+    from cascade.api import (
+        analyse,
+        as_torch,
+        compile,
+        derive,
+        gradient,
+        load,
+        parse,
+        run,
+        schedule,
+        trace,
+    )
 
 
 def __getattr__(name: str) -> Any:

@@ -49,6 +49,7 @@ __all__ = [
     "read_arrays",
     "run",
     "schedule",
+    "trace",
     "write_arrays",
     "write_kernel",
 ]
@@ -139,6 +140,18 @@ def as_torch(spec: Cascade) -> Callable[..., Any]:
     from cascade.integrations.pytorch.eager import as_torch
 
     return as_torch(spec)
+
+
+def trace(function: Callable[..., Any], *examples: Any, name: str | None = None) -> Cascade:
+    """The cascade of a PyTorch function, from one run on example tensors.
+
+    Parameters become inputs under their names, and dimensions ranks; sizes stay open. Sizes that
+    should differ must differ in the examples; a dimension of size 1 broadcasts. Scores set to minus
+    infinity are absent. Raises `CascadeError` for an operation without a form, with its line.
+    """
+    from cascade.frontends.torch_function import trace
+
+    return trace(function, *examples, name=name)
 
 
 def check_gradient(spec: Cascade, found: Gradients, trials: int = 12) -> dict[str, Any]:

@@ -164,6 +164,11 @@ SECTIONS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
             "no-state": ("A derived form has no single state.", "texts/no_single_state"),
             "no-chunks": ("Nothing in the cascade can be chunked.", "texts/nothing_to_chunk"),
             "gradient": ("A gradient is asked for by something unknown.", "texts/gradient_unknown"),
+            "trace": (
+                "An operation of a PyTorch function has no form in the language.",
+                "texts/traced_without_a_form",
+            ),
+            "host": ("A spec or a model asks for what the other has not.", "texts/not_a_model"),
             "no-derivative": ("Something has no derivative.", "texts/gradient_of_integers"),
         },
     ),

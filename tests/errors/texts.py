@@ -8,8 +8,10 @@ from __future__ import annotations
 import runpy
 import sys
 from collections.abc import Callable
+from contextlib import chdir
 from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -21,6 +23,23 @@ from cascade.ir.cascade import Cascade, Einsum, Rank, Tensor
 from cascade.ir.expr import Coordinate, Expr, Map, Read, Symbol
 from cascade.ir.verify import verify
 
+
+def trace_a_sort() -> None:
+    import torch
+
+    scope: dict[str, Any] = {}
+    with chdir(HERE):  # a message with the name of the file alone
+        exec(compile(Path("traced.py").read_text(), "traced.py", "exec"), scope)
+        api.trace(scope["ranked"], torch.ones(3, 4))
+
+
+def host_without_queries() -> None:
+    from cascade.integrations.hosted import roles
+
+    roles(cascade.parse(INTEGERS))
+
+
+HERE = Path(__file__).parent
 INTEGERS = "cascade spec\ninput x[m], n[m]: int\nz[m] = x[m] * n[m]\noutput z\n"
 SPEC = "input  A[m]\nZ[m] = A[m]\noutput Z\n"
 
@@ -273,6 +292,8 @@ CALLS: dict[str, Callable[[], object]] = {
     "nothing_to_chunk": chunk_without_a_prefix,
     "gradient_of_integers": partial(api.gradient, cascade.parse(INTEGERS), ["n"]),
     "gradient_unknown": partial(api.gradient, cascade.parse(INTEGERS), ["X"]),
+    "traced_without_a_form": trace_a_sort,
+    "not_a_model": host_without_queries,
     "no_schedule": schedule_what_reads_two_steps_back,
     "width_unknown": emit_without_widths,
     "tile_rank": partial(api.schedule, cascade.parse(SPEC), None, {"k": 64}),

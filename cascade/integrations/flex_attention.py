@@ -1,0 +1,225 @@
+"""FlexAttention's interface on our kernels: moving over is one import.
+
+    from cascade.integrations.flex_attention import create_block_mask, flex_attention
+
+`score_mod` and `mask_mod` are the functions that users have: they are traced once, by their code
+and what they capture, into a cascade. A captured tensor becomes an input, so its gradient is one of
+scheduled sums. A mask is a condition of the spec: what forbids a key on every query of a tile skips
+it, without a mask in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from cascade.diagnostics import input_error
+from cascade.frontends.torch_function import trace_scores
+from cascade.frontends.torch_function.traced import Graph, Traced
+from cascade.integrations.kernels import kernel
+from cascade.ir.cascade import (
+    Cascade,
+    Einsum,
+    Param,
+    Rank,
+    Requirement,
+    Tensor,
+    in_file_order,
+)
+from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Symbol, Where
+from cascade.ir.walk import conjunction, conjuncts, free_ranks
+
+Mod = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class BlockMask:
+    """A mask by its function. `shape` is [B, H, Q_LEN, KV_LEN] as they were given."""
+
+    mask_mod: Mod
+    shape: tuple[Any, ...] = ()
+
+
+def create_block_mask(
+    mask_mod: Mod, B: int | None, H: int | None, Q_LEN: int, KV_LEN: int, *_: Any, **__: Any
+) -> BlockMask:
+    """The mask of a function (b, h, q, kv) -> bool. Nothing is computed: kernels find their blocks
+    from the condition.
+    """
+    return BlockMask(mask_mod, (B, H, Q_LEN, KV_LEN))
+
+
+def and_masks(*masks: Mod) -> Mod:
+    """The mask that allows what all allow."""
+
+    def both(b: Any, h: Any, q: Any, kv: Any) -> Any:
+        result = masks[0](b, h, q, kv)
+        for mask in masks[1:]:
+            result = result & mask(b, h, q, kv)
+        return result
+
+    return both
+
+
+def or_masks(*masks: Mod) -> Mod:
+    """The mask that allows what any allows."""
+
+    def either(b: Any, h: Any, q: Any, kv: Any) -> Any:
+        result = masks[0](b, h, q, kv)
+        for mask in masks[1:]:
+            result = result | mask(b, h, q, kv)
+        return result
+
+    return either
+
+
+def flex_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    score_mod: Mod | None = None,
+    block_mask: BlockMask | Any | None = None,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    return_lse: bool = False,
+    **options: Any,
+) -> Any:
+    """Attention of [batch, head, position, width] tensors, as `torch.nn.attention.flex_attention`.
+
+    Returns the output, and with `return_lse` the log-sum-exp of each row, too. A row of which no
+    key is allowed is 0. Raises `CascadeError` for an operation in a function that has no form.
+    """
+    if query.shape[1] != key.shape[1] and not enable_gqa:
+        raise input_error(
+            "shape",
+            f"{query.shape[1]} query heads and {key.shape[1]} key heads",
+            "set `enable_gqa=True` where they are grouped",
+        )
+    mask_mod = getattr(block_mask, "mask_mod", None) if block_mask is not None else None
+    grouped = query.shape[1] != key.shape[1]
+    made = _built(score_mod, mask_mod, grouped, (*query.shape[:3], key.shape[2]))
+    backend = "triton" if query.device.type == "cuda" else "tiled"
+    if (made.spec, backend) not in KERNELS:
+        KERNELS[made.spec, backend] = kernel(made.spec, backend, {}, False, 1)
+    given: dict[str, Any] = {"Q": query, "K": key, "V": value, **made.captured}
+    if scale is not None:
+        given["scale"] = float(scale)
+    found = KERNELS[made.spec, backend](**given)
+    return (found["O"], found["LSE"]) if return_lse else found["O"]
+
+
+GROUPS = "each group serves the same number of query heads"
+KERNELS: dict[tuple[Cascade, str], Any] = {}
+
+
+@dataclass
+class _Scores:
+    """A spec, and the tensors that its functions captured, by the names of its inputs."""
+
+    spec: Cascade
+    captured: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+def _built(
+    score_mod: Mod | None, mask_mod: Mod | None, grouped: bool, sizes: tuple[int, ...]
+) -> _Scores:
+    graph = Graph()
+    graph.taken |= {"Q", "K", "V", "QK", "S", "A", "O", "LSE", "M", "scale", *"bhpmefg"}
+    captured: dict[str, torch.Tensor] = {}
+    known: dict[int, Traced] = {}
+
+    def capture(tensor: torch.Tensor) -> Traced:
+        if id(tensor) not in known:
+            name = graph.name(f"captured{len(captured) + 1}")
+            ranks = tuple(graph.rank(s) for s in tensor.shape)
+            kind = "real" if tensor.is_floating_point() else "int"
+            kind = "bool" if tensor.dtype == torch.bool else kind
+            graph.inputs.append(Tensor(name, ranks, None if kind == "real" else kind))
+            captured[name] = tensor
+            known[id(tensor)] = Traced(
+                graph, Read(name, tuple(map(Coordinate, ranks))), ranks, kind
+            )
+        return known[id(tensor)]
+
+    points = [Traced(graph, Coordinate(r), (), "int") for r in "bhpm"]
+    score: Expr = Read("QK", tuple(map(Coordinate, "bhpm")))
+    if score_mod is not None:
+        traced = Traced(graph, score, ())
+        score = trace_scores(graph, score_mod, [traced, *points], capture).expr
+    conditions: tuple[Expr, ...] = ()
+    if mask_mod is not None:
+        conditions = conjuncts(trace_scores(graph, mask_mod, points, capture).expr)
+    conditions = tuple(c for c in conditions if c != Const(True))
+    return _Scores(_spec(graph, score, conditions, grouped), captured)
+
+
+def _spec(graph: Graph, score: Expr, conditions: tuple[Expr, ...], grouped: bool) -> Cascade:
+    """The attention around a score: its statements as a person writes them."""
+    heads: Expr = Coordinate("h")
+    group = "g" if grouped else "h"
+    if grouped:
+        heads = Map("//", (heads, Map("//", (Symbol("H"), Symbol("G")))))
+    b, p, m, e, f = map(Coordinate, "bpmef")
+    at = tuple(map(Coordinate, "bhpm"))
+    product = Map("*", (Symbol("scale"), Read("Q", (b, Coordinate("h"), p, e))))
+    product = Map("*", (product, Read("K", (b, heads, m, e))))
+    qk = Reduce("sum", ("e",), product)
+    body = Where(score, conjunction(conditions)) if conditions else score
+    if isinstance(score, Where) and conditions:
+        every = (*conjuncts(score.condition), *conditions)
+        body = Where(score.body, conjunction(every))
+    s = Read("S", at)
+    top = Reduce("max", ("m",), s)
+    finite = Map(
+        "select",
+        (
+            Map(
+                "and",
+                (
+                    Map("<", (Map("neg", (Const(float("inf")),)), top)),
+                    Map("<", (top, Const(float("inf")))),
+                ),
+            ),
+            top,
+            Const(0),
+        ),
+    )
+    shifted = Map("exp", (Map("-", (s, top)),))
+    weights = Map("/", (shifted, Reduce("sum", ("m",), shifted)))
+    total = Reduce("sum", ("m",), Map("exp", (Map("-", (s, finite)),)))
+    lse = Map("+", (Map("log", (total,)), finite))
+    out = Reduce("sum", ("m",), Map("*", (Read("A", at), Read("V", (b, heads, m, f)))))
+    inputs = (
+        Tensor("Q", ("b", "h", "p", "e")),
+        Tensor("K", ("b", group, "m", "e")),
+        Tensor("V", ("b", group, "m", "f")),
+        *graph.inputs,
+    )
+    names = ["b", "h", "p", "e", "m", "f", *(["g"] if grouped else [])]
+    ranks = [Rank(r, Symbol(r.upper())) for r in names]
+    ranks += [Rank(r, Symbol(r.upper())) for t in graph.inputs for r in t.ranks]
+    einsums = (
+        Einsum("QK", tuple("bhpm"), qk),
+        Einsum("S", tuple("bhpm"), body),
+        Einsum("A", tuple("bhpm"), weights),
+        Einsum("O", tuple("bhpf"), out),
+        Einsum("LSE", tuple("bhp"), lse),
+    )
+    root = Map("/", (Const(1), Map("sqrt", (Symbol("E"),))))
+    whole = Map("==", (Map("%", (Symbol("H"), Symbol("G"))), Const(0)))
+    assert not set(free_ranks(body)) - set("bhpm")
+    return Cascade(
+        "flex_attention",
+        in_file_order(ranks, inputs, ()),
+        inputs,
+        einsums,
+        ("O", "LSE"),
+        (Param("scale", root),),
+        (),
+        (Requirement(whole, "each group serves the same number of query heads"),)
+        if grouped
+        else (),
+    )

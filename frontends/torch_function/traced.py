@@ -1,0 +1,265 @@
+"""The object that stands for a tensor while a function is traced."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from cascade.diagnostics import Source, Span, fail
+from cascade.frontends.torch_function.sizes import Size
+from cascade.ir.cascade import Einsum, Tensor
+from cascade.ir.expr import Coordinate, Expr, Read, Symbol
+from cascade.ir.ops import CONSTANTS, MAPS, REDUCERS, SELECTIONS
+from cascade.ir.walk import free_ranks, reads, substitute
+
+WORDS = {
+    *MAPS, *REDUCERS, *SELECTIONS, *CONSTANTS, "cascade", "import", "input", "output", "param",
+    "rank", "init", "require", "def", "where",
+}  # fmt: skip
+HERE = str(Path(__file__).parent)
+OUTSIDE = ("torch", "cascade")  # packages whose frames are not the user's
+
+
+@dataclass
+class Graph:
+    """What has been traced: inputs, statements, and ranks with their extents and example sizes."""
+
+    inputs: list[Tensor] = field(default_factory=list)
+    einsums: list[Einsum] = field(default_factory=list)
+    extents: dict[str, Expr] = field(default_factory=dict)  # rank -> extent
+    sizes: dict[str, int] = field(default_factory=dict)
+    merged: dict[str, str] = field(default_factory=dict)  # an input's rank -> the one it equals
+    taken: set[str] = field(default_factory=set)
+    captured: dict[int, Any] = field(default_factory=dict)
+    unnamed: set[str] = field(default_factory=set)  # statements that no variable names
+
+    def rank(self, size: int, extent: Expr | None = None, stem: str = "d") -> str:
+        """A new rank; its own extent where none is given."""
+        n = 0
+        while f"{stem}{n}" in self.extents or f"{stem}{n}" in self.taken:
+            n += 1
+        name = f"{stem}{n}"
+        self.extents[name] = Symbol(name.upper()) if extent is None else extent
+        self.sizes[name] = int(size)
+        return name
+
+    def root(self, rank: str) -> str:
+        while rank in self.merged:
+            rank = self.merged[rank]
+        return rank
+
+    def own(self, rank: str) -> bool:
+        """Whether a rank's extent is its own, as that of an input is."""
+        return self.extents[rank] == Symbol(rank.upper())
+
+    def copy(self, rank: str) -> str:
+        """Another rank of the same extent."""
+        return self.rank(self.sizes[rank], self.extents[rank])
+
+    def name(self, stem: str) -> str:
+        stem = f"{stem}_" if stem in WORDS else stem
+        name, n = stem, 2
+        while name in self.taken:
+            name, n = f"{stem}_{n}", n + 1
+        self.taken.add(name)
+        return name
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in the user's code an operation stands."""
+
+    path: str
+    line: int
+    text: str
+
+    def span(self) -> Span | None:
+        try:
+            source = Source(self.path, Path(self.path).read_text("utf-8"))
+        except OSError:
+            return None
+        lines = source.text.splitlines(keepends=True)
+        start = sum(len(x) for x in lines[: self.line - 1])
+        text = lines[self.line - 1] if self.line <= len(lines) else ""
+        indent = len(text) - len(text.lstrip())
+        return Span(source, start + indent, start + max(len(text.rstrip()), indent + 1))
+
+
+def place() -> Place:
+    """The nearest frame outside of PyTorch and of this package."""
+    import linecache
+
+    frame = sys._getframe(1)
+    while frame is not None:
+        path = frame.f_code.co_filename
+        package = frame.f_globals.get("__name__", "").split(".")[0]
+        if package not in OUTSIDE and not path.startswith(HERE):
+            return Place(path, frame.f_lineno, linecache.getline(path, frame.f_lineno).strip())
+        if frame.f_back is None:
+            break
+        frame = frame.f_back
+    return Place("<function>", 0, "")
+
+
+def refuse(what: str, *hints: str) -> NoReturn:
+    """Raise the error for an operation that has no form in the language."""
+    at = place()
+    where = f" ({at.path}:{at.line})" if at.line else ""
+    raise fail("trace", f"{what} has no form in the language{where}", at.span(), hints=hints)
+
+
+class Traced:
+    """A tensor: an expression over ranks, one for each dimension (None where the size is 1)."""
+
+    def __init__(self, graph: Graph, expr: Expr, dims: Sequence[str | None], kind: str = "real"):
+        self.graph = graph
+        self.expr = expr
+        self.dims = tuple(dims)
+        self.kind = kind
+
+    # -- what PyTorch code asks of a tensor
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        sizes, extents = self.graph.sizes, self.graph.extents
+        return tuple(1 if d is None else Size(sizes[d], extents[d]) for d in self.dims)
+
+    @property
+    def ndim(self) -> int:
+        return len(self.dims)
+
+    @property
+    def device(self) -> Any:
+        import torch
+
+        return torch.device("cpu")
+
+    @property
+    def dtype(self) -> Any:
+        import torch
+
+        return {"bool": torch.bool, "int": torch.int64}.get(self.kind, torch.float32)
+
+    @property
+    def requires_grad(self) -> bool:
+        return False
+
+    @property
+    def T(self) -> Any:
+        return self.transpose(-1, -2)
+
+    @property
+    def mT(self) -> Any:
+        return self.transpose(-1, -2)
+
+    def size(self, dim: int | None = None) -> Any:
+        return self.shape if dim is None else self.shape[dim]
+
+    def dim(self) -> int:
+        return len(self.dims)
+
+    def is_floating_point(self) -> bool:
+        return self.kind == "real"
+
+    def __bool__(self) -> bool:
+        refuse("a condition of Python on the value of a tensor", "use `torch.where`")
+
+    def __float__(self) -> float:
+        refuse("a Python number made of a tensor")
+
+    def __int__(self) -> int:
+        refuse("a Python number made of a tensor")
+
+    def __iter__(self) -> Any:
+        if not self.dims:
+            refuse("a loop over a scalar")
+        return (self[n] for n in range(int(self.shape[0])))
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        from cascade.frontends.torch_function.operations import apply
+
+        return apply(function, args, kwargs or {})
+
+    def __getattr__(self, name: str) -> Any:
+        """Methods of tensors, by the same table as the functions."""
+        import torch
+
+        if name.startswith("__") or not hasattr(torch.Tensor, name):
+            raise AttributeError(name)
+        from cascade.frontends.torch_function.operations import method
+
+        return lambda *args, **kwargs: method(name, (self, *args), kwargs)
+
+    def __getitem__(self, index: Any) -> Any:
+        from cascade.frontends.torch_function.operations import indexed
+
+        return indexed(self, index)
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    # -- forms
+    def at(self, dims: Sequence[str | None]) -> Expr:
+        """The expression with other ranks for its dimensions."""
+        values: dict[str, Expr] = {
+            old: Coordinate(new)
+            for old, new in zip(self.dims, dims, strict=True)
+            if old is not None and new is not None and old != new
+        }
+        return substitute(self.expr, values)
+
+    def with_dims(self, dims: Sequence[str | None]) -> Traced:
+        return Traced(self.graph, self.at(dims), dims, self.kind)
+
+    def named(self, stem: str | None = None) -> Traced:
+        """A read of a statement with this value."""
+        if isinstance(self.expr, Read) and self._is_plain(self.expr):
+            return self
+        ranks = tuple(r for r in free_ranks(self.expr))
+        wanted = stem or variable()
+        name = self.graph.name(wanted or "T")
+        if wanted is None:
+            self.graph.unnamed.add(name)
+        self.graph.einsums.append(Einsum(name, ranks, self.expr))
+        return Traced(self.graph, Read(name, tuple(map(Coordinate, ranks))), self.dims, self.kind)
+
+    def _is_plain(self, e: Read) -> bool:
+        return all(isinstance(i, Coordinate) for i in e.index)
+
+
+def variable() -> str | None:
+    """The variable that the user's line assigns."""
+    import re
+
+    found = re.match(r"([A-Za-z][A-Za-z0-9_]*)\s*=[^=]", place().text)
+    return found[1] if found else None
+
+
+def _operators() -> None:
+    """Python's operators on Traced, by the methods of tensors."""
+    names = (
+        "add radd sub rsub mul rmul truediv rtruediv floordiv mod pow rpow matmul rmatmul neg "
+        "lt le gt ge eq ne and rand or ror invert xor abs"
+    )
+    for n in names.split():
+        special = f"__{n}__"
+
+        def operator(self: Any, *args: Any, _name: str = special) -> Any:
+            from cascade.frontends.torch_function.operations import method
+
+            return method(_name, (self, *args), {})
+
+        setattr(Traced, special, operator)
+
+
+_operators()
+
+__all__ = ["Graph", "Traced", "place", "reads", "refuse", "variable"]

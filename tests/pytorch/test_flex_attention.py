@@ -1,0 +1,157 @@
+"""FlexAttention's functions on our kernels, against its own eager evaluation."""
+
+from typing import Any
+
+import pytest
+
+import cascade
+from cascade.diagnostics import CascadeError
+
+torch = pytest.importorskip("torch")
+
+from torch.nn.attention import flex_attention as theirs  # noqa: E402
+
+from cascade.integrations import flex_attention as ours  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+B, H, P, M, E = 2, 4, 33, 33, 8
+SLOPE = torch.tensor([0.5, 0.25, 0.125, 0.0625])
+DOCUMENT = (torch.arange(M) // 7)[None].expand(B, M).contiguous()
+PREFIX = torch.tensor([3, 11])
+
+
+def causal(b, h, q, kv):
+    return q >= kv
+
+
+def window(b, h, q, kv):
+    return (q >= kv) & (q - kv < 5)
+
+
+def document(b, h, q, kv):
+    return (DOCUMENT[b, q] == DOCUMENT[b, kv]) & (q >= kv)
+
+
+def prefix(b, h, q, kv):
+    return (kv < PREFIX[b]) | (q >= kv)
+
+
+def alibi(score, b, h, q, kv):
+    return score - SLOPE[h] * (q - kv)
+
+
+def soft_cap(score, b, h, q, kv):
+    return 20 * torch.tanh(score / 20)
+
+
+def relative(score, b, h, q, kv):
+    return score + (q - kv)
+
+
+def causal_score(score, b, h, q, kv):
+    return torch.where(q >= kv, score, -float("inf"))
+
+
+def tensors(heads=H, keys=M, grad=False):
+    torch.manual_seed(0)
+    shapes = ((B, H, P, E), (B, heads, keys, E), (B, heads, keys, E))
+    return [torch.randn(*s, dtype=torch.float64, requires_grad=grad) for s in shapes]
+
+
+def both(score_mod, mask_mod, heads=H, **options):
+    """Outputs of both on the same tensors."""
+    found = []
+    for module in (theirs, ours):
+        mask = None
+        if mask_mod is not None:
+            mask = module.create_block_mask(mask_mod, B, H, P, M, device="cpu")
+        attend: Any = module.flex_attention
+        given = tensors(heads)
+        found.append(attend(*given, score_mod, mask, return_lse=True, **options))
+    return found
+
+
+MODS = [
+    (None, None),
+    (None, causal),
+    (None, window),
+    (None, document),
+    (None, prefix),
+    (alibi, causal),
+    (soft_cap, None),
+    (relative, window),
+    (causal_score, None),
+    (None, "both"),
+    (None, "either"),
+]
+
+
+@pytest.mark.parametrize(("score_mod", "mask_mod"), MODS, ids=str)
+def test_the_same_as_theirs(score_mod, mask_mod):
+    if mask_mod in ("both", "either"):
+        found = []
+        for module in (theirs, ours):
+            join = module.and_masks if mask_mod == "both" else module.or_masks
+            mask = module.create_block_mask(join(causal, prefix), B, H, P, M, device="cpu")
+            attend: Any = module.flex_attention
+            found.append((attend(*tensors(), None, mask),))
+    else:
+        found = both(score_mod, mask_mod)
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
+def test_grouped_heads_and_scale():
+    for a, b in zip(*both(None, causal, heads=2, enable_gqa=True, scale=0.3), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
+def test_gradients_of_what_is_captured():
+    slopes = torch.tensor([0.5, 0.3, 0.1, 0.2], dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(P, M, dtype=torch.float64, requires_grad=True)
+
+    def score(s, b, h, q, kv):
+        return s - slopes[h] * (q - kv) + bias[q, kv]
+
+    mask = ours.create_block_mask(causal, None, None, P, M)
+    attend: Any = ours.flex_attention
+    given = tensors(grad=True)
+    attend(*given, score, mask).square().sum().backward()
+    mine = [slopes.grad.clone(), bias.grad.clone()]
+    slopes.grad = bias.grad = None
+    q, k, v = tensors(grad=True)
+    distance = (torch.arange(P)[:, None] - torch.arange(M)).double()
+    s = q @ k.mT * E**-0.5 - slopes[:, None, None] * distance + bias
+    s = s.masked_fill(distance < 0, -float("inf"))
+    (s.softmax(-1) @ v).square().sum().backward()
+    torch.testing.assert_close(mine, [slopes.grad, bias.grad])
+    torch.testing.assert_close([t.grad for t in given], [q.grad, k.grad, v.grad])
+
+
+def test_a_function_is_traced_into_conditions_and_not_a_mask():
+    from cascade.integrations.flex_attention import _built
+
+    made = _built(alibi, window, False, (B, H, P, M)).spec
+    text = str(made)
+    assert "S[b,h,p,m] = QK[b,h,p,m] - captured1[h] * (p - m) where p >= m and p - m < 5" in text
+    assert str(cascade.parse(text)) == text
+    assert cascade.derive(made).passes_after["m"] == 1
+
+
+def test_a_row_without_keys_is_zero():
+    given = tensors(grad=True)
+    attend: Any = ours.flex_attention
+    mask = ours.create_block_mask(lambda b, h, q, kv: kv < q, B, H, P, M)
+    out, lse = attend(*given, None, mask, return_lse=True)
+    assert (out[:, :, 0] == 0).all() and (lse[:, :, 0] == -float("inf")).all()
+    out.sum().backward()
+    assert all(t.grad.isfinite().all() for t in given)
+
+
+def test_what_has_no_form_is_said():
+    with pytest.raises(CascadeError, match="has no form"):
+        attend: Any = ours.flex_attention
+        attend(*tensors(), lambda s, b, h, q, kv: torch.special.i0(s))
+    with pytest.raises(cascade.InputError, match="enable_gqa"):
+        ours.flex_attention(*tensors(heads=2))
