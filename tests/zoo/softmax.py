@@ -258,6 +258,42 @@ def routing(a: Arrays) -> Arrays:
     return {"O": w @ a["V"], "G": w @ scores[:, None]}
 
 
+def opera(a: Arrays) -> Arrays:
+    """Column by column, row by row, as the published loop goes."""
+    w = weights(logits(a["Q"], a["K"]), causal(a)).max(1)
+    w = w / w.sum(-1, keepdims=True)
+    columns = np.ones((2, 7))
+    for j in range(7):
+        for i in range(j, 7):
+            columns[:, j] *= a["sigma"] * w[:, i, j]
+    return {"C": columns, "PHI": columns.max(-1)}
+
+
+def halo_inputs(rng: np.random.Generator) -> Arrays:
+    draw = rng.standard_normal
+    image = {"Q": draw((1, 2, 5, 4, 3)), "K": draw((1, 2, 5, 4, 3)), "V": draw((1, 2, 5, 4, 2))}
+    return image | {"RY": draw((7, 3)), "RX": draw((7, 3))}
+
+
+def halo(a: Arrays) -> Arrays:
+    """Pixel by pixel, over the pixels of the image within the block's window."""
+    block, ring, out = a["L"], a["R"], np.zeros(a["V"].shape)
+    window = block + 2 * ring
+    _, count, rows, columns, width = a["Q"].shape
+    for h, y, x in np.ndindex(count, rows, columns):
+        top, left = y - y % block - ring, x - x % block - ring
+        scores, values = [], []
+        for v in range(max(top, 0), min(top + window, rows)):
+            for u in range(max(left, 0), min(left + window, columns)):
+                q = a["Q"][0, h, y, x]
+                offset = v - top - y % block, u - left - x % block
+                bias = a["RY"][offset[0] + window - 1] + a["RX"][offset[1] + window - 1]
+                scores.append(q @ a["K"][0, h, v, u] / np.sqrt(width) + q @ bias)
+                values.append(a["V"][0, h, v, u])
+        out[0, h, y, x] = weights(np.array(scores)) @ np.array(values)
+    return {"O": out}
+
+
 def more(shape: dict[str, int], **others: Any) -> Any:
     """Heads of these sizes, and other inputs each drawn by its own function."""
     return lambda rng: heads(rng, **shape) | {name: f(rng) for name, f in others.items()}
@@ -284,6 +320,16 @@ POOLING = lambda rng: {  # noqa: E731
 }
 
 MECHANISMS: tuple[Mechanism, ...] = (
+    Mechanism(
+        "opera",
+        lambda rng: {k: v for k, v in heads(rng).items() if k != "V"},
+        opera,
+        4,
+        3,
+        params={"sigma": 5},
+        note="statistics of the rows, the row sums of the largest weights, the columns",
+    ),
+    Mechanism("halo", halo_inputs, halo, 3, 1, rank="j", params={"L": 2, "R": 1}),
     Mechanism("flash_attention", more({"rows": 9, "keys": 7}), flash, 3, 1, note="2 empty rows"),
     Mechanism("mixture_of_heads", moh_inputs, lambda a: moh(a, True), 3, 1, params={"J": 2}),
     Mechanism("mixture_of_heads_paper", moh_inputs, lambda a: moh(a, False), 3, 1, params={"J": 2}),
