@@ -269,6 +269,21 @@ def opera(a: Arrays) -> Arrays:
     return {"C": columns, "PHI": columns.max(-1)}
 
 
+def sparsifiner(a: Arrays) -> Arrays:
+    """Row by row: a sparse coefficient, a guess of the row, its largest places."""
+    basis = np.where(np.abs(a["up"]) > a["least"], np.abs(a["up"]), 0)
+    out = np.zeros((2, 3, 7, 5))
+    for b, h, p in np.ndindex(2, 3, 7):
+        low = a["down"].T @ a["CK"][b, h] @ a["CQ"][b, h, p] / np.sqrt(3)
+        part = weights(low)
+        part[np.argsort(-part, kind="stable")[a["I"] :]] = 0
+        seen = np.zeros(9, bool)
+        seen[np.argsort(-(basis @ part), kind="stable")[: a["J"]]] = True
+        scores = a["K"][b, h] @ a["Q"][b, h, p] / np.sqrt(4)
+        out[b, h, p] = weights(scores, seen | (p == 0)) @ a["V"][b, h]
+    return {"O": out}
+
+
 def halo_inputs(rng: np.random.Generator) -> Arrays:
     draw = rng.standard_normal
     image = {"Q": draw((1, 2, 5, 4, 3)), "K": draw((1, 2, 5, 4, 3)), "V": draw((1, 2, 5, 4, 2))}
@@ -320,6 +335,21 @@ POOLING = lambda rng: {  # noqa: E731
 }
 
 MECHANISMS: tuple[Mechanism, ...] = (
+    Mechanism(
+        "sparsifiner",
+        more(
+            CROSS,
+            CQ=lambda rng: rng.standard_normal((2, 3, 7, 2)),
+            CK=lambda rng: rng.standard_normal((2, 3, 9, 2)),
+            down=lambda rng: rng.standard_normal((9, 4)),
+            up=lambda rng: rng.standard_normal((9, 4)),
+        ),
+        sparsifiner,
+        3,
+        1,
+        params={"I": 2, "J": 4, "least": 0.1},
+        note="over K and V; the pass of the guess reads CK, an input of its own",
+    ),
     Mechanism(
         "opera",
         lambda rng: {k: v for k, v in heads(rng).items() if k != "V"},
