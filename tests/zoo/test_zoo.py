@@ -1,0 +1,63 @@
+"""Every registered mechanism: its reference, its passes, its kernels in NumPy."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cascade
+from cascade.api import run_program
+from tests.zoo import selection, softmax
+from tests.zoo.registry import Mechanism
+
+FOLDER = Path(__file__).resolve().parents[2] / "examples" / "zoo"
+ALL: tuple[Mechanism, ...] = softmax.MECHANISMS + selection.MECHANISMS
+EACH = pytest.mark.parametrize("mechanism", ALL, ids=lambda m: m.name)
+
+
+def load(mechanism: Mechanism) -> Any:
+    return cascade.load(FOLDER / f"{mechanism.name}.cascade")
+
+
+def drawn(mechanism: Mechanism, seed: int = 0) -> dict[str, Any]:
+    return mechanism.inputs(np.random.default_rng([seed, *mechanism.name.encode()]))
+
+
+def agree(found: Any, wanted: Any, tolerance: float) -> None:
+    assert found.keys() == wanted.keys()
+    for name, expected in wanted.items():
+        assert found[name].shape == np.shape(expected), name
+        assert not np.isnan(found[name]).any(), name
+        np.testing.assert_allclose(found[name], expected, rtol=tolerance, atol=tolerance)
+
+
+@EACH
+def test_agrees_with_its_reference(mechanism: Mechanism) -> None:
+    for seed in range(3):
+        arrays = drawn(mechanism, seed)
+        found = cascade.run(load(mechanism), arrays, dict(mechanism.params))
+        agree(found, mechanism.reference(arrays | dict(mechanism.params)), mechanism.tolerance)
+
+
+@EACH
+def test_has_the_passes_of_the_literature(mechanism: Mechanism) -> None:
+    report = cascade.analyse(load(mechanism))
+    assert report.derived_passes is not None
+    found = report.passes.of_rank()[mechanism.rank], report.derived_passes[mechanism.rank]
+    assert found == (mechanism.written, mechanism.derived)
+
+
+@EACH
+def test_runs_as_kernels(mechanism: Mechanism) -> None:
+    """The Program in NumPy computes in float32."""
+    arrays = drawn(mechanism)
+    found, _ = run_program(load(mechanism), arrays, dict(mechanism.params), {})
+    agree(found, mechanism.reference(arrays | dict(mechanism.params)), 3e-5)
+
+
+def test_every_spec_of_these_families_is_registered() -> None:
+    def family(path: Path) -> bool:
+        return any(f"# Family: {name}\n" in path.read_text() for name in ("softmax", "selection"))
+
+    assert {m.name for m in ALL} == {p.stem for p in FOLDER.glob("*.cascade") if family(p)}
