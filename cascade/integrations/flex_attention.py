@@ -11,7 +11,7 @@ it, without a mask in memory.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -30,7 +30,7 @@ from cascade.ir.cascade import (
     in_file_order,
 )
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Symbol, Where
-from cascade.ir.walk import conjunction, conjuncts, free_ranks
+from cascade.ir.walk import conjunction, conjuncts, free_ranks, reads
 
 Mod = Callable[..., Any]
 
@@ -153,7 +153,21 @@ def _built(
     if mask_mod is not None:
         conditions = conjuncts(trace_scores(graph, mask_mod, points, capture).expr)
     conditions = tuple(c for c in conditions if c != Const(True))
+    _share_ranks(graph, (score, *conditions), dict(zip("bhpm", sizes, strict=True)))
     return _Scores(_spec(graph, score, conditions, grouped), captured)
+
+
+def _share_ranks(graph: Graph, parts: tuple[Expr, ...], sizes: dict[str, int]) -> None:
+    """A captured tensor with an element for each head, only read at the head, has its rank."""
+    for n, t in enumerate(graph.inputs):
+        found = [r.index for e in parts for r in reads(e) if r.tensor == t.name]
+        ranks = list(t.ranks)
+        for slot, rank in enumerate(t.ranks):
+            at = {index[slot] for index in found}
+            for name, size in sizes.items():
+                if at == {Coordinate(name)} and graph.sizes[rank] == size and name not in ranks:
+                    ranks[slot] = name
+        graph.inputs[n] = replace(t, ranks=tuple(ranks))
 
 
 def _spec(graph: Graph, score: Expr, conditions: tuple[Expr, ...], grouped: bool) -> Cascade:
@@ -200,7 +214,8 @@ def _spec(graph: Graph, score: Expr, conditions: tuple[Expr, ...], grouped: bool
     )
     names = ["b", "h", "p", "e", "m", "f", *(["g"] if grouped else [])]
     ranks = [Rank(r, Symbol(r.upper())) for r in names]
-    ranks += [Rank(r, Symbol(r.upper())) for t in graph.inputs for r in t.ranks]
+    own = dict.fromkeys(r for t in graph.inputs for r in t.ranks if r not in names)
+    ranks += [Rank(r, Symbol(r.upper())) for r in own]
     einsums = (
         Einsum("QK", tuple("bhpm"), qk),
         Einsum("S", tuple("bhpm"), body),

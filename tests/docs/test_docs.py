@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import linecache
 import os
 import re
 import shlex
@@ -208,6 +209,7 @@ def command(words: list[str]) -> tuple[int, str]:
 def run_python(text: str, namespace: dict[str, Any], name: str) -> str:
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
+        linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
         exec(compile(text, name, "exec"), namespace)
     return output.getvalue()
 

@@ -39,7 +39,7 @@ def test_random_texts(number, seed):
 
 def test_the_texts_get_past_the_syntax():
     accepted, codes = 0, set()
-    for text in texts(400, 3):
+    for text in texts(1200, 3):
         try:
             cascade.parse(text)
             accepted += 1
