@@ -7,6 +7,8 @@ outputs = cascade.run(spec, {"Q": q, "K": k, "V": v})
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from cascade.diagnostics import CascadeError, Diagnostic, InputError
@@ -42,6 +44,17 @@ if TYPE_CHECKING:
         schedule,
         trace,
     )
+
+
+class _Package(ModuleType):
+    """`cascade.schedule` is a function, although a package has that name, too."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in __all__ and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:
