@@ -567,6 +567,56 @@ def examples(name: str | None, folder: str | None, as_json: bool) -> None:
 
 
 @cli.command()
+@click.argument("name", required=False)
+@click.option("--passes", type=click.IntRange(1), metavar="N", help="Those derived to N passes")
+@click.option("--linear", is_flag=True, help="Those with a state")
+@click.option("--markdown", "as_markdown", is_flag=True, help="The page docs/zoo.md")
+@set_option
+@json_option
+def zoo(
+    name: str | None,
+    passes: int | None,
+    linear: bool,
+    as_markdown: bool,
+    settings: dict[str, Number],
+    as_json: bool,
+) -> None:
+    """Published mechanisms as specs: list them, price them for extents, or print one."""
+    from cascade import zoo
+
+    if name is not None:
+        found = zoo.entry(name)
+        _print_json({"name": name, "text": found.text}) if as_json else click.echo(
+            found.text, nl=False
+        )
+        return
+    with _Progress("analysing"):
+        if as_markdown:
+            click.echo(zoo.markdown(), nl=False)
+            return
+        chosen = zoo.chosen(passes, linear, settings)
+    if as_json:
+        _print_json([zoo.as_dict(e, c) for e, c in chosen])
+    elif chosen:
+        click.echo(zoo.listed(chosen, bool(settings)))
+    else:
+        click.echo("none")
+
+
+@cli.command()
+@click.option("--from", "name", required=True, metavar="NAME", help="A mechanism of the zoo")
+@click.option("--output", "-o", metavar="FILE", help="NAME.cascade by default")
+@json_option
+def new(name: str, output: str | None, as_json: bool) -> None:
+    """Copy a mechanism of the zoo to start from."""
+    from cascade import api, zoo
+
+    path = output or f"{name}.cascade"
+    api.new_text(path, zoo.entry(name).text)
+    _print_json({"written": path}) if as_json else click.echo(f"written to {path}")
+
+
+@cli.command()
 @click.argument("spec", type=click.Path(), required=False)
 @set_option
 @click.option(

@@ -72,6 +72,10 @@ def both(score_mod, mask_mod, heads=H, **options):
     return found
 
 
+def named(mod):
+    return getattr(mod, "__name__", str(mod))
+
+
 MODS = [
     (None, None),
     (None, causal),
@@ -87,7 +91,7 @@ MODS = [
 ]
 
 
-@pytest.mark.parametrize(("score_mod", "mask_mod"), MODS, ids=str)
+@pytest.mark.parametrize(("score_mod", "mask_mod"), MODS, ids=named)
 def test_the_same_as_theirs(score_mod, mask_mod):
     if mask_mod in ("both", "either"):
         found = []

@@ -8,6 +8,7 @@ import pytest
 
 import cascade
 from cascade.api import run_program
+from cascade.backends.differences import differences
 from tests.zoo import selection, softmax
 from tests.zoo.registry import Mechanism
 
@@ -61,3 +62,18 @@ def test_every_spec_of_these_families_is_registered() -> None:
         return any(f"# Family: {name}\n" in path.read_text() for name in ("softmax", "selection"))
 
     assert {m.name for m in ALL} == {p.stem for p in FOLDER.glob("*.cascade") if family(p)}
+
+
+CORNERS = {"vision_divergence"}  # a length that is 0 where nothing is visual
+
+
+@EACH
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_gradient(mechanism: Mechanism) -> None:
+    """The derived gradient against central differences, whatever the extents."""
+    spec = load(mechanism)
+    trials = differences(spec, cascade.gradient(spec), 0, 4)
+    if mechanism.name not in CORNERS:
+        wrong = [t for t in trials if t.defined and t.extents.get("E", 1) and not t.ok]
+        assert not wrong, wrong[0]
+        assert any(t.smooth and t.scale > 1 for t in trials)

@@ -1,0 +1,179 @@
+"""The zoo: published mechanisms as specs, what they cost, and a table of them.
+
+Everything is read from the files of `examples/zoo`: the first lines of a spec say what it is, its
+source, the form it follows and its family; the rest is analysed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from cascade.analysis.tables import table
+from cascade.diagnostics import did_you_mean, input_error
+from cascade.ir.cascade import Cascade
+
+Number = int | float | bool
+FIELDS = ("Source", "Form", "Family", "Phase")
+
+PREFACE = """# The zoo
+
+Published mechanisms as specs, one file each in `examples/zoo`. `cascade zoo` lists them, `cascade
+zoo NAME` prints one, and `cascade new --from NAME` copies it to start from. The passes are those
+over the rank that the most are over, as written and as the rewriter derives them: no file has a
+hint. Each spec is tested against a reference written from the maths, its passes against a register,
+its kernels in NumPy, and its gradient against differences (`tests/zoo`).
+
+This page is written by `cascade zoo --markdown`.
+"""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One mechanism: its file and what the head of it says."""
+
+    name: str
+    title: str
+    source: str
+    form: str
+    family: str
+    phase: str
+    text: str
+
+    @property
+    def recurs(self) -> bool:
+        """Whether the spec has a state that steps."""
+        return re.search(r"^init\b", self.text, re.MULTILINE) is not None
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Passes over the rank that is passed over most, as written and derived, and work by kind."""
+
+    rank: str
+    written: int
+    derived: int
+    work: Mapping[str, str]
+
+
+def entries() -> Iterator[Entry]:
+    """Every mechanism, by name."""
+    folder = files("cascade.examples") / "zoo"
+    for path in sorted(folder.iterdir(), key=lambda p: p.name):
+        if path.name.endswith(".cascade"):
+            yield _entry(path.name.removesuffix(".cascade"), path.read_text("utf-8"))
+
+
+def _entry(name: str, text: str) -> Entry:
+    head = [line[2:] for line in text.splitlines() if line.startswith("# ")]
+    found = dict.fromkeys(FIELDS, "")
+    for line in head[1:]:
+        key, _, value = line.partition(": ")
+        if key in found and not found[key]:
+            found[key] = value
+    title = head[0] if head else name
+    return Entry(name, title, found["Source"], found["Form"], found["Family"], found["Phase"], text)
+
+
+def entry(name: str) -> Entry:
+    """A mechanism by its name. Raises `InputError`."""
+    known = {e.name: e for e in entries()}
+    if name not in known:
+        hints = did_you_mean(name, known) or ("`cascade zoo` lists them",)
+        raise input_error("example", f"the zoo has no `{name}`", *hints)
+    return known[name]
+
+
+def costs(e: Entry, settings: Mapping[str, Number] | None = None) -> Costs:
+    """The passes and the work of a mechanism, with the extents of `settings` that it has."""
+    from cascade import api
+
+    spec = api.parse(e.text, f"{e.name}.cascade")
+    report = api.analyse(spec, _those_of(spec, settings or {}))
+    written = report.passes.of_rank()
+    derived = report.derived_passes or written
+    rank = max(written, key=lambda r: (written[r], r not in ("e", "f", "d"), r == "m"))
+    counted: Any = report.to_dict()["work"]
+    work = {
+        kind: str(found["count"] if found["value"] is None else f"{found['value']:,}")
+        for kind, found in counted.items()
+    }
+    return Costs(rank, written[rank], derived[rank], work)
+
+
+def _those_of(spec: Cascade, settings: Mapping[str, Number]) -> dict[str, Number]:
+    own = {r.name.upper() for r in spec.ranks if not r.declared} | {p.name for p in spec.params}
+    return {n: v for n, v in settings.items() if n in own}
+
+
+def chosen(
+    passes: int | None = None, linear: bool = False, settings: Mapping[str, Number] | None = None
+) -> list[tuple[Entry, Costs]]:
+    """The mechanisms with so many derived passes, or with a state, and their costs."""
+    found = []
+    for e in entries():
+        if linear and not (e.recurs or e.family == "linear"):
+            continue
+        c = costs(e, settings)
+        if passes is None or c.derived == passes:
+            found.append((e, c))
+    return found
+
+
+def listed(found: list[tuple[Entry, Costs]], priced: bool) -> str:
+    """A table for the screen."""
+    header = ["name", "family", "passes", *(["mac", "exp"] if priced else []), "what it is"]
+    rows = []
+    for e, c in found:
+        work = [c.work.get("mac", "0"), c.work.get("exp", "0")] if priced else []
+        rows.append([e.name, e.family, _passes(c), *work, _short(e.title)])
+    return table(header, rows, indent="")
+
+
+def _passes(c: Costs) -> str:
+    changed = f"{c.written} -> {c.derived}" if c.written != c.derived else str(c.written)
+    return f"{c.rank}: {changed}"
+
+
+def _short(title: str, most: int = 60) -> str:
+    return title if len(title) <= most else f"{title[: most - 1].rstrip()}…"
+
+
+def markdown() -> str:
+    """The text of docs/zoo.md."""
+    found = chosen()
+    families = dict.fromkeys(e.family for e, _ in found)
+    parts = [PREFACE]
+    for family in families:
+        rows = [
+            f"| [{e.name}](../examples/zoo/{e.name}.cascade) | {e.title} | {e.source} | "
+            f"{c.rank}: {c.written} | {c.derived} | {_form(e)} |"
+            for e, c in found
+            if e.family == family
+        ]
+        parts.append(
+            f"## {family.capitalize()}\n\n"
+            "| name | what it is | source | passes written | derived | runs as |\n"
+            "|---|---|---|---|---|---|\n" + "\n".join(rows) + "\n"
+        )
+    return "\n".join(parts)
+
+
+def _form(e: Entry) -> str:
+    return "recurrence, chunked" if e.recurs else "streaming"
+
+
+def as_dict(e: Entry, c: Costs) -> dict[str, Any]:
+    """For programs."""
+    return {
+        "name": e.name,
+        "title": e.title,
+        "source": e.source,
+        "form": e.form,
+        "family": e.family,
+        "passes": {"rank": c.rank, "written": c.written, "derived": c.derived},
+        "work": dict(c.work),
+    }
