@@ -17,7 +17,6 @@ from cascade.diagnostics import CascadeError, did_you_mean, fail
 from cascade.gradients.flatten import flatten
 from cascade.gradients.names import Names
 from cascade.gradients.normaliser import normalised
-from cascade.gradients.present import present
 from cascade.gradients.products import Products
 from cascade.gradients.record import GradientStep, Record
 from cascade.gradients.reverse import Reverse
@@ -27,6 +26,7 @@ from cascade.ir.cascade import Cascade, Einsum, Rank, Tensor
 from cascade.ir.kinds import declared_kind, required_kinds, tensor_kinds
 from cascade.ir.verify import verify
 from cascade.ir.walk import reads, symbols
+from cascade.transforms.present import present
 
 
 @dataclass(frozen=True)

@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from cascade.gradients.affine import always, divisible, simplified
 from cascade.gradients.build import ZERO, at, or_zero, plus, point
 from cascade.gradients.hoist import Hoist
 from cascade.gradients.names import Names
 from cascade.gradients.pinned import pinned
-from cascade.gradients.present import Present
 from cascade.gradients.products import Products
 from cascade.gradients.pull import Pull, Pulled
 from cascade.gradients.record import Record
 from cascade.gradients.solve import Solve
 from cascade.gradients.stages import staged
 from cascade.gradients.term import Term
+from cascade.ir.affine import always, divisible, simplified_indexes
 from cascade.ir.cascade import Cascade, Einsum
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read
 from cascade.ir.order import Group, evaluation_order, offset
-from cascade.ir.walk import free_ranks, reads, substitute, transform
+from cascade.ir.walk import free_ranks, reads, substitute
 from cascade.transforms.presence import is_present
+from cascade.transforms.present import Present
 
 
 @dataclass
@@ -383,17 +383,3 @@ def _implied(conditions: tuple[Expr, ...], names: Names) -> set[Expr]:
 def _singular(e: Expr) -> bool:
     """Whether the derivative of a statement can be infinite at a finite point."""
     return isinstance(e, Map) and e.op in ("/", "log", "log2", "sqrt", "rsqrt", "**")
-
-
-def simplified_indexes(e: Expr) -> Expr:
-    """Indexes of reads, and sides of comparisons, in their shortest form."""
-
-    def rule(n: Expr) -> Expr | None:
-        match n:
-            case Read(_, index):
-                return replace(n, index=tuple(simplified(i) for i in index))
-            case Map("<" | "<=" | ">" | ">=" | "==" | "!=", (a, b)):
-                return replace(n, args=(simplified(a), simplified(b)))
-        return None
-
-    return transform(e, rule)

@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Container
 from dataclasses import replace
 
-from cascade.gradients.affine import grouped
 from cascade.gradients.build import ZERO, compare, minus, plus
 from cascade.gradients.names import Names
 from cascade.gradients.pull import Pulled
 from cascade.gradients.term import Term
+from cascade.ir.affine import grouped
 from cascade.ir.cascade import Cascade
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read
 from cascade.ir.walk import free_ranks, reads, substitute

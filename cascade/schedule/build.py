@@ -758,7 +758,7 @@ class Builder:
     def store(self, step: Settled, value: Expr, index: tuple[Expr, ...] | None = None) -> None:
         """Write a tensor; 0, -1 or false where it is absent."""
         places = self.partition.place_in(self.draft, step.ranks) if self.whole else {}
-        parts = tuple(self.value(placed(c, places)) for c in step.present)
+        parts = tuple(self.value(self.roles.tidy(placed(c, places))) for c in step.present)
         there = conjoin(parts)
         if there != TRUE:
             value = Map("select", (there, value, ABSENT[step.kind]))
@@ -767,8 +767,12 @@ class Builder:
             index = tuple(self.value(placed(Coordinate(r), places)) for r in step.ranks)
         inside: list[Expr] = []
         for i, rank in zip(index, step.ranks, strict=True):
-            if not isinstance(i, Coordinate) and rank in self.whole:
+            if isinstance(i, Coordinate):
+                continue
+            if rank in self.whole:
                 inside.append(Map("<", (i, self.extent(rank))))
+            elif rank in places:
+                inside.append(Map("<=", (Const(0), i)))
         self.scopes[-1].nodes.append(Store(step.name, index, value, tuple(inside)))
 
     def kernel_axes(self) -> tuple[Axis, ...]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import networkx as nx
 
 from cascade.ir.cascade import extent_symbol
-from cascade.ir.expr import Coordinate, Expr, Map, Read
+from cascade.ir.expr import Const, Coordinate, Expr, Map, Read
 from cascade.ir.ops import MAPS
 from cascade.ir.walk import free_ranks, reads, walk
 from cascade.schedule.errors import NoSchedule
@@ -42,6 +42,15 @@ class Partition:
         self.steps = roles.steps
         self.cascade = roles.cascade
         self.inputs = {t.name for t in self.cascade.inputs}
+        self.needs: dict[str, frozenset[Read]] = {}
+        self.parts = {r for p in self.cascade.partitions for r in p.parts}
+        try:
+            self._divide(whole_tiles=True)
+        except NoSchedule:  # one needs tiles of the other, and the other way round
+            self._divide(whole_tiles=False)
+
+    def _divide(self, whole_tiles: bool) -> None:
+        """Kernels, begun again as long as a step turns out to need one of its own."""
         self.own: set[str] = set()  # steps that are computed once, in a kernel of their own
         self.apart: set[str] = set(self.cascade.outputs)  # results that need their own grid
         while True:
@@ -52,7 +61,8 @@ class Partition:
             self._stored()
             for kernel in self.kernels:
                 kernel.rows = self._rows(kernel)
-            again, apart = self._repeated() - self.own, self._narrow() - self.apart
+            again, apart = self._repeated(), self._narrow() - self.apart
+            again = (again | self._scattered() if whole_tiles else again) - self.own
             if not again and not apart:
                 break
             self.own |= again
@@ -136,11 +146,10 @@ class Partition:
         elsewhere = {r.tensor for r in needed if r.tensor not in k.members} - cluster
         return not any(self._reaches(n, k) for n in elsewhere)
 
-    def _needs(self, s: Settled) -> set[Read]:
-        found: set[Read] = set()
-        for part in parts_of(s):
-            found |= self.roles.requires(part)
-        return found
+    def _needs(self, s: Settled) -> frozenset[Read]:
+        if s.name not in self.needs:
+            self.needs[s.name] = frozenset(r for e in parts_of(s) for r in self.roles.requires(e))
+        return self.needs[s.name]
 
     def _reaches(self, name: str, k: Draft, seen: set[str] | None = None) -> bool:
         """Whether a result outside of a kernel was made from one inside it."""
@@ -240,15 +249,25 @@ class Partition:
                 continue
             s = self.steps[name]
             home = self._home(s)
-            if home is None:
+            if home is None or not self._takes(home, name):
                 grid = self.roles.long(s.ranks)
                 free = (k for k in self.kernels if k.loop is None and k.grid == grid)
-                home = next((k for k in free if not self._crosses(s, k)), None)
+                fit = (k for k in free if not self._crosses(s, k) and self._takes(k, name))
+                home = next(fit, None)
                 if home is None:
                     home = Draft(None, grid)
                     self.kernels.append(home)
             home.stores.append(name)
             self.of[name] = home
+
+    def _takes(self, k: Draft, name: str) -> bool:
+        """Whether kernels have an order still if one of them stores a tensor."""
+        k.stores.append(name)
+        self.of[name] = k
+        graph = nx.DiGraph((id(b), id(x)) for x in self.kernels for b in self._before(x))
+        k.stores.remove(name)
+        del self.of[name]
+        return bool(nx.is_directed_acyclic_graph(graph))
 
     def _store(self, k: Draft, name: str, index: tuple[Expr, ...] = ()) -> None:
         s = self.steps[name]
@@ -271,8 +290,9 @@ class Partition:
             if k.loop is None or not any(r.tensor in k.members for r in needed):
                 continue
             long = set(self.roles.long(s.ranks))
-            left = long - set(k.grid)
-            if set(k.grid) <= long and left <= k.loop.ranks and not self._crosses(s, k):
+            left = long - set(k.grid) - set(self.place_in(k, s.ranks))
+            inside = set(k.grid) <= long and left <= k.loop.ranks and self._steps_along(s, k)
+            if inside and not self._crosses(s, k):
                 here = [r for r in self._placed_needs(s, k) if r.tensor in k.members]
                 if all(self.in_place(r, k) for r in here):
                     return k
@@ -287,12 +307,28 @@ class Partition:
         return found
 
     def place_in(self, k: Draft, ranks: tuple[str, ...]) -> dict[str, Expr]:
-        """Where the coordinates of a tensor are in an ordered loop over tiles."""
+        """Where the coordinates of a tensor are in an ordered loop over tiles, or in its reverse:
+        `i = I - 1 - i2`, as a gradient has it.
+        """
         loop = k.loop
-        if loop is None or not loop.ordered or not loop.inner or loop.rank not in ranks:
+        if loop is None or not loop.ordered or not loop.inner:
             return {}
-        p = next(p for p in self.cascade.partitions if p.rank == loop.rank)
-        return {loop.rank: p.expression}
+        here = next(p for p in self.cascade.partitions if p.rank == loop.rank).expression
+        if loop.rank in ranks:
+            return {loop.rank: here}
+        extent = self.cascade.rank[loop.rank].extent
+        away = loop.ranks | set(k.grid) | self.roles.widths
+        turned = [r for r in ranks if r not in away and self.cascade.rank[r].extent == extent]
+        if len(turned) != 1:
+            return {}
+        return {turned[0]: Map("-", (Map("-", (extent, Const(1))), here))}
+
+    def _steps_along(self, s: Settled, k: Draft) -> bool:
+        """Whether a tensor, if it is placed in the reverse of a loop, reads it step by step."""
+        assert k.loop is not None
+        turned = set(self.place_in(k, s.ranks)) - {k.loop.rank}
+        needed = [r for r in self._needs(s) if r.tensor in k.members]
+        return not turned or any(turned & set(free_ranks(r)) for r in needed)
 
     def _crosses(self, s: Settled, k: Draft) -> bool:
         """Whether a kernel would need a result made elsewhere from what it makes."""
@@ -385,6 +421,40 @@ class Partition:
                     if self._can_stand_alone(s, k):
                         found.add(name)
         return {n for n in found if not self._only_inside(n, found)}
+
+    def _scattered(self) -> set[str]:
+        """Steps over tiles, made of results of loops, that a kernel would compute row by row, for
+        it has other tiles.
+        """
+        found: set[str] = set()
+        for k in self.kernels:
+            seen: set[Read] = set()
+            for name in (*k.members, *k.stores):
+                s = self.steps[name]
+                places = self.place_in(k, s.ranks) if name in k.stores else {}
+                for part in parts_of(s):
+                    self._computed_tiles(placed(part, places), found, seen)
+        return found
+
+    def _computed_tiles(self, e: Expr, found: set[str], seen: set[Read]) -> None:
+        for r in [n for n in walk(e) if isinstance(n, Read)]:
+            step = self.steps.get(r.tensor)
+            if step is None or r.tensor in self.own or self.roles.streams(r.tensor):
+                continue
+            r = Read(r.tensor, tuple(self.roles.tidy(i) for i in r.index))
+            if r in seen:
+                continue
+            seen.add(r)
+            places = dict(zip(step.ranks, r.index, strict=True))
+            if any(self._is_computed(places[x]) for x in step.ranks if x in self.parts):
+                if self._needs(step):
+                    found.add(r.tensor)
+                    continue
+            for part in parts_of(step):
+                self._computed_tiles(placed(part, places, step.bound), found, seen)
+
+    def _is_computed(self, i: Expr) -> bool:
+        return isinstance(i, Map) and i.op == "//"
 
     def _only_inside(self, name: str, found: set[str]) -> bool:
         """Whether every reader of a step is itself to be stored, or only serves one that is."""

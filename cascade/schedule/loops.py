@@ -54,7 +54,8 @@ def _along_loop(builder: Builder, name: str) -> bool:
     loop = builder.draft.loop
     if loop is None or name in builder.draft.members:
         return False
-    return bool(set(builder.roles.steps[name].ranks) & loop.ranks)
+    ranks = builder.roles.steps[name].ranks
+    return bool(set(ranks) & loop.ranks or builder.partition.place_in(builder.draft, ranks))
 
 
 def _levels(builder: Builder) -> dict[str, int]:

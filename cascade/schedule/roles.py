@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from cascade.ir.affine import simplified
 from cascade.ir.cascade import Cascade, Partition
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol
 from cascade.ir.walk import children, reads, substitute, transform
@@ -48,6 +49,8 @@ class Roles:
     widths: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
+        self._tidied: dict[Expr, Expr] = {}
+        self._required: dict[Expr, frozenset[Read]] = {}
         self.readers: dict[str, list[Settled]] = {}
         for s in self.steps.values():
             for name in {r.tensor for e in parts_of(s) for r in reads(e)}:
@@ -160,26 +163,30 @@ class Roles:
         return self.steps[name].iterative is not None
 
     def tidy(self, i: Expr) -> Expr:
-        """`(m1*M0 + m0) // M0` is m1, and `% M0` is m0."""
+        """`(m1*M0 + m0) // M0` is m1, and `% M0` is m0; sums in their shortest form."""
         wholes = {p.expression: p for p in self.cascade.partitions if len(p.parts) == 2}
 
         def rule(e: Expr) -> Expr | None:
             match e:
-                case Map("//" | "%" as op, (whole, stride)) if whole in wholes:
-                    p = wholes[whole]
-                    if self.cascade.rank[p.parts[1]].extent == stride:
+                case Map("//" | "%" as op, (whole, stride)):
+                    p = wholes.get(simplified(whole))
+                    if p is not None and self.cascade.rank[p.parts[1]].extent == stride:
                         return Coordinate(p.parts[0 if op == "//" else 1])
             return None
 
-        return transform(i, rule)
+        if i not in self._tidied:
+            self._tidied[i] = simplified(transform(i, rule))
+        return self._tidied[i]
 
     def requires(self, e: Expr) -> set[Read]:
         """The results of loops that an expression reads, through everything that is computed in
         place; as reads at the coordinates of the expression.
         """
-        found: set[Read] = set()
-        self._requires(e, found, set())
-        return found
+        if e not in self._required:
+            found: set[Read] = set()
+            self._requires(e, found, set())
+            self._required[e] = frozenset(found)
+        return set(self._required[e])
 
     def _requires(self, e: Expr, found: set[Read], seen: set[Read]) -> None:
         if isinstance(e, Read):

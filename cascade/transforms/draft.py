@@ -145,6 +145,7 @@ class Draft:
         loose = self._loose(einsums, {r for p in partitions for r in (p.rank, *p.parts)})
         for r in loose:
             self.ranks[r] = replace(self.ranks[r], declared=True)
+        loose -= given
         if loose:  # declarations stand before statements
             ranks = dict.fromkeys(r for r in ranks if r not in loose)
             first = [r for r in ranks if self.ranks[r].declared]
@@ -166,14 +167,15 @@ class Draft:
         tensors = {t.name: t.ranks for t in self.source.inputs} | {
             e.tensor: e.ranks for e in einsums
         }
-        given = split | {r for t in self.source.inputs for r in t.ranks}
+        inputs = {r for t in self.source.inputs for r in t.ranks}
+        given = split | {r for r in inputs if self.ranks[r].extent == Symbol(r.upper())}
         given |= {r.name for r in self.ranks.values() if r.declared}
         for e in einsums:
             for read in reads(e.body):
                 for slot, i in zip(tensors[read.tensor], read.index, strict=True):
                     if isinstance(i, Coordinate) and i.rank != slot:
-                        given.add(i.rank)
-        return {r for e in einsums for r in _ranks_of(e)} - given
+                        given |= {slot} if slot in inputs else {i.rank} - inputs
+        return ({r for e in einsums for r in _ranks_of(e)} | inputs) - given
 
 
 def _ranks_of(e: Einsum) -> list[str]:

@@ -11,8 +11,9 @@ from dataclasses import replace
 from typing import Self
 
 from cascade.analysis.normalise import Step
+from cascade.ir.affine import always, divisible
 from cascade.ir.cascade import Cascade
-from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Select, Where
+from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Select, Symbol, Where
 from cascade.ir.ops import MAPS, REDUCERS
 from cascade.ir.printer import print_expr
 from cascade.ir.walk import (
@@ -37,6 +38,7 @@ class Presence:
             s.target for s in steps if s.recurs is not None or s.iterative is not None
         }
         self.known: dict[str, tuple[Expr, ...] | None] = {}
+        self.divides = divisible(cascade)
 
     @classmethod
     def as_written(cls, cascade: Cascade, steps: tuple[Step, ...]) -> Self:
@@ -145,18 +147,18 @@ class Presence:
     def _bounds(self, e: Read) -> list[Expr]:
         """0 <= index < extent, where it is not plain from the ranks."""
         step = self.steps.get(e.tensor)
-        if step is not None:
-            if step.iterative is not None or e.tensor in self.recurring:
-                return []
-            ranks = step.ranks
-        else:
-            ranks = self.cascade.tensors[e.tensor].ranks
+        ranks = step.ranks if step is not None else self.cascade.tensors[e.tensor].ranks
+        slot = None if step is None else step.iterative
         found: list[Expr] = []
         partitions = {p.expression for p in self.cascade.partitions}
-        for rank, index in zip(ranks, e.index, strict=True):
+        sizes = {Const(0), *(r.extent for r in self.cascade.ranks)}  # never negative
+        for place, (rank, index) in enumerate(zip(ranks, e.index, strict=True)):
             extent = self.cascade.rank[rank].extent
+            if place == slot:  # the start, and one for each step
+                extent = Map("+", (extent, Const(1)))
             if isinstance(index, Coordinate):
-                if index.rank != rank and self.cascade.rank[index.rank].extent != extent:
+                own = self.cascade.rank.get(index.rank)  # none: a copy of a rank, just made
+                if index.rank != rank and own is not None and own.extent != extent:
                     found.append(Map("<", (index, extent)))
                 continue
             if (
@@ -165,10 +167,14 @@ class Presence:
                 and 0 <= index.value < extent.value
             ):
                 continue
-            if not (isinstance(index, Const) and index.value == 0) and index not in partitions:
+            if index not in partitions and index not in sizes:
                 found.append(Map("<=", (Const(0), index)))
             found.append(Map("<", (index, extent)))
-        return found
+        return [c for c in found if not always(c, self._extent, self.divides)]
+
+    def _extent(self, rank: str) -> Expr:
+        known = self.cascade.rank.get(rank)  # none of a rank that a rewrite has just made
+        return Symbol(f"the extent of {rank}") if known is None else known.extent
 
     def _tensor(self, step: Step) -> tuple[Expr, ...] | None:
         """Conjuncts over a tensor's own ranks; None where they have no such form."""

@@ -27,7 +27,7 @@ from cascade.transforms.normal_form import (
     of_monomial,
 )
 from cascade.transforms.placing import place
-from cascade.transforms.presence import Presence
+from cascade.transforms.present import present
 from cascade.transforms.ranges import Ranges
 from cascade.transforms.tiles import bare, filtered
 
@@ -50,7 +50,7 @@ class Opener:
         self.draft = draft
         self.steps = normalise(draft.source)
         by_name: dict[str, Step] = {s.target: s for s in self.steps}
-        self.presence = Presence.as_written(draft.source, self.steps)
+        self.presence = present(draft.source)
         self.ranges = Ranges(by_name)
         self.recurring = {
             s.einsum.tensor for s in self.steps if s.recurs is not None or s.iterative is not None

@@ -7,11 +7,14 @@ product with the state before it. Only the state at the ends of chunks is kept.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
+from cascade.ir.affine import simplified, simplified_indexes
 from cascade.ir.cascade import Einsum
-from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Symbol
+from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce
 from cascade.ir.order import evaluation_order, offset
 from cascade.ir.printer import print_expr
-from cascade.ir.walk import children, free_ranks, reads, rebuild
+from cascade.ir.walk import children, free_ranks, reads, rebuild, substitute
 from cascade.transforms.decay import Decay, decay_of
 from cascade.transforms.draft import NotChunkable, reads_inside
 from cascade.transforms.normal_form import (
@@ -21,7 +24,7 @@ from cascade.transforms.normal_form import (
 )
 from cascade.transforms.products import Opener
 from cascade.transforms.spell import atom_expr, to_expr
-from cascade.transforms.state_terms import StateTerms, Term, factors
+from cascade.transforms.state_terms import StateTerms, Term, factors, is_setting
 from cascade.transforms.tiles import add, filtered, mentions, sum_of_products, summed, times
 
 Inputs = list[list[Expr]]  # products of factors, placed at a column of a chunk
@@ -42,6 +45,16 @@ def find_recurrences(opener: Opener) -> list[Recurrence | tuple[Einsum, NotChunk
         members = {e.tensor: e for e in group.einsums if e.step is None}
         found.append(Recurrence(opener, stepping[0], group.inits[0], members))
     return found
+
+
+@dataclass(frozen=True)
+class Row:
+    """A rank that reads the state of step `step + shift`; `back` is the step of a row."""
+
+    rank: str
+    step: Expr  # what stands for the rank where the state's own rank steps
+    back: Expr
+    shift: int
 
 
 class Recurrence:
@@ -195,7 +208,7 @@ class Recurrence:
         if not t.bound:
             return Const(1), [*product, between]
         tiles, bound = self.tiles, set(t.bound)
-        inner = [f for f in (*product, between) if mentions(f, bound) or _is_setting(f)]
+        inner = [f for f in (*product, between) if mentions(f, bound) or is_setting(f)]
         light = [f for f in (*product, between) if f not in inner]
         conditions = tuple(tiles.at(c, self.rank, tiles.inner) for c in t.conditions)
         value = summed(t.bound, times(*inner), conditions)
@@ -222,10 +235,38 @@ class Recurrence:
 
     # -- the statements that read the state
     def _readers(self, statements: list[Einsum]) -> None:
+        """Every statement but the update reads the state at the ends of chunks.
+
+        What a step makes of the state point by point is read through it, so that the sum it stands
+        in is seen: a tensor of the size of all states is not made.
+        """
+        through = self._pointwise()
         for e in statements:
-            if e.tensor == self.name or not self.terms.holds(e.body):
+            if e.tensor == self.name:
                 continue
-            self.draft.replace(e, self._turned(e, e.body))
+            body = e.body if e.tensor in through else self._seen_through(e.body, through)
+            if self.terms.holds(body):
+                self.draft.replace(e, self._turned(e, body))
+
+    def _seen_through(self, e: Expr, through: dict[str, Einsum]) -> Expr:
+        if not any(r.tensor in through for r in reads(e)):
+            return e
+        return self.opener.inlined(e, lambda r: through.get(r.tensor))
+
+    def _pointwise(self) -> dict[str, Einsum]:
+        """What a step makes of every place of the state, and what it is made of."""
+        found: dict[str, Einsum] = {}
+        for name, e in self.members.items():
+            if set(self.update.ranks) <= set(e.ranks) and name not in self.draft.source.outputs:
+                found[name] = e
+        whole = self.update.body
+        if isinstance(whole, Read) and whole.tensor in found:  # it is the state of the next step
+            e = found[whole.tensor]
+            if whole.index == tuple(Coordinate(r) for r in e.ranks):
+                index: list[Expr] = [Coordinate(r) for r in self.update.ranks]
+                index[self.slot] = add(Coordinate(self.rank), Const(1))
+                found[e.tensor] = replace(e, body=Read(self.name, tuple(index)))
+        return found
 
     def _turned(self, e: Einsum, node: Expr) -> Expr:
         if not self.terms.holds(node):
@@ -243,36 +284,45 @@ class Recurrence:
                 return self._readout(e, node, first)
         return rebuild(node, tuple(self._turned(e, c) for c in children(node)))
 
-    def _row(self, r: Read) -> tuple[str, int] | None:
-        """The rank and the distance of `S[i+1]`."""
+    def _row(self, r: Read) -> Row | None:
+        """The rank that steps through the state, and how: `S[i+1]`, or `S[I-1-i]` of a reverse."""
         at = r.index[self.slot]
         for rank in free_ranks(at):
+            if self.draft.ranks[rank].extent != self.tiles.extent:
+                continue
             shift = offset(at, rank)
-            if shift is not None and self.draft.ranks[rank].extent == self.tiles.extent:
-                return rank, shift
+            if shift is not None:
+                return Row(rank, Coordinate(self.rank), Coordinate(rank), shift)
+            turned = self._reversed(self.rank)
+            shift = offset(simplified(substitute(at, {rank: turned})), self.rank)
+            if shift is not None:
+                return Row(rank, turned, self._reversed(rank), shift)
         return None
+
+    def _reversed(self, rank: str) -> Expr:
+        return Map("-", (Map("-", (self.tiles.extent, Const(1))), Coordinate(rank)))
 
     def _readout(self, e: Einsum, node: Expr, first: Read) -> Expr:
         found = self._row(first)
-        if found is None or found[1] not in (0, 1):
+        if found is None or found.shift not in (0, 1):
             raise NotChunkable(print_expr(first), "the state of another step is read")
-        row, shift = found
         if not set(free_ranks(node)) <= set(e.scope):
             raise NotChunkable(print_expr(node), "the state is read inside another reduction")
-        if row != self.rank:
-            if self.rank in free_ranks(node):
+        if found.step != Coordinate(found.rank):
+            if found.rank != self.rank and self.rank in free_ranks(node):
                 raise NotChunkable(print_expr(node), "the state is read along another rank")
-            node = self.opener.substituted(node, {row: Coordinate(self.rank)})
-        strict = shift == 0
-        scope = tuple(self.rank if r == row else r for r in e.scope)
-        terms, rest = self.terms.linear(node, shift, scope)
-        if rest:
-            raise NotChunkable(print_expr(node), "a sum of a readout and something else")
+            node = self.opener.substituted(node, {found.rank: found.step})
+            node = simplified_indexes(node)
+        strict = found.shift == 0
+        scope = tuple(self.rank if r == found.rank else r for r in e.scope)
+        terms, rest = self.terms.linear(node, found.shift, scope)
         parts = []
         for t in terms:
             parts.append(self.through_state(t, strict))
             parts += self.from_inside(t, strict, self.inputs)
-        body = add(*parts)
+        for product in rest:
+            parts.append(self.tiles.at(times(*product), self.rank, self.tiles.inner))
+        body = filtered(add(*parts), self._there(node))
         ranks: list[str] = []
         for r in scope:
             if r == self.rank:
@@ -282,11 +332,13 @@ class Recurrence:
         name = self.draft.fresh(f"{e.tensor}_chunk")
         self.draft.add(name, tuple(ranks), body)
         whole = self.tiles.whole(name, tuple(ranks))
-        return self.opener.substituted(whole, {self.rank: Coordinate(row)})
+        return self.opener.substituted(whole, {self.rank: found.back})
 
-
-def _is_setting(e: Expr) -> bool:
-    """A param or an extent stays in the sum that it was in: 1/sqrt(E) has no value for E = 0."""
-    return isinstance(e, Symbol) or (
-        isinstance(e, Map) and not free_ranks(e) and not any(True for _ in reads(e))
-    )
+    def _there(self, node: Expr) -> tuple[Expr, ...]:
+        """Where a readout is present, placed in the chunk."""
+        opened = self.opener.inlined(node, lambda r: self.members.get(r.tensor))
+        found = self.opener.conditions(opened, lambda r: r.op == "sum" and self.terms.holds(r))
+        for c in found:
+            if self.terms.holds(c):
+                raise NotChunkable(print_expr(c), "whether it is there depends on the state")
+        return tuple(self.tiles.at(c, self.rank, self.tiles.inner) for c in found)

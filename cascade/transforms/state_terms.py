@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from cascade.ir.cascade import Einsum
-from cascade.ir.expr import Const, Expr, Read
+from cascade.ir.expr import Const, Expr, Map, Read, Symbol
 from cascade.ir.order import offset
 from cascade.ir.printer import print_expr
-from cascade.ir.walk import reads
+from cascade.ir.walk import free_ranks, reads
 from cascade.transforms.draft import NotChunkable
 from cascade.transforms.normal_form import Monomial, Poly, from_terms, of_monomial
 from cascade.transforms.products import Opener
 from cascade.transforms.spell import atom_expr, to_expr
-from cascade.transforms.tiles import summed
+from cascade.transforms.tiles import mentions, summed, times
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class StateTerms:
                     old = terms.get(key, Poly(frozenset()))
                     terms[key] = from_terms([*old.terms, (rest, c)])
                 elif p.bound:
-                    inputs.append([summed(p.bound, to_expr(of_monomial(m, c)), conditions)])
+                    inputs.append(_summed_factors(p.bound, factors(m, c), conditions))
                 else:
                     inputs.append(factors(m, c))
         found = [Term(b, v, i, c) for (b, i, c), v in terms.items() if not v.is_zero]
@@ -80,6 +80,21 @@ class StateTerms:
         if m.exponent is not None and self.holds(to_expr(m.exponent)):
             raise NotChunkable(print_expr(to_expr(m.exponent)), "the state is in an exponential")
         return index, Monomial(frozenset(rest), m.exponent)
+
+
+def _summed_factors(
+    bound: tuple[str, ...], product: list[Expr], conditions: tuple[Expr, ...]
+) -> list[Expr]:
+    """The factors of a sum: those that it does not run over, and the sum of the others."""
+    inner = [f for f in product if mentions(f, set(bound)) or is_setting(f)]
+    return [*(f for f in product if f not in inner), summed(bound, times(*inner), conditions)]
+
+
+def is_setting(e: Expr) -> bool:
+    """A param or an extent stays in the sum that it was in: 1/sqrt(E) has no value for E = 0."""
+    return isinstance(e, Symbol) or (
+        isinstance(e, Map) and not free_ranks(e) and not any(True for _ in reads(e))
+    )
 
 
 def factors(m: Monomial, c: Fraction) -> list[Expr]:

@@ -7,6 +7,7 @@ Written a second time, apart from what the rewriter uses (`inline.py`, `presence
 from __future__ import annotations
 
 from cascade.analysis.normalise import Step, normalise
+from cascade.ir.affine import always, divisible
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Select, Symbol, Where
 from cascade.ir.ops import MAPS, REDUCERS
 from cascade.ir.printer import print_expr
@@ -246,7 +247,9 @@ class Unfolded:
             found.add(Map("<", (index, extent)))
             if index not in wholes and index != Const(0):
                 found.add(Map("<=", (Const(0), index)))
-        return found
+        extents = {r.name: r.extent for r in self.cascade.ranks}
+        divides = divisible(self.cascade)
+        return {c for c in found if not always(c, extents.__getitem__, divides)}
 
 
 def _is_there(condition: Expr) -> bool:

@@ -25,7 +25,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 BOUND = 2e-5  # of the largest value, float32 against float64
 ROUNDED = {"layernorm_matmul_moments"}  # whether a variance is 0 is a question of rounding there
-DIVIDED = {"cosine_attention", "delta_rule"}  # by a length, which must not be tiny in float32
+# By a length or a running sum, which must not be tiny in float32.
+DIVIDED = {"cosine_attention", "delta_rule", "pedagogical_iterative"}
 FOUND: dict[str, Gradients] = {}
 
 

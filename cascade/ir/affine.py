@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from cascade.ir.cascade import Cascade
-from cascade.ir.expr import Const, Coordinate, Expr, Map, Symbol
+from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol
 from cascade.ir.walk import children, rebuild, transform
 
 Sum = dict[Expr, int]  # atom -> coefficient; the constant under Const(1)
@@ -18,6 +19,20 @@ def simplified(e: Expr) -> Expr:
     if found is not None and _sums(e) > max(0, len([n for n in found.values() if n]) - 1):
         return _written(found)
     return rebuild(e, tuple(simplified(c) for c in children(e)))
+
+
+def simplified_indexes(e: Expr) -> Expr:
+    """Indexes of reads, and sides of comparisons, in their shortest form."""
+
+    def rule(n: Expr) -> Expr | None:
+        match n:
+            case Read(_, index):
+                return replace(n, index=tuple(simplified(i) for i in index))
+            case Map("<" | "<=" | ">" | ">=" | "==" | "!=", (a, b)):
+                return replace(n, args=(simplified(a), simplified(b)))
+        return None
+
+    return transform(e, rule)
 
 
 def divisible(cascade: Cascade) -> frozenset[tuple[Expr, Expr]]:
@@ -100,7 +115,7 @@ def _sum(e: Expr) -> Sum | None:
     match e:
         case Const(int(value)) if not isinstance(value, bool):
             return {ONE: value}
-        case Coordinate() | Symbol():
+        case Coordinate() | Symbol() | Map("*", _):
             return {e: 1}
         case Map("+", (a, b)):
             return _joined(_sum(a), _sum(b), 1)

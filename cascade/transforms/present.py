@@ -1,11 +1,10 @@
-"""Where the tensors of a flattened cascade are present, recurrences included."""
+"""Where the tensors of a cascade are present, recurrences included."""
 
 from __future__ import annotations
 
 from cascade.analysis.normalise import normalise
-from cascade.gradients.affine import always, divisible
 from cascade.ir.cascade import Cascade, Einsum
-from cascade.ir.expr import Expr, Read, Reduce, Select
+from cascade.ir.expr import Expr, Reduce, Select
 from cascade.ir.ops import REDUCERS
 from cascade.ir.order import evaluation_order
 from cascade.ir.walk import free_ranks, reads
@@ -22,12 +21,6 @@ class Present(Presence):
     """
 
     unclear: frozenset[str] = frozenset()
-
-    def _bounds(self, e: Read) -> list[Expr]:
-        """Those that the extents do not show to hold."""
-        divides = divisible(self.cascade)
-        extent = lambda r: self.cascade.rank[r].extent  # noqa: E731
-        return [c for c in super()._bounds(e) if not always(c, extent, divides)]
 
     def is_unclear(self, condition: Expr) -> bool:
         """Whether a condition asks for the presence of something unclear."""
