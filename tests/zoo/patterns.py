@@ -1,0 +1,90 @@
+"""References of the mechanisms that are a pattern of keys: windows, spans, slots, blocks."""
+
+from typing import Any
+
+import numpy as np
+
+from tests.zoo.registry import Arrays, Mechanism, heads, logits, positions, weights
+
+
+def attend(q: Any, k: Any, v: Any, visible: Any = True) -> Any:
+    return weights(logits(q, k), visible) @ v
+
+
+def window(length: int, width: int, stride: int = 1, dilation: int = 1, causal: int = 0) -> Any:
+    """Which keys of an axis each query sees, class by class, by NATTEN's rules."""
+    seen = np.zeros((length, length), bool)
+    left, right = width // 2, width // 2 + width % 2 - 1
+    for r in range(min(dilation, length)):
+        places = range(r, length, dilation)
+        n = len(places)
+        for i in range(n):
+            if causal:
+                leader = min(i // stride * stride + stride - 1, n - 1)
+                start, end = max(leader - left - right, 0), i + 1
+            else:
+                leader = min(i // stride * stride + stride // 2, n - 1)
+                start = max(leader - left, 0)
+                if leader + right >= n:
+                    start += n - right - leader - 1
+                end = start + width
+            for j in range(max(start, 0), min(end, n)):
+                seen[places[i], places[j]] = True
+    return seen
+
+
+def neighbourhood(*axes: tuple[str, str]) -> Any:
+    """Attention over a grid whose points see each other if they do along every axis."""
+
+    def reference(a: Arrays) -> Arrays:
+        sizes, seen = a["Q"].shape[2:-1], np.ones((1, 1), bool)
+        for length, (width, suffix) in zip(sizes, axes, strict=True):
+            words = (a.get(w + suffix, d) for w, d in RULES.items())
+            seen = np.kron(seen, window(length, a[width], *words))
+        q, k, v = (a[n].reshape(*a[n].shape[:2], -1, a[n].shape[-1]) for n in "QKV")
+        return {"O": attend(q, k, v, seen).reshape(a["V"].shape)}
+
+    return reference
+
+
+RULES = {"stride": 1, "dilation": 1, "causal": 0}
+
+
+def grid(*sizes: int) -> Any:
+    def inputs(rng: np.random.Generator) -> Arrays:
+        draw = rng.standard_normal
+        return {n: draw((2, 2, *sizes, 5 if n == "V" else 4)) for n in "QKV"}
+
+    return inputs
+
+
+MECHANISMS: tuple[Mechanism, ...] = (
+    Mechanism(
+        "neighbourhood_1d",
+        grid(23),
+        neighbourhood(("W", "")),
+        3,
+        1,
+        rank="w",
+        params={"W": 4, "stride": 3, "dilation": 4},
+        note="classes of 6 and of 5 positions; the pass over the keys is one over the window",
+    ),
+    Mechanism(
+        "neighbourhood_2d",
+        grid(7, 9),
+        neighbourhood(("J", "_y"), ("I", "_x")),
+        3,
+        1,
+        rank="j",
+        params={"J": 3, "I": 4, "stride_x": 2, "dilation_y": 2, "causal_y": 1},
+    ),
+    Mechanism(
+        "neighbourhood_3d",
+        grid(4, 5, 6),
+        neighbourhood(("L", "_t"), ("J", "_y"), ("I", "_x")),
+        3,
+        1,
+        rank="l",
+        params={"L": 3, "J": 3, "I": 2, "stride_t": 2, "causal_t": 1, "dilation_x": 2},
+    ),
+)
