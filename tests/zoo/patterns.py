@@ -58,6 +58,59 @@ def grid(*sizes: int) -> Any:
     return inputs
 
 
+def summary(q: Any, k: Any, v: Any) -> tuple[Any, Any]:
+    """A key and a value for the keys of a span, by the maximum of the scaled queries in it."""
+    return k.max(0), weights(q.max(0) @ k.T) @ v
+
+
+def row(q: Any, seen: list[tuple[Any, Any]]) -> Any:
+    """One softmax over keys and summaries alike."""
+    keys, values = (np.array(x) for x in zip(*seen, strict=True))
+    return weights(q @ keys.T) @ values
+
+
+def combiner(earlier: Any) -> Any:
+    """A query, its own keys one by one, and the spans before it; all as lists of positions."""
+
+    def reference(a: Arrays) -> Arrays:
+        out = np.zeros(a["V"].shape)
+        for b, h, p in np.ndindex(out.shape[:3]):
+            q, k, v = a["Q"][b, h] / np.sqrt(a["Q"].shape[-1]), a["K"][b, h], a["V"][b, h]
+            own, spans = earlier(p, a)
+            seen = [(k[m], v[m]) for m in own] + [summary(q[s], k[s], v[s]) for s in spans]
+            out[b, h, p] = row(q[p], seen)
+        return {"O": out}
+
+    return reference
+
+
+def fixed_spans(p: int, a: Arrays) -> Any:
+    first, length = p - p % a["L"], a["L"]
+    return range(first, p + 1), [np.arange(s, s + length) for s in range(0, first, length)]
+
+
+def binary_spans(p: int, a: Arrays) -> Any:
+    """From 0 on, a span for each bit of p, the largest first."""
+    spans, start = [], 0
+    for r in reversed(range(a["R"])):
+        if p >> r & 1:
+            spans.append(np.arange(start, start + 2**r))
+            start += 2**r
+    return [p], spans
+
+
+def columns(p: int, a: Arrays) -> Any:
+    """The row so far and the column above, and the other columns down to the row above."""
+    above, at = divmod(p, a["L"])
+    column = [c + np.arange(above) * a["L"] for c in range(a["L"])]
+    own = [*range(p - at, p + 1), *column[at]]
+    return own, [s for c, s in enumerate(column) if c != at and len(s)]
+
+
+def squares(length: int) -> Any:
+    return lambda rng: heads(rng, length, length)
+
+
 MECHANISMS: tuple[Mechanism, ...] = (
     Mechanism(
         "neighbourhood_1d",
@@ -86,5 +139,26 @@ MECHANISMS: tuple[Mechanism, ...] = (
         1,
         rank="l",
         params={"L": 3, "J": 3, "I": 2, "stride_t": 2, "causal_t": 1, "dilation_x": 2},
+    ),
+    Mechanism(
+        "combiner_fixed",
+        squares(13),
+        combiner(fixed_spans),
+        2,
+        2,
+        rank="p",
+        params={"L": 4},
+        note="a query waits for the pooled queries of the spans; over t and over s 3 -> 1",
+    ),
+    Mechanism("combiner_logsparse", squares(13), combiner(binary_spans), 4, 2, params={"R": 4}),
+    Mechanism(
+        "combiner_axial",
+        squares(13),
+        combiner(columns),
+        2,
+        2,
+        rank="p",
+        params={"L": 4},
+        note="a query waits for the pooled queries of the columns; over c, t and r 3 -> 1",
     ),
 )

@@ -66,3 +66,49 @@ def test_every_query_has_as_many_keys(stride: int, dilation: int) -> None:
         seen[:, m] = run("neighbourhood_1d", arrays, **params)["O"][0, 0, :, 0] > 0
     assert (seen.sum(1) == 3).all()
     assert (seen == window(17, 3, stride, dilation)).all()
+
+
+SPANS = {
+    "combiner_fixed": {"L": 4},
+    "combiner_logsparse": {"R": 4},
+    "combiner_axial": {"L": 4},
+}
+
+
+@pytest.mark.parametrize("name", SPANS)
+def test_a_combiner_gives_every_earlier_key_a_part(name: str) -> None:
+    """Full support: the rows sum to 1, no key before the query has no weight, none after has one."""
+    arrays = heads(np.random.default_rng(0), 13, 13)
+    arrays["V"] = np.broadcast_to(np.eye(13), (2, 3, 13, 13))
+    weight = run(name, arrays, **SPANS[name])["O"]
+    same(weight.sum(-1), np.ones((2, 3, 13)))
+    assert ((weight > 0) == np.tri(13, dtype=bool)).all()
+
+
+def test_spans_of_one_key_are_attention() -> None:
+    arrays = heads(np.random.default_rng(0), 9, 9)
+    causal = attend(*arrays.values(), np.tri(9, dtype=bool))
+    same(run("combiner_fixed", arrays, L=1)["O"], causal)
+    same(run("combiner_fixed", arrays, L=9)["O"], causal)
+    same(run("combiner_axial", arrays, L=1)["O"], causal)
+    same(run("combiner_axial", arrays, L=9)["O"], causal)
+
+
+def test_a_span_is_local_to_its_pass() -> None:
+    """A span is read and summed up once, and no rank within or of spans needs a second pass."""
+    for name, ranks in (("combiner_fixed", "st"), ("combiner_axial", "ctr")):
+        report = cascade.analyse(cascade.load(FOLDER / f"{name}.cascade"))
+        assert [report.passes.of_rank()[r] for r in ranks] == [3] * len(ranks)
+        assert report.derived_passes is not None
+        assert [report.derived_passes[r] for r in ranks] == [1] * len(ranks)
+
+
+def test_equal_keys_of_a_span_are_worth_one_key() -> None:
+    """A span of equal keys and equal values weighs as much as any one of them."""
+    arrays = heads(np.random.default_rng(0), 8, 8)
+    for name in "KV":
+        arrays[name][:, :, :4] = arrays[name][:, :, :1]
+    found = run("combiner_fixed", arrays, L=4)["O"][:, :, 4:]
+    seen = np.tri(8, dtype=bool)[4:]
+    seen[:, 1:4] = False
+    same(found, attend(arrays["Q"][:, :, 4:], arrays["K"], arrays["V"], seen))
