@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.zoo.registry import Arrays, Mechanism, heads, logits, positions, weights
+from tests.zoo.registry import Arrays, Mechanism, heads, logits, weights
 
 
 def attend(q: Any, k: Any, v: Any, visible: Any = True) -> Any:
@@ -111,6 +111,43 @@ def squares(length: int) -> Any:
     return lambda rng: heads(rng, length, length)
 
 
+def memory(x: Any, control: Any, seen: Any) -> Any:
+    """The slots of some rows, (n, d) by (r, d): each a mean of the visible rows by its softmax."""
+    return weights((x @ control.T).T, seen) @ x
+
+
+def bounded_causal(a: Arrays) -> Arrays:
+    out = np.zeros(a["V"].shape)
+    for b, h, i in np.ndindex(out.shape[:3]):
+        k, v = a["K"][b, h, : i + 1], a["V"][b, h, : i + 1]
+        slot = weights((k @ a["control"][h].T).T)
+        out[b, h, i] = attend(a["Q"][b, h, i : i + 1], slot @ k, slot @ v)[0]
+    return {"O": out}
+
+
+def cab(seen: Any) -> Any:
+    """ABC with slots of its own for keys and values; `seen` are the keys of a batch and a row."""
+
+    def reference(a: Arrays) -> Arrays:
+        out = np.zeros((*a["Q"].shape[:3], a["V"].shape[-1]))
+        for b, h, p in np.ndindex(out.shape[:3]):
+            shown = seen(a, b, p)
+            k = memory(a["K"][b, h], a["CK"], shown)
+            v = memory(a["V"][b, h], a["CV"], shown)
+            out[b, h, p] = attend(a["Q"][b, h, p : p + 1], k, v)[0]
+        return {"O": out}
+
+    return reference
+
+
+def slots(keys: int, **others: Any) -> Any:
+    def inputs(rng: np.random.Generator) -> Arrays:
+        control = {"CK": rng.standard_normal((3, 4)), "CV": rng.standard_normal((3, 5))}
+        return heads(rng, 7, keys) | control | {name: f(rng) for name, f in others.items()}
+
+    return inputs
+
+
 MECHANISMS: tuple[Mechanism, ...] = (
     Mechanism(
         "neighbourhood_1d",
@@ -160,5 +197,24 @@ MECHANISMS: tuple[Mechanism, ...] = (
         rank="p",
         params={"L": 4},
         note="a query waits for the pooled queries of the columns; over c, t and r 3 -> 1",
+    ),
+    Mechanism(
+        "bounded_memory_causal",
+        lambda rng: heads(rng) | {"control": rng.standard_normal((3, 3, 4))},
+        bounded_causal,
+        1,
+        1,
+        rank="i",
+        note="the state is R slots; then 3 -> 1 over the slots s",
+    ),
+    Mechanism("cab_noncausal_self", slots(7), cab(lambda a, b, p: True), 3, 1),
+    Mechanism("cab_causal_self", slots(7), cab(lambda a, b, p: np.arange(7) <= p), 3, 1),
+    Mechanism("cab_noncausal_cross", slots(9), cab(lambda a, b, p: True), 3, 1),
+    Mechanism(
+        "cab_causal_cross",
+        slots(9, length=lambda rng: np.array([9, 6])),
+        cab(lambda a, b, p: np.arange(9) < a["length"][b]),
+        3,
+        1,
     ),
 )

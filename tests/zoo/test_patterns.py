@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import cascade
-from tests.zoo.patterns import RULES, attend, window
+from tests.zoo.patterns import attend, window
 from tests.zoo.registry import heads
 from tests.zoo.test_invariants import run, same
 from tests.zoo.test_zoo import FOLDER
@@ -77,7 +77,7 @@ SPANS = {
 
 @pytest.mark.parametrize("name", SPANS)
 def test_a_combiner_gives_every_earlier_key_a_part(name: str) -> None:
-    """Full support: the rows sum to 1, no key before the query has no weight, none after has one."""
+    """Full support: rows sum to 1, each key up to the query has a weight, and none after it."""
     arrays = heads(np.random.default_rng(0), 13, 13)
     arrays["V"] = np.broadcast_to(np.eye(13), (2, 3, 13, 13))
     weight = run(name, arrays, **SPANS[name])["O"]
@@ -112,3 +112,113 @@ def test_equal_keys_of_a_span_are_worth_one_key() -> None:
     seen = np.tri(8, dtype=bool)[4:]
     seen[:, 1:4] = False
     same(found, attend(arrays["Q"][:, :, 4:], arrays["K"], arrays["V"], seen))
+
+
+def rows_moved(
+    name: str, arrays: dict[str, Any], changed: str, rank: int = -2, **params: Any
+) -> Any:
+    """[p, m]: does row p of the output move when inputs move at position m alone?"""
+    rng = np.random.default_rng(1)
+    before = run(name, arrays, **params)["O"]
+    moved = []
+    for m in range(arrays[changed[0]].shape[rank]):
+        after = dict(arrays)
+        for n in changed:
+            at = np.arange(arrays[n].shape[rank]) == m
+            after[n] = arrays[n] + rng.standard_normal(arrays[n].shape) * at[:, None]
+        gone = np.abs(run(name, after, **params)["O"] - before)
+        moved.append(gone.max(axis=(0, 1, 3)) > 1e-9)
+    return np.array(moved).T
+
+
+def slotted(keys: int) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    controls = {"CK": rng.standard_normal((3, 4)), "CV": rng.standard_normal((3, 5))}
+    return heads(rng, 7, keys) | controls
+
+
+def relations(name: str) -> list[str]:
+    found = cascade.analyse(cascade.load(FOLDER / f"{name}.cascade")).to_dict()["dependence"]
+    return list(found)
+
+
+def test_noncausal_self() -> None:
+    """Every row depends on every position."""
+    assert rows_moved("cab_noncausal_self", slotted(7), "QKV").all()
+    assert "O reads all of K along m" in relations("cab_noncausal_self")
+
+
+@pytest.mark.parametrize("name", ["cab_causal_self", "bounded_memory_causal"])
+def test_causal_self(name: str) -> None:
+    """A row depends on the positions up to its own, by the analysis and by trial."""
+    arrays = slotted(7)
+    if name == "bounded_memory_causal":
+        arrays = {n: arrays[n] for n in "QKV"} | {"control": np.stack([arrays["CK"]] * 3)}
+    assert (rows_moved(name, arrays, "QKV") == np.tri(7, dtype=bool)).all()
+    rank = "i" if name == "bounded_memory_causal" else "m"
+    row, key = ("i", "i'") if rank == "i" else ("p", "m")
+    for n in "KV":
+        assert f"O[{row}] reads {n}[{key}] only for {key} <= {row}" in relations(name)
+
+
+@pytest.mark.parametrize("name", ["cab_noncausal_cross", "cab_causal_cross"])
+def test_cross(name: str) -> None:
+    """A row depends on the whole source and, in either pattern, on no other query."""
+    arrays = slotted(9)
+    if name == "cab_causal_cross":
+        arrays["length"] = np.array([9, 9])
+    assert rows_moved(name, arrays, "KV").all()
+    assert (rows_moved(name, arrays, "Q") == np.eye(7, dtype=bool)).all()
+    assert "O[p] reads Q[p'] only for p' == p" in relations(name)
+    assert "O reads all of K along m" in relations(name)
+    same(run(name, arrays)["O"], run("cab_noncausal_cross", slotted(9))["O"])
+
+
+def test_a_method_that_mixes_queries_is_noncausal_cross() -> None:
+    """The pattern bites where queries are pooled: agents carry later queries to earlier rows."""
+    rng = np.random.default_rng(0)
+    arrays = heads(rng, 6, 9)
+    arrays |= {"B1": rng.standard_normal((3, 2, 9)), "B2": rng.standard_normal((3, 6, 2))}
+    assert rows_moved("agent_attention", arrays, "Q").all()
+    assert "O[p] reads Q[p'] only for p' == p" not in relations("agent_attention")
+
+
+def test_padding_of_a_source_is_deleting_it() -> None:
+    arrays = slotted(9)
+    short = {n: arrays[n][:, :, :5] for n in "KV"}
+    padded = run("cab_causal_cross", arrays | {"length": np.array([5, 5])})["O"]
+    same(padded, run("cab_noncausal_cross", arrays | short)["O"])
+
+
+def test_the_last_row_of_a_causal_memory_is_that_of_the_noncausal() -> None:
+    arrays = slotted(7)
+    causal, whole = (run(f"cab_{c}_self", arrays)["O"] for c in ("causal", "noncausal"))
+    same(causal[:, :, -1], whole[:, :, -1])
+    qkv = {n: arrays[n] for n in "QKV"} | {"control": np.stack([arrays["CK"]] * 3)}
+    causal, whole = (run(f"bounded_memory{c}", qkv)["O"] for c in ("_causal", ""))
+    same(causal[:, :, -1], whole[:, :, -1])
+
+
+def test_a_recurrence_and_a_prefix_are_one_memory() -> None:
+    """Keys as values make one control of the two."""
+    arrays = slotted(7)
+    arrays["V"], arrays["CV"] = arrays["K"], arrays["CK"]
+    prefix = run("cab_causal_self", arrays)["O"]
+    qkv = {n: arrays[n] for n in "QKV"} | {"control": np.stack([arrays["CK"]] * 3)}
+    same(run("bounded_memory_causal", qkv)["O"], prefix)
+
+
+@pytest.mark.parametrize("name", SPANS)
+def test_combiners_are_causal(name: str) -> None:
+    arrays = heads(np.random.default_rng(0), 13, 13)
+    moved = rows_moved(name, arrays, "QKV", **SPANS[name])
+    assert (moved == np.tri(13, dtype=bool)).all()
+
+
+def test_a_causal_neighbourhood_is_causal() -> None:
+    arrays = heads(np.random.default_rng(0), 11, 11)
+    for causal in 0, 1:
+        params = {"W": 4, "stride": 2, "dilation": 2, "causal": causal}
+        moved = rows_moved("neighbourhood_1d", arrays, "KV", **params)
+        assert (moved == window(11, *params.values())).all()
+        assert (moved <= np.tri(11, dtype=bool)).all() == causal
