@@ -148,6 +148,116 @@ def slots(keys: int, **others: Any) -> Any:
     return inputs
 
 
+def landmark(a: Arrays) -> Arrays:
+    """Group by group: a softmax in each earlier block, one over landmarks and the own block."""
+    out = np.zeros(a["V"].shape)
+    length = a["L"]
+    for b, h, p in np.ndindex(out.shape[:3]):
+        scores, v = logits(a["Q"], a["K"])[b, h, p], a["V"][b, h]
+        own = p // length
+        tokens = [m for m in range(own * length, p + 1) if m % length != length - 1]
+        marks = [n * length + length - 1 for n in range(own)]
+        share = weights(scores[tokens + marks])
+        out[b, h, p] = share[: len(tokens)] @ v[tokens]
+        for n, part in enumerate(share[len(tokens) :]):
+            block = range(n * length, (n + 1) * length - 1)
+            out[b, h, p] += part * (weights(scores[block]) @ v[block])
+    return {"O": out}
+
+
+def landmark_retrieve(a: Arrays) -> Arrays:
+    """The same with all but the J best blocks struck out, row by row."""
+    out = np.zeros((*a["Q"].shape[:3], a["V"].shape[-1]))
+    length, since = a["L"], a["K"].shape[2] - a["Q"].shape[2]
+    for b, h, p in np.ndindex(out.shape[:3]):
+        first, k, v = (p + since) // length * length, a["K"][b, h], a["V"][b, h]
+        scores = k @ a["Q"][b, h, p] / np.sqrt(k.shape[-1])
+        marks = scores[length - 1 : first : length]
+        found = np.argsort(-marks, kind="stable")[: a["J"]]
+        tokens = [m for m in range(first, p + since + 1) if m % length != length - 1]
+        seen = [(scores[m], v[m]) for m in tokens]
+        for n in found:
+            block = range(n * length, (n + 1) * length - 1)
+            seen.append((marks[n], weights(scores[block]) @ v[block]))
+        out[b, h, p] = weights(np.array([s for s, _ in seen])) @ np.array([x for _, x in seen])
+    return {"O": out}
+
+
+def pointer(a: Arrays) -> Arrays:
+    x, y = a["X"] @ a["W1"].T, a["Y"] @ a["W2"].T
+    scores = np.tanh(x[:, None] + y[:, :, None]) @ a["v"]
+    shown = np.arange(x.shape[1]) < a["length"][:, None, None]
+    return {
+        "A": weights(scores, shown),
+        "NEXT": np.where(shown, scores, -np.inf).argmax(-1),
+    }
+
+
+def redistributed(a: Arrays) -> Arrays:
+    """The loop of the published code, over heads and rows."""
+    w = weights(logits(a["Q"], a["K"]), np.tri(7, dtype=bool))
+    for b, h, p in np.ndindex(w.shape[:3]):
+        part, kind = w[b, h, p], a["class"][b]
+        image = part[(kind == 0) | (kind == 2)].sum()
+        sinks = part[kind == 0].sum()
+        if p < a["text"][b] or image < a["least"] or not 0 < sinks <= a["most"] * image:
+            continue
+        freed = (1 - a["keep"]) * part[kind < 2].sum()
+        part[kind < 2] *= a["keep"]
+        part[kind == 2] += freed * part[kind == 2] / part[kind == 2].sum()
+    return {"O": w @ a["V"]}
+
+
+def sinks(a: Arrays) -> Arrays:
+    size = np.sqrt((a["X"] ** 2).mean(-1) + 1e-6)
+    large = (np.abs(a["X"][..., a["dim"]]) / size[..., None]).max(-1) > a["tau"]
+    return {"CLASS": np.where(large, 0, 2) + np.where(a["visual"], 0, 1)}
+
+
+def branches(a: Arrays) -> Any:
+    """The score of each instance for each branch."""
+    gate = np.tanh(a["X"] @ a["WT"].T) / (1 + np.exp(-a["X"] @ a["WS"].T))
+    return np.swapaxes(gate @ a["W"].T + a["bias"], 1, 2)
+
+
+def acmil(a: Arrays) -> Arrays:
+    """As the published training code: list the best, shuffle the list, mask its beginning."""
+    scores = branches(a)
+    for b, c in np.ndindex(scores.shape[:2]):
+        listed = np.argsort(-scores[b, c], kind="stable")[: a["draw"].shape[-1]]
+        scores[b, c, listed[np.argsort(a["draw"][b, c])[: a["gone"]]]] = -np.inf
+    w = weights(scores)
+    return {"Z": w @ a["X"], "BAG": (w.mean(1)[:, None] @ a["X"])[:, 0]}
+
+
+def diversity(a: Arrays) -> Arrays:
+    w = weights(branches(a))
+    unit = w / np.linalg.norm(w, axis=-1, keepdims=True)
+    return {"Z": w @ a["X"], "ALIKE": unit @ np.swapaxes(unit, 1, 2)}
+
+
+def bag(rng: np.random.Generator) -> Arrays:
+    draw = rng.standard_normal
+    gates = {"WT": draw((4, 6)), "WS": draw((4, 6)), "W": draw((3, 4)), "bias": draw(3)}
+    return {"X": draw((2, 11, 6))} | gates | {"draw": rng.random((2, 3, 5))}
+
+
+def redistribution(rng: np.random.Generator) -> Arrays:
+    labels = {"class": rng.integers(0, 4, (2, 7)), "text": np.array([1, 4])}
+    return heads(rng) | labels
+
+
+def items(rng: np.random.Generator) -> Arrays:
+    draw = rng.standard_normal
+    sizes = {"X": (2, 9, 4), "Y": (2, 5, 4), "W1": (3, 4), "W2": (3, 4), "v": (3,)}
+    return {n: draw(s) for n, s in sizes.items()} | {"length": np.array([9, 4])}
+
+
+def states(rng: np.random.Generator) -> Arrays:
+    picked = {"dim": np.array([5, 2]), "visual": rng.random((2, 9)) < 0.5}
+    return {"X": rng.standard_normal((2, 9, 8))} | picked
+
+
 MECHANISMS: tuple[Mechanism, ...] = (
     Mechanism(
         "neighbourhood_1d",
@@ -216,5 +326,69 @@ MECHANISMS: tuple[Mechanism, ...] = (
         cab(lambda a, b, p: np.arange(9) < a["length"][b]),
         3,
         1,
+    ),
+    Mechanism(
+        "landmark",
+        squares(11),
+        landmark,
+        3,
+        1,
+        params={"L": 3},
+        note="3 as written: the softmax of a block is whole in its tile",
+    ),
+    Mechanism(
+        "landmark_retrieve",
+        lambda rng: heads(rng, 5, 14),
+        landmark_retrieve,
+        3,
+        1,
+        rank="t",
+        params={"L": 3, "J": 2},
+        note="over a block's keys; the landmarks are read once, their keys again if chosen",
+    ),
+    Mechanism(
+        "pointer_network",
+        items,
+        pointer,
+        3,
+        2,
+        note="the weights are the output, and wait for their sum",
+    ),
+    Mechanism(
+        "visual_redistribution",
+        redistribution,
+        redistributed,
+        4,
+        1,
+        params={"keep": 0.6, "most": 0.5, "least": 0.2},
+        note="the class sums are one pass more than a softmax, and derived no more",
+    ),
+    Mechanism(
+        "visual_sinks",
+        states,
+        sinks,
+        2,
+        2,
+        rank="d",
+        params={"tau": 1.5},
+        differentiable=False,
+        note="over the width of a hidden state: a root mean square, then the sink dimensions",
+    ),
+    Mechanism(
+        "acmil",
+        bag,
+        acmil,
+        4,
+        2,
+        params={"gone": 3},
+        note="one more than the best known 1, which holds the J best aside while it streams",
+    ),
+    Mechanism(
+        "acmil_diversity",
+        lambda rng: {n: x for n, x in bag(rng).items() if n != "draw"},
+        diversity,
+        3,
+        1,
+        note="the products of two softmaxes stream with a maximum of their own",
     ),
 )

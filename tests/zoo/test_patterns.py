@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import cascade
-from tests.zoo.patterns import attend, window
-from tests.zoo.registry import heads
+from cascade.backends.compare import compare
+from tests.zoo.patterns import MECHANISMS, attend, window
+from tests.zoo.registry import Mechanism, heads
 from tests.zoo.test_invariants import run, same
 from tests.zoo.test_zoo import FOLDER
 
@@ -222,3 +223,135 @@ def test_a_causal_neighbourhood_is_causal() -> None:
         moved = rows_moved("neighbourhood_1d", arrays, "KV", **params)
         assert (moved == window(11, *params.values())).all()
         assert (moved <= np.tri(11, dtype=bool)).all() == causal
+
+
+def seen_weights(name: str, arrays: dict[str, Any], **params: Any) -> Any:
+    """The weights themselves, by values that are unit vectors."""
+    keys = arrays["K"].shape[2]
+    unit = np.broadcast_to(np.eye(keys), (*arrays["K"].shape[:2], keys, keys))
+    return run(name, arrays | {"V": unit}, **params)["O"]
+
+
+def test_landmarks_have_no_weight_and_give_theirs_away() -> None:
+    arrays = heads(np.random.default_rng(0), 11, 11)
+    weight = seen_weights("landmark", arrays, L=3)
+    same(weight.sum(-1), np.ones((2, 3, 11)))
+    mark = np.arange(11) % 3 == 2
+    assert (weight[..., mark] == 0).all()
+    assert ((weight[..., ~mark] > 0) == np.tri(11, dtype=bool)[:, ~mark]).all()
+
+
+def test_landmarks_as_groups_and_as_blocks_are_the_same() -> None:
+    arrays = heads(np.random.default_rng(0), 11, 11)
+    grouped = cascade.load(FOLDER.parent / "landmark.cascade")
+    same(run("landmark", arrays, L=3)["O"], cascade.run(grouped, arrays, {"L": 3})["O"])
+
+
+def test_a_block_longer_than_the_sequence_is_attention() -> None:
+    arrays = heads(np.random.default_rng(0), 7, 7)
+    same(run("landmark", arrays, L=8)["O"], attend(*arrays.values(), np.tri(7, dtype=bool)))
+
+
+def test_retrieving_every_block_is_training() -> None:
+    arrays = heads(np.random.default_rng(0), 14, 14)
+    whole = run("landmark", arrays, L=3)["O"]
+    same(run("landmark_retrieve", arrays, L=3, J=4)["O"], whole)
+    last = arrays | {"Q": arrays["Q"][:, :, 9:]}
+    same(run("landmark_retrieve", last, L=3, J=7)["O"], whole[:, :, 9:])
+
+
+def test_a_query_retrieves_as_many_blocks() -> None:
+    arrays = heads(np.random.default_rng(0), 14, 14)
+    weight = seen_weights("landmark_retrieve", arrays, L=3, J=2)
+    same(weight.sum(-1), np.ones((2, 3, 14)))
+    blocks = (np.add.reduceat(weight, np.arange(0, 14, 3), -1) > 0).sum(-1)
+    own = np.arange(14) // 3
+    assert (blocks == np.minimum(own, 2) + 1).all()
+
+
+def pointing() -> dict[str, Any]:
+    arrays = drawn(X=(2, 9, 4), Y=(2, 5, 4), W1=(3, 4), W2=(3, 4), v=(3,))
+    return arrays | {"length": np.array([9, 4])}
+
+
+def test_a_pointer_is_a_distribution_over_the_items() -> None:
+    arrays = pointing()
+    found = run("pointer_network", arrays)
+    same(found["A"].sum(-1), np.ones((2, 5)))
+    assert (found["A"][1, :, 4:] == 0).all()
+    assert (found["NEXT"] == found["A"].argmax(-1)).all()
+    turned = run(
+        "pointer_network", arrays | {"X": arrays["X"][:, ::-1], "length": np.array([9, 9])}
+    )
+    same(turned["A"][0], found["A"][0, :, ::-1])
+
+
+def test_redistribution_keeps_the_sum_of_a_row() -> None:
+    rng = np.random.default_rng(0)
+    arrays = heads(rng) | {"class": rng.integers(0, 4, (2, 7)), "text": np.array([0, 0])}
+    edit = {"keep": 0.6, "most": 0.9, "least": 0}
+    weight = seen_weights("visual_redistribution", arrays, **edit)
+    same(weight.sum(-1), np.ones((2, 3, 7)))
+    plain = attend(arrays["Q"], arrays["K"], np.eye(7), np.tri(7, dtype=bool))
+    assert np.abs(weight - plain).max() > 0.01
+    sink = np.broadcast_to((arrays["class"] < 2)[:, None, None], weight.shape)
+    rest = np.broadcast_to((arrays["class"] == 3)[:, None, None], weight.shape)
+    same(weight[rest], plain[rest])
+    assert (weight[sink] <= plain[sink] + 1e-12).all()
+    same(seen_weights("visual_redistribution", arrays, keep=1, most=0.9, least=0), plain)
+    same(seen_weights("visual_redistribution", arrays, keep=0.6, most=0.9, least=2), plain)
+
+
+def test_the_classes_of_one_phase_are_read_by_the_other() -> None:
+    rng = np.random.default_rng(0)
+    states = rng.standard_normal((2, 7, 8))
+    states[:, 2, 5] = states[:, 6, 5] = 400
+    visual = np.broadcast_to(np.arange(7) < 4, (2, 7))
+    found = run("visual_sinks", {"X": states, "dim": np.array([5, 1]), "visual": visual}, tau=2)
+    assert (found["CLASS"] == [2, 2, 0, 2, 3, 3, 1]).all()
+    arrays = heads(rng) | {"class": found["CLASS"], "text": np.array([4, 4])}
+    plain = attend(*(arrays[n] for n in "QKV"), np.tri(7, dtype=bool))
+    moved = np.abs(run("visual_redistribution", arrays, most=1, least=0)["O"] - plain).max(-1)
+    assert ((moved > 1e-9) == (np.arange(7) >= 4)).all()
+
+
+def slides() -> dict[str, Any]:
+    arrays = drawn(X=(2, 11, 6), WT=(4, 6), WS=(4, 6), W=(3, 4), bias=(3,))
+    return arrays | {"draw": np.random.default_rng(1).random((2, 3, 5))}
+
+
+def test_masking_no_instance_is_plain_pooling() -> None:
+    arrays = slides()
+    found = run("acmil", arrays, gone=0)
+    plain = {n: x for n, x in arrays.items() if n != "draw"}
+    same(found["Z"], run("acmil_diversity", plain)["Z"])
+    same(found["BAG"], found["Z"].mean(1))
+
+
+def test_masking_all_of_the_best_leaves_the_others() -> None:
+    arrays = slides()
+    found = run("acmil", arrays, gone=5)["Z"]
+    for b, c in np.ndindex(2, 3):
+        one = {n: arrays[n] for n in ("WT", "WS")} | {"W": arrays["W"][[c]], "bias": np.zeros(1)}
+        gate = np.tanh(arrays["X"][b] @ one["WT"].T) / (1 + np.exp(-arrays["X"][b] @ one["WS"].T))
+        left = np.sort(np.argsort(gate @ one["W"][0])[:-5])
+        same(run("acmil_diversity", one | {"X": arrays["X"][[b]][:, left]})["Z"][0, 0], found[b, c])
+
+
+def test_branches_are_like_themselves() -> None:
+    arrays = {n: x for n, x in slides().items() if n != "draw"}
+    arrays["W"][1] = arrays["W"][0]
+    alike = run("acmil_diversity", arrays)["ALIKE"]
+    same(alike, np.swapaxes(alike, 1, 2))
+    same(np.diagonal(alike, axis1=1, axis2=2), np.ones((2, 3)))
+    same(alike[:, 0, 1], np.ones(2))
+    assert (alike[:, 0, 2] < 1).all()
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS, ids=lambda m: m.name)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_the_derived_form_agrees(mechanism: Mechanism) -> None:
+    """Whatever the extents, and for ordinary and extreme values."""
+    spec = cascade.load(FOLDER / f"{mechanism.name}.cascade")
+    found = compare(spec, cascade.derive(spec).result, 0, 7)
+    assert found and all(c.ok for c in found), [c for c in found if not c.ok]
