@@ -315,7 +315,7 @@ MECHANISMS: tuple[Mechanism, ...] = (
         1,
         1,
         rank="i",
-        note="the state is R slots; then 3 -> 1 over the slots s",
+        note="over the positions; at each of them a softmax over the R slots, which are held",
     ),
     Mechanism("cab_noncausal_self", slots(7), cab(lambda a, b, p: True), 3, 1),
     Mechanism("cab_causal_self", slots(7), cab(lambda a, b, p: np.arange(7) <= p), 3, 1),
