@@ -10,11 +10,11 @@ import cascade
 from cascade.api import run_program
 from cascade.backends.differences import differences
 from cascade.ir.kinds import tensor_kinds
-from tests.zoo import selection, softmax
+from tests.zoo import patterns, selection, softmax
 from tests.zoo.registry import Mechanism
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples" / "zoo"
-ALL: tuple[Mechanism, ...] = softmax.MECHANISMS + selection.MECHANISMS
+ALL: tuple[Mechanism, ...] = softmax.MECHANISMS + selection.MECHANISMS + patterns.MECHANISMS
 EACH = pytest.mark.parametrize("mechanism", ALL, ids=lambda m: m.name)
 
 
