@@ -14,6 +14,7 @@ from cascade.gradients.pull import Pull, Pulled
 from cascade.gradients.record import Record
 from cascade.gradients.solve import Solve
 from cascade.gradients.stages import staged
+from cascade.gradients.sums import Sums
 from cascade.gradients.term import Term
 from cascade.ir.affine import always, divisible, simplified_indexes
 from cascade.ir.cascade import Cascade, Einsum
@@ -50,6 +51,7 @@ class Reverse:
         self.solve = Solve(self.cascade, self.names)
         self.pull = Pull(self.presence, self.active, self._named, self.copy)
         self.hoist = Hoist(self)
+        self.sums = Sums.of(self.cascade.einsums)
         self.pending: dict[str, list[Pulled]] = {}
         self.cotangent: dict[str, Term] = {}  # of a tensor at its own point
         self.made: dict[str, tuple[tuple[str, ...], tuple[Term, ...]]] = {}
@@ -129,7 +131,7 @@ class Reverse:
         """Products that have a name under it; no condition that a factor brings anyway."""
         self._meet_ranks()
         term = pinned(term, self.names, self._ranks_of)
-        term = replace(term, factors=self.products.fold(term.factors))
+        term = self.sums.fold(replace(term, factors=self.products.fold(term.factors)))
         implied = {*self._brought(term), *_implied(term.conditions, self.names)}
         kept = (c for c in term.conditions if c not in implied)
         return replace(term, conditions=tuple(c for c in kept if not self._holds(c)))
