@@ -120,13 +120,22 @@ class Passes:
 
 
 def count_passes(cascade: Cascade) -> Passes:
-    """Passes over every rank of every input, and inside the tiles of every partition."""
+    """Passes over every rank of every input, and inside the tiles of every partition.
+
+    An input that a step pairs with itself (`X[p,d] * X[m,d]`) is traversed once by rows and, at
+    each row, by columns: the two are counted under their own ranks, as those of two inputs are.
+    """
     steps = normalise(cascade)
-    forward, backward = (_Flow(cascade, steps, d) for d in ("forward", "backward"))
+    forward = _Flow(cascade, steps, "forward")
+    paired = frozenset(forward.paired)
+    if paired:
+        forward = _Flow(cascade, steps, "forward", paired=paired)
+    backward = _Flow(cascade, steps, "backward", paired=paired)
     counts = [_better(forward, backward, key) for key in forward.visits]
     for partition in cascade.partitions:
         for level in range(1, len(partition.parts)):
-            a, b = (_Flow(cascade, steps, d, (partition, level)) for d in ("forward", "backward"))
+            inner = (partition, level)
+            a, b = (_Flow(cascade, steps, d, inner, paired) for d in ("forward", "backward"))
             counts += [_better(a, b, key) for key in a.visits]
     order = {r.name: n for n, r in enumerate(cascade.ranks)}
     counts.sort(key=lambda c: (order.get(c.inside or c.key.rank, 0), c.key.tensor, c.key.slot))
@@ -171,12 +180,16 @@ class _Flow:
         steps: tuple[Step, ...],
         direction: str,
         inner: tuple[Partition, int] | None = None,
+        paired: frozenset[tuple[str, int]] = frozenset(),
     ):
         self.cascade = cascade
         self.direction = direction
         self.inner = inner
         self.inputs = {t.name: t for t in cascade.inputs}
         self.parts = {p.expression: p.parts for p in cascade.partitions}
+        self.wholes = {p.parts[0]: p.rank for p in cascade.partitions}
+        self.apart = paired  # slots of inputs whose rows and columns are counted apart
+        self.paired: set[tuple[str, int]] = set()
         self.ranks_of: dict[str, tuple[str, ...]] = {}
         self.iterative: dict[str, int] = {}
         self.facts: dict[str, dict[Key, Facts]] = {}
@@ -222,6 +235,8 @@ class _Flow:
                 if d.mode is Mode.POINT and d.whole and d.ranks:
                     own.setdefault(key, {})[d] = None
         for key, groups in own.items():
+            if len({g.ranks[0] for g in groups}) > 1:
+                self.paired.add((key.tensor, key.slot))
             for group in groups:
                 visit = self._level(step, key, group, arriving.get(key, {}))
                 self.visits.setdefault(key, []).append(visit)
@@ -274,7 +289,8 @@ class _Flow:
             if index in self.parts:
                 parts = self.parts[index]
                 if self.inner is None:
-                    found.append((Key(read.tensor, slot, rank), Dependence(Mode.POINT, parts)))
+                    key = self._key(read.tensor, slot, rank, parts[0])
+                    found.append((key, Dependence(Mode.POINT, parts)))
                 elif parts == self.inner[0].parts:
                     level = self.inner[1]
                     d = Dependence(Mode.POINT, parts[level:], context=parts[:level])
@@ -288,13 +304,17 @@ class _Flow:
             direction = _direction(index)
             if direction:
                 d = Dependence(Mode.POINT, variables, direction < 0)
-                found.append((Key(read.tensor, slot, rank), d))
+                found.append((self._key(read.tensor, slot, rank, variables[0]), d))
             else:
                 found += [
                     (Key(read.tensor, slot, v, True), Dependence(Mode.POINT, (v,)))
                     for v in variables
                 ]
         return found
+
+    def _key(self, tensor: str, slot: int, rank: str, along: str) -> Key:
+        apart = (tensor, slot) in self.apart
+        return Key(tensor, slot, self.wholes.get(along, along) if apart else rank)
 
     def _gather(self, read: Read, slot: int, index: Expr, step: Step) -> None:
         """A gather whose index depends on all of the input revisits it; that is listed, not

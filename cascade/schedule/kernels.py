@@ -369,6 +369,8 @@ class Partition:
         along = [own for own in along if len(own & self.roles.widths) == heaviest]
         lacking = {r: frozenset(n for n, own in enumerate(along) if r not in own) for r in k.grid}
         order = self._output_order()
+        for name in k.stores:
+            order |= {r: n for n, r in enumerate(self.steps[name].ranks) if r not in order}
         chosen: dict[frozenset[int], str] = {}
         for r in sorted(k.grid, key=lambda r: order.get(r, -1)):
             if lacking[r]:

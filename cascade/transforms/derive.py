@@ -144,13 +144,13 @@ def derive(
     plans: list[Plan] = []
     states: list[State] = []
     able: set[str] = set()  # reductions that could join, in a form that gains nothing by it
-    for rank in _ranks_to_stream(cascade, before):
+    for rank, counted in _ranks_to_stream(cascade):
         if rank in keep:
             continue
         if most is not None and len(steps) >= most:
             break
         left = None if most is None else most - len(steps)
-        streamed = _stream(current, rank, left)
+        streamed = _stream(current, rank, counted, left)
         if streamed is None:
             continue
         obstacles += [_obstacle(b, rank, streamed.plan) for b in streamed.plan.barriers]
@@ -185,11 +185,10 @@ def derive(
 def derived_passes(cascade: Cascade) -> dict[str, int]:
     """The passes of the derived form, without the steps that lead to it."""
     current = cascade
-    for rank in _ranks_to_stream(cascade, count_passes(cascade).of_rank()):
+    for rank, counted in _ranks_to_stream(cascade):
         found = plan(expand_means(current), rank)
         if any(f.laws for f in found.fused.values()):
             after = emit(found)
-            counted = _counted(rank, current)
             if _passes(after, counted) < _passes(current, counted):
                 current = after
     return count_passes(current).of_rank()
@@ -199,16 +198,27 @@ def _passes(cascade: Cascade, rank: str) -> int:
     return count_passes(cascade).of_rank().get(rank, 1)
 
 
-def _ranks_to_stream(cascade: Cascade, passes: dict[str, int]) -> list[str]:
-    """Ranks traversed more than once, the worst first; a partition by its outer part."""
+def _ranks_to_stream(cascade: Cascade) -> list[tuple[str, str]]:
+    """What is traversed more than once, the worst first: the rank to stream over, and the rank of
+    the input under which its passes are reported. They differ where one tensor is read along two
+    ranks, as rows and as columns. A partition is streamed by its outer part.
+    """
+    counted = count_passes(cascade)
+    passes = counted.of_rank()
     inner = {p for partition in cascade.partitions for p in partition.parts[1:]}
-    found = []
+    outer = {p.rank: p.parts[0] for p in cascade.partitions}
+    along: dict[str, dict[str, None]] = {}
+    for count in counted.counts:
+        visited = along.setdefault(count.inside or count.key.rank, {})
+        if not count.inside:
+            visited.update(dict.fromkeys(v.ranks[0] for v in count.visits))
+    reduced = {r for s in counted.steps for r in s.bound}
+    found: dict[tuple[str, str], None] = {}
     for rank in sorted((r for r, n in passes.items() if n > 1), key=lambda r: -passes[r]):
-        if rank in inner:
-            continue
-        partition = next((p for p in cascade.partitions if p.rank == rank), None)
-        found.append(partition.parts[0] if partition is not None else rank)
-    return found
+        if rank not in inner:
+            others = (r for r in along[rank] if r in reduced)
+            found.update(dict.fromkeys((outer.get(r, r), rank) for r in (rank, *others)))
+    return list(found)
 
 
 @dataclass
@@ -220,12 +230,13 @@ class _Streamed:
     cancels: bool = False  # a form with fewer passes would no longer read every input
 
 
-def _stream(cascade: Cascade, rank: str, most: int | None) -> _Streamed | None:
-    """Rewrite the reductions over one rank, one by one, while passes do not rise."""
+def _stream(cascade: Cascade, rank: str, counted: str, most: int | None) -> _Streamed | None:
+    """Rewrite the reductions over one rank, one by one, while the passes over the rank `counted`
+    do not rise.
+    """
     prepared = expand_means(cascade)
     found = plan(prepared, rank)
     order = [n for n, f in found.fused.items() if f.laws]
-    counted = _counted(rank, cascade)
     shown = cascade
     passes = count_passes(cascade).of_rank().get(counted, 1)
     whole = emit(found) if order else prepared
@@ -255,11 +266,6 @@ def _reads_its_inputs(cascade: Cascade) -> bool:
     """
     read = {r.tensor for e in cascade.einsums for r in reads(e.body)}
     return all(t.name in read for t in cascade.inputs)
-
-
-def _counted(rank: str, cascade: Cascade) -> str:
-    """The rank under which passes are reported: the whole, for a part of it."""
-    return next((p.rank for p in cascade.partitions if rank in p.parts), rank)
 
 
 # -- what a step says

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from cascade.ir.cascade import Cascade, Einsum, Param, Partition, Rank
@@ -31,6 +33,16 @@ class Draft:
         self.einsums: list[Einsum] = list(source.einsums)
         self.tiled: dict[str, Tiles] = {}
         self.made: dict[object, str] = {}
+
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """What is written inside goes again if it turns out not to have a chunked form."""
+        einsums, made = list(self.einsums), dict(self.made)
+        try:
+            yield
+        except NotChunkable:
+            self.einsums[:], self.made = einsums, made
+            raise
 
     # -- names
     def fresh(self, stem: str) -> str:

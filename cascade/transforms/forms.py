@@ -102,6 +102,8 @@ def _form(opener: Opener, e: Einsum, node: Reduce, column: str) -> Form | None:
             raise NotChunkable(print_expr(c), f"the condition is no prefix of `{column}`")
         causal, strict = found, strict or is_strict
         prefix.append(c)
+    if causal is None and _is_width(opener, column):
+        return None
     if (
         causal is None
         and value == node.body
@@ -109,6 +111,16 @@ def _form(opener: Opener, e: Einsum, node: Reduce, column: str) -> Form | None:
     ):
         return None
     return Form(e, node, column, own, causal, strict, value, tuple(prefix), tuple(kept))
+
+
+def _is_width(opener: Opener, column: str) -> bool:
+    """Whether a rank runs along memory in every input that has it: features, not positions.
+
+    Two projections to it are not multiplied ahead: `X (WQ WK') Y'` is more work than
+    `(X WQ) (Y WK)'`.
+    """
+    having = [t.ranks for t in opener.draft.source.inputs if column in t.ranks]
+    return bool(having) and all(ranks[-1] == column for ranks in having)
 
 
 def _seen(opener: Opener, r: Read, column: str, rows: set[str] | frozenset[str]) -> Einsum | None:

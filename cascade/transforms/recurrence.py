@@ -78,18 +78,14 @@ class Recurrence:
         """Adds the statements of the chunks, and turns every reader of the state to them."""
         from cascade.transforms.delta import solve
 
-        mark = len(self.draft.einsums)
         before = list(self.draft.einsums)
-        try:
+        with self.draft.attempt():
             self._prepare()
             if self.feedback:
                 self.law = "chunk a recurrence with feedback"
                 solve(self)
             self._state()
             self._readers(before)
-        except NotChunkable:
-            self.draft.einsums[:] = before[:mark]
-            raise
 
     # -- the update, taken apart
     def _prepare(self) -> None:

@@ -55,7 +55,7 @@ def campaign(seeds: range) -> Counter[str]:
 
 
 def test_general_cascades():
-    counts = campaign(range(300))
+    counts = campaign(range(700))
     assert counts["derive"] > 10 and counts["chunk"] > 2
 
 
@@ -66,7 +66,7 @@ def test_cascades_that_once_failed():
 
 @pytest.mark.slow
 def test_many_general_cascades():
-    counts = campaign(range(300, 3300))
+    counts = campaign(range(700, 3700))
     assert counts["derive"] > 150 and counts["chunk"] > 20
 
 

@@ -67,8 +67,8 @@ CASES = [
         "k[p] = max[m](L[p,m] where 1 + L[p,m] * z[p,m] > C[p,m])\n"
         "R[p] = (sum[m](z[p,m] where L[p,m] <= k[p]) - 1) / k[p]\n"
         "T[p,f] = sum[m](relu(z[p,m] - R[p]) * v[m,f])\noutput T",
-        4,
-        4,
+        3,  # over m; z is paired with itself, and gone through once over n at each m
+        3,
         "T",
         "relu(z[p,m] - R[p])",
         "no addition theorem takes relu",

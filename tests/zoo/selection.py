@@ -299,10 +299,9 @@ MECHANISMS: tuple[Mechanism, ...] = (
             "IDX": np.sort(rng.permuted(np.tile(np.arange(9), (2, 3, 2, 1)), axis=-1)[..., :4], -1),
         },
         clustered,
-        4,
         3,
+        1,
         rank="j",
-        note="one more than the best known 2: positions are read as queries and as keys",
     ),
     Mechanism(
         "block_topk",
