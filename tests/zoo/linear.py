@@ -250,5 +250,3 @@ CHUNKED = (
     "s6",
     "lasp2",
 )
-# Those whose sums over all keys are reassociated.
-REASSOCIATED = ("linear_attention_full", "flowformer", "lasp2_full")
