@@ -215,7 +215,6 @@ MECHANISMS: tuple[Mechanism, ...] = (
         lambda a: {"Y": np.fft.fft2(a["X"]).real},
         1,
         1,
-        note="dense tables",
     ),
     Mechanism("toeplitz", of(T=(17, 3), X=(2, 9, 3)), toeplitz(-8), 1, 1, params={"decay": 0.9}),
     Mechanism(
