@@ -1,7 +1,6 @@
 """References of gated linear attention: explicit sums where a spec steps, steps where it sums."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -72,6 +71,17 @@ def transnormer(slopes: Callable[[Any, Any], Any]) -> Any:
         return {"Y": root_mean_square((scores * mask) @ a["V"], 1e-6, (1, 3)) * a["U"]}
 
     return reference
+
+
+def transnormer_first(a: Arrays) -> Arrays:
+    """By the cosine of the angle between two steps."""
+    heads_, length = a["Q"].shape[1:3]
+    distance = np.subtract.outer(np.arange(length), np.arange(length))
+    slope = geometric(np.arange(1, heads_ + 1) / heads_, 0)[:, None, None]
+    mask = np.where(distance >= 0, np.exp(-slope * abs(distance)), 0)
+    angle = np.cos(distance[..., None] * a["theta"][:, None, None])
+    scores = np.einsum("bhpe,bhme,hpme,hpm->bhpm", silu(a["Q"]), silu(a["K"]), angle, mask)
+    return {"Y": root_mean_square(scores @ a["V"], 1e-6, (1, 3)) * a["U"]}
 
 
 def geometric(share: Any, layer: int) -> Any:
@@ -163,7 +173,7 @@ def gated_delta(a: Arrays) -> Arrays:
 
 
 def drawn(count: int = 3, **shapes: tuple[int, ...]) -> Make:
-    """Heads of a length, and more: of a size by head (or group), `0` standing for the length."""
+    """Heads of a length, and more of the shapes given, where 0 stands for the length."""
 
     def make(rng: np.random.Generator, length: int) -> Arrays:
         arrays = heads(rng, length, length, count)
@@ -198,6 +208,7 @@ INPUTS: dict[str, Make] = {
     "lightning": with_slopes,
     "transnormer_llm": drawn(4, U=(2, 4, 0, 5)),
     "transnormer_llm_paper": drawn(4, U=(2, 4, 0, 5)),
+    "transnormer_llm_first": drawn(4, U=(2, 4, 0, 5), theta=(4, 4)),
     "retnet": drawn(G=GATE),
     "retnet_parallel": drawn(G=GATE),
     "mamba2": state_space,
@@ -208,13 +219,14 @@ INPUTS: dict[str, Make] = {
 
 
 def mechanism(name: str, reference: Any, rank: str = "i", **others: Any) -> Mechanism:
-    return Mechanism(name, partial(INPUTS[name], length=7), reference, 1, 1, rank, **others)
+    return Mechanism(name, lambda rng: INPUTS[name](rng, 7), reference, 1, 1, rank, **others)
 
 
 MECHANISMS: tuple[Mechanism, ...] = (
     mechanism("lightning", lightning, "m"),
     mechanism("transnormer_llm", transnormer(geometric), params={"layer": 5}),
     mechanism("transnormer_llm_paper", transnormer(even), params={"layer": 5}),
+    mechanism("transnormer_llm_first", transnormer_first),
     mechanism("retnet", retention),
     mechanism("retnet_parallel", retention_stepped, "m"),
     mechanism("mamba2", mamba2),
