@@ -10,13 +10,18 @@ import cascade
 from cascade.api import run_program
 from cascade.backends.differences import differences
 from cascade.ir.kinds import tensor_kinds
-from tests.zoo import linear, patterns, selection, softmax
+from tests.zoo import linear, patterns, recurrent, selection, softmax
 from tests.zoo.registry import Mechanism
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples" / "zoo"
 ALL: tuple[Mechanism, ...] = (
-    softmax.MECHANISMS + selection.MECHANISMS + patterns.MECHANISMS + linear.MECHANISMS
+    *softmax.MECHANISMS,
+    *selection.MECHANISMS,
+    *patterns.MECHANISMS,
+    *linear.MECHANISMS,
+    *recurrent.MECHANISMS,
 )
+FAMILIES = ("softmax", "selection", "linear")
 EACH = pytest.mark.parametrize("mechanism", ALL, ids=lambda m: m.name)
 
 
@@ -62,8 +67,7 @@ def test_runs_as_kernels(mechanism: Mechanism) -> None:
 
 def test_every_spec_of_these_families_is_registered() -> None:
     def family(path: Path) -> bool:
-        families = ("softmax", "selection", "linear")
-        return any(f"# Family: {name}\n" in path.read_text() for name in families)
+        return any(f"# Family: {name}\n" in path.read_text() for name in FAMILIES)
 
     assert {m.name for m in ALL} == {p.stem for p in FOLDER.glob("*.cascade") if family(p)}
 
