@@ -347,7 +347,8 @@ def _matmul(a: Any, b: Any) -> Any:
     number = max(len(batch_a), len(b.dims) - 2)
     wanted: list[str | None] = []
     for left, right in align(batch_a, b.dims[:-2], number):
-        wanted.append(left if left is not None else right)
+        taken = right is not None and right in a.dims
+        wanted.append(left or (graph.copy(str(right)) if taken else right))
     used = {*a.dims, *wanted}
     column = graph.copy(j) if j is not None and j in used else j
     names = wanted[number - (len(b.dims) - 2) :]
@@ -491,23 +492,19 @@ def _repeat(x: Any, repeats: Any, dim: int | None = None) -> Any:
         refuse("`repeat_interleave` of a dimension of size 1", "use `expand`")
     size = x.shape[at] * repeats
     new = x.graph.rank(int(size), expr_of(size))
-    from cascade.ir.walk import substitute
-
-    expr = substitute(x.expr, {rank: Map("//", (Coordinate(new), expr_of(repeats)))})
+    expr = x.graph.put(x.expr, {rank: Map("//", (Coordinate(new), expr_of(repeats)))})
     return Traced(x.graph, expr, [new if n == at else d for n, d in enumerate(x.dims)], x.kind)
 
 
 @operation("flip")
 def _flip(x: Any, *dims: Any) -> Any:
-    from cascade.ir.walk import substitute
-
     chosen = dims[0] if len(dims) == 1 and isinstance(dims[0], list | tuple) else dims
     expr = x.expr
     for n in chosen:
         rank = x.dims[n]
         if rank is not None:
             last = Map("-", (x.graph.extents[rank], Const(1)))
-            expr = substitute(expr, {rank: Map("-", (last, Coordinate(rank)))})
+            expr = x.graph.put(expr, {rank: Map("-", (last, Coordinate(rank)))})
     return Traced(x.graph, expr, x.dims, x.kind)
 
 
@@ -532,8 +529,6 @@ operation("triu")(_triangle(">="))
 @operation("gather", "take_along_dim")
 def _gather(x: Any, dim: int, index: Any) -> Any:
     """`out[.., j] = x[.., index[.., j]]`."""
-    from cascade.ir.walk import substitute
-
     if isinstance(dim, Traced):
         dim, index = index, dim
     x = x if isinstance(x.expr, Read) else x.named()
@@ -546,7 +541,7 @@ def _gather(x: Any, dim: int, index: Any) -> Any:
     own = x.graph.copy(target) if target in used else target
     dims = [own if n == at else d for n, d in enumerate(x.dims)]
     index = merge(x.graph, index, dims)
-    expr = substitute(x.expr, {rank: index.expr})
+    expr = x.graph.put(x.expr, {rank: index.expr})
     return Traced(x.graph, expr, dims, x.kind)
 
 

@@ -9,7 +9,6 @@ from typing import Any
 from cascade.frontends.torch_function.sizes import expr_of
 from cascade.frontends.torch_function.traced import Graph, Traced, refuse
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol
-from cascade.ir.walk import substitute
 
 Dims = Sequence[str | None]
 
@@ -60,7 +59,7 @@ def merge(graph: Graph, x: Traced, dims: Dims) -> Traced:
         for own, new in zip(x.dims, dims, strict=True)
         if own is not None and new is not None and own != new
     }
-    return Traced(graph, substitute(x.expr, values), dims, x.kind)
+    return Traced(graph, graph.put(x.expr, values), dims, x.kind)
 
 
 def broadcast(graph: Graph, values: Sequence[Traced]) -> tuple[list[Traced], list[str | None]]:
@@ -119,7 +118,7 @@ def indexed(x: Traced, index: Any) -> Traced:
                 chosen = expr_of(part)
                 if part < 0:
                     chosen = Map("-", (x.graph.extents[rank], Const(-int(part))))
-                expr = substitute(expr, {rank: chosen})
+                expr = x.graph.put(expr, {rank: chosen})
         else:
             refuse(f"an index of type {type(part).__name__}")
     return Traced(x.graph, expr, dims, x.kind)
@@ -146,7 +145,7 @@ def _sliced(graph: Graph, expr: Expr, rank: str | None, part: slice) -> tuple[Ex
     moved: Expr = Coordinate(new)
     if start != Const(0):
         moved = Map("+", (moved, start))
-    return substitute(expr, {rank: moved}), new
+    return graph.put(expr, {rank: moved}), new
 
 
 def _gathered(
@@ -159,7 +158,7 @@ def _gathered(
     index = merge(x.graph, part, dims)
     if rank is None:
         return expr, dims
-    return substitute(expr, {rank: index.expr}), dims
+    return x.graph.put(expr, {rank: index.expr}), dims
 
 
 # -- reshaping
@@ -188,7 +187,7 @@ def reshaped(x: Traced, shape: Sequence[Any]) -> Traced:
             dims += _split(x.graph, rank, own, size, target, values)
         else:
             dims.append(_join(x, rank, own, size, source, values))
-    expr = substitute(x.expr, values)
+    expr = x.graph.put(x.expr, values)
     made = Traced(x.graph, expr, dims, x.kind)
     return made
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from cascade.diagnostics import Source, Span, fail
 from cascade.frontends.torch_function.sizes import Size
 from cascade.ir.cascade import Einsum, Tensor
-from cascade.ir.expr import Coordinate, Expr, Read, Symbol
+from cascade.ir.expr import Coordinate, Expr, Read, Reduce, Select, Symbol
 from cascade.ir.ops import CONSTANTS, MAPS, REDUCERS, SELECTIONS
-from cascade.ir.walk import free_ranks, reads, substitute
+from cascade.ir.walk import children, free_ranks, reads, rebuild
 
 WORDS = {
     *MAPS, *REDUCERS, *SELECTIONS, *CONSTANTS, "cascade", "import", "input", "output", "param",
@@ -58,6 +58,27 @@ class Graph:
     def copy(self, rank: str) -> str:
         """Another rank of the same extent."""
         return self.rank(self.sizes[rank], self.extents[rank])
+
+    def put(self, e: Expr, values: Mapping[str, Expr]) -> Expr:
+        """Coordinates replaced. A rank that a reduction binds gives way to one that a value has."""
+        if isinstance(e, Coordinate):
+            return values.get(e.rank, e)
+        free = set(free_ranks(e))
+        values = {r: v for r, v in values.items() if r in free}
+        if not values:
+            return e
+        if isinstance(e, Reduce | Select):
+            e = self._apart(e, {r for v in values.values() for r in free_ranks(v)})
+        return rebuild(e, tuple(self.put(c, values) for c in children(e)))
+
+    def _apart(self, e: Reduce | Select, used: set[str]) -> Expr:
+        """A reduction that binds none of the ranks in use."""
+        bound = e.ranks if isinstance(e, Reduce) else (e.rank,)
+        new = {r: self.copy(r) if r in used else r for r in bound}
+        body = self.put(e.body, {r: Coordinate(n) for r, n in new.items() if n != r})
+        if isinstance(e, Reduce):
+            return replace(e, ranks=tuple(new[r] for r in bound), body=body)
+        return replace(e, rank=new[e.rank], body=body)
 
     def name(self, stem: str) -> str:
         stem = f"{stem}_" if stem in WORDS else stem
@@ -214,7 +235,7 @@ class Traced:
             for old, new in zip(self.dims, dims, strict=True)
             if old is not None and new is not None and old != new
         }
-        return substitute(self.expr, values)
+        return self.graph.put(self.expr, values)
 
     def with_dims(self, dims: Sequence[str | None]) -> Traced:
         return Traced(self.graph, self.at(dims), dims, self.kind)

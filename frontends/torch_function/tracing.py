@@ -165,8 +165,7 @@ def finished(graph: Graph, outputs: Mapping[str, Any], name: str) -> Cascade:
             Rank(
                 new,
                 extent,
-                declared=(not own and new not in carried)
-                or (not own and isinstance(extent, Const)),
+                declared=not own,
             )
         )
     used = {r for e in einsums for r in _ranks_in(e)} | carried
