@@ -18,6 +18,7 @@ import torch
 
 from cascade.diagnostics import input_error
 from cascade.frontends.torch_function import trace_scores
+from cascade.frontends.torch_function.operations import kind_of
 from cascade.frontends.torch_function.traced import Graph, Traced
 from cascade.integrations.kernels import kernel
 from cascade.ir.cascade import (
@@ -30,7 +31,7 @@ from cascade.ir.cascade import (
     in_file_order,
 )
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Symbol, Where
-from cascade.ir.walk import conjunction, conjuncts, free_ranks, reads
+from cascade.ir.walk import conjunction, conjuncts, free_ranks, reads, symbols, walk
 
 Mod = Callable[..., Any]
 
@@ -85,20 +86,31 @@ def flex_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
     return_lse: bool = False,
-    **options: Any,
+    kernel_options: dict[str, Any] | None = None,
+    *,
+    return_aux: Any = None,
 ) -> Any:
     """Attention of [batch, head, position, width] tensors, as `torch.nn.attention.flex_attention`.
 
     Returns the output, and with `return_lse` the log-sum-exp of each row, too. A row of which no
-    key is allowed is 0. Raises `CascadeError` for an operation in a function that has no form.
+    key is allowed is 0. `kernel_options` are those of other kernels and not used. Raises
+    `CascadeError` for an operation in a function that has no form.
     """
+    if return_aux is not None:
+        raise input_error("host", "there is no `return_aux` here", "use `return_lse=True`")
     if query.shape[1] != key.shape[1] and not enable_gqa:
         raise input_error(
             "shape",
             f"{query.shape[1]} query heads and {key.shape[1]} key heads",
             "set `enable_gqa=True` where they are grouped",
         )
-    mask_mod = getattr(block_mask, "mask_mod", None) if block_mask is not None else None
+    if block_mask is not None and not hasattr(block_mask, "mask_mod"):
+        raise input_error(
+            "host",
+            f"a block mask of type {type(block_mask).__name__}",
+            "make it by `create_block_mask` of a function",
+        )
+    mask_mod = None if block_mask is None else block_mask.mask_mod
     grouped = query.shape[1] != key.shape[1]
     made = _built(score_mod, mask_mod, grouped, (*query.shape[:3], key.shape[2]))
     backend = "triton" if query.device.type == "cuda" else "tiled"
@@ -108,7 +120,10 @@ def flex_attention(
     if scale is not None:
         given["scale"] = float(scale)
     found = KERNELS[made.spec, backend](**given)
-    return (found["O"], found["LSE"]) if return_lse else found["O"]
+    if not return_lse:
+        return found["O"]
+    half = query.dtype in (torch.float16, torch.bfloat16)  # of which the sum is a float
+    return found["O"], found["LSE"].float() if half else found["LSE"]
 
 
 GROUPS = "each group serves the same number of query heads"
@@ -128,6 +143,8 @@ def _built(
 ) -> _Scores:
     graph = Graph()
     graph.taken |= {"Q", "K", "V", "QK", "S", "A", "O", "LSE", "M", "scale", *"bhpmefg"}
+    graph.sizes |= dict(zip("bhpm", sizes, strict=True))
+    graph.extents |= {r: Symbol(r.upper()) for r in "bhpm"}
     captured: dict[str, torch.Tensor] = {}
     known: dict[int, Traced] = {}
 
@@ -135,8 +152,7 @@ def _built(
         if id(tensor) not in known:
             name = graph.name(f"captured{len(captured) + 1}")
             ranks = tuple(graph.rank(s) for s in tensor.shape)
-            kind = "real" if tensor.is_floating_point() else "int"
-            kind = "bool" if tensor.dtype == torch.bool else kind
+            kind = kind_of(tensor.dtype)
             graph.inputs.append(Tensor(name, ranks, None if kind == "real" else kind))
             captured[name] = tensor
             known[id(tensor)] = Traced(
@@ -148,10 +164,10 @@ def _built(
     score: Expr = Read("QK", tuple(map(Coordinate, "bhpm")))
     if score_mod is not None:
         traced = Traced(graph, score, ())
-        score = trace_scores(graph, score_mod, [traced, *points], capture).expr
+        score = trace_scores(graph, score_mod, [traced, *points], capture, "real").expr
     conditions: tuple[Expr, ...] = ()
     if mask_mod is not None:
-        conditions = conjuncts(trace_scores(graph, mask_mod, points, capture).expr)
+        conditions = conjuncts(trace_scores(graph, mask_mod, points, capture, "bool").expr)
     conditions = tuple(c for c in conditions if c != Const(True))
     _share_ranks(graph, (score, *conditions), dict(zip("bhpm", sizes, strict=True)))
     return _Scores(_spec(graph, score, conditions, grouped), captured)
@@ -159,15 +175,21 @@ def _built(
 
 def _share_ranks(graph: Graph, parts: tuple[Expr, ...], sizes: dict[str, int]) -> None:
     """A captured tensor with an element for each head, only read at the head, has its rank."""
+    named = {s for e in parts for s in symbols(e)}  # sizes that the functions ask for
     for n, t in enumerate(graph.inputs):
         found = [r.index for e in parts for r in reads(e) if r.tensor == t.name]
         ranks = list(t.ranks)
         for slot, rank in enumerate(t.ranks):
             at = {index[slot] for index in found}
             for name, size in sizes.items():
-                if at == {Coordinate(name)} and graph.sizes[rank] == size and name not in ranks:
+                fits = graph.sizes[rank] == size and name not in ranks
+                if fits and at == {Coordinate(name)} and rank.upper() not in named:
                     ranks[slot] = name
         graph.inputs[n] = replace(t, ranks=tuple(ranks))
+
+
+def _conditions(e: Expr) -> list[Expr]:
+    return [c for n in walk(e) if isinstance(n, Where) for c in conjuncts(n.condition)]
 
 
 def _spec(graph: Graph, score: Expr, conditions: tuple[Expr, ...], grouped: bool) -> Cascade:
@@ -204,7 +226,9 @@ def _spec(graph: Graph, score: Expr, conditions: tuple[Expr, ...], grouped: bool
     shifted = Map("exp", (Map("-", (s, top)),))
     weights = Map("/", (shifted, Reduce("sum", ("m",), shifted)))
     total = Reduce("sum", ("m",), Map("exp", (Map("-", (s, finite)),)))
-    lse = Map("+", (Map("log", (total,)), finite))
+    lse: Expr = Map("+", (Map("log", (total,)), finite))
+    if any("m" not in free_ranks(c) for c in _conditions(body)):  # of whole rows
+        lse = Map("??", (lse, Map("neg", (Const(float("inf")),))))
     out = Reduce("sum", ("m",), Map("*", (Read("A", at), Read("V", (b, heads, m, f)))))
     inputs = (
         Tensor("Q", ("b", "h", "p", "e")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -35,6 +36,8 @@ class Graph:
     taken: set[str] = field(default_factory=set)
     captured: dict[int, Any] = field(default_factory=dict)
     unnamed: set[str] = field(default_factory=set)  # statements that no variable names
+    absences: dict[str, Any] = field(default_factory=dict)  # of tensors: see absence.py
+    real: Any = None  # the type of the first real example
 
     def rank(self, size: int, extent: Expr | None = None, stem: str = "d") -> str:
         """A new rank; its own extent where none is given."""
@@ -132,20 +135,46 @@ def refuse(what: str, *hints: str) -> NoReturn:
     raise fail("trace", f"{what} has no form in the language{where}", at.span(), hints=hints)
 
 
+@dataclass
+class Storage:
+    """The memory that a tensor and its views share."""
+
+    changed: bool = False  # in place, so that what was traced before is not what it holds
+
+
+class Shape(tuple[Any, ...]):
+    """Sizes, as `torch.Size` has them."""
+
+    def numel(self) -> Any:
+        return math.prod(self)
+
+
 class Traced:
     """A tensor: an expression over ranks, one for each dimension (None where the size is 1)."""
+
+    __array_ufunc__ = None  # numbers of NumPy leave operators to us
 
     def __init__(self, graph: Graph, expr: Expr, dims: Sequence[str | None], kind: str = "real"):
         self.graph = graph
         self.expr = expr
         self.dims = tuple(dims)
         self.kind = kind
+        self.storage = Storage()
+
+    def become(self, other: Traced) -> Traced:
+        """Change in place: this tensor has the new value, and its views have none that we know."""
+        if tuple(map(int, self.shape)) != tuple(map(int, other.shape)):
+            refuse(f"a change in place from shape {self.shape} to {other.shape}")
+        self.storage.changed = True
+        self.storage = Storage()
+        self.expr, self.dims, self.kind = other.expr, other.dims, other.kind
+        return self
 
     # -- what PyTorch code asks of a tensor
     @property
     def shape(self) -> tuple[Any, ...]:
         sizes, extents = self.graph.sizes, self.graph.extents
-        return tuple(1 if d is None else Size(sizes[d], extents[d]) for d in self.dims)
+        return Shape(1 if d is None else Size(sizes[d], extents[d]) for d in self.dims)
 
     @property
     def ndim(self) -> int:
@@ -161,7 +190,8 @@ class Traced:
     def dtype(self) -> Any:
         import torch
 
-        return {"bool": torch.bool, "int": torch.int64}.get(self.kind, torch.float32)
+        real = self.graph.real or torch.float32
+        return {"bool": torch.bool, "int": torch.int64}.get(self.kind, real)
 
     @property
     def requires_grad(self) -> bool:
@@ -193,6 +223,9 @@ class Traced:
     def __int__(self) -> int:
         refuse("a Python number made of a tensor")
 
+    def __index__(self) -> int:
+        refuse("a Python number made of a tensor")
+
     def __iter__(self) -> Any:
         if not self.dims:
             refuse("a loop over a scalar")
@@ -217,12 +250,26 @@ class Traced:
             raise AttributeError(name)
         from cascade.frontends.torch_function.operations import method
 
+        if name in ("data", "real"):
+            return method("alias", (self,), {})
+        if name in ("is_cuda", "is_sparse", "is_quantized"):
+            return False
+        if not callable(getattr(torch.Tensor, name)):
+            refuse(f"`{name}`")
         return lambda *args, **kwargs: method(name, (self, *args), kwargs)
 
-    def __getitem__(self, index: Any) -> Any:
-        from cascade.frontends.torch_function.operations import indexed
+    def where(self, condition: Any, other: Any) -> Any:
+        from cascade.frontends.torch_function.operations import method
 
-        return indexed(self, index)
+        return method("where", (condition, self, other), {})
+
+    def __getitem__(self, index: Any) -> Any:
+        from cascade.frontends.torch_function.operations import method
+
+        return method("getitem", (self, index), {})
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        refuse("an assignment to a part of a tensor", "choose by a condition: `torch.where`")
 
     def __hash__(self) -> int:
         return id(self)
@@ -267,8 +314,9 @@ def variable() -> str | None:
 def _operators() -> None:
     """Python's operators on Traced, by the methods of tensors."""
     names = (
-        "add radd sub rsub mul rmul truediv rtruediv floordiv mod pow rpow matmul rmatmul neg "
-        "lt le gt ge eq ne and rand or ror invert xor abs"
+        "add radd sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod rmod pow rpow matmul "
+        "rmatmul neg lt le gt ge eq ne and rand or ror invert xor rxor abs lshift rshift rlshift "
+        "rrshift iadd isub imul itruediv ifloordiv imod ipow iand ior ixor"
     )
     for n in names.split():
         special = f"__{n}__"

@@ -1,4 +1,4 @@
-"""Functions on which tracing was wrong: each gives what PyTorch gives, or an error with its line."""
+"""Functions that were traced wrong: each gives what PyTorch gives, or an error with its line."""
 
 import inspect
 
