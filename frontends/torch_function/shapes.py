@@ -8,7 +8,7 @@ from typing import Any
 
 from cascade.frontends.torch_function.sizes import expr_of
 from cascade.frontends.torch_function.traced import Graph, Traced, refuse
-from cascade.ir.expr import Const, Coordinate, Expr, Map, Symbol
+from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol
 
 Dims = Sequence[str | None]
 
@@ -165,11 +165,11 @@ def _sliced(graph: Graph, rank: str | None, part: slice, values: dict[str, Expr]
         return None
     start = _bound(graph, rank, part.start, Const(0))
     stop = _bound(graph, rank, part.stop, graph.extents[rank])
-    if start == Const(0) and stop == graph.extents[rank]:
-        return rank
     if last - first == 1:
         values[rank] = start
         return None
+    if start == Const(0) and stop == graph.extents[rank]:
+        return rank
     length = stop if start == Const(0) else Map("-", (stop, start))
     new = graph.rank(last - first, length)
     moved = Coordinate(new)
@@ -235,6 +235,9 @@ def wrapped(graph: Graph, index: Expr, rank: str) -> Expr:
     return moved if high < 0 else Map("select", (Map("<", (index, Const(0))), moved, index))
 
 
+FAR = 1 << 62
+
+
 def bounds(graph: Graph, e: Expr) -> tuple[int, int] | None:
     """The least and the largest value of an index at the sizes of the examples, where known."""
     match e:
@@ -242,6 +245,8 @@ def bounds(graph: Graph, e: Expr) -> tuple[int, int] | None:
             return int(value), int(value)
         case Coordinate(rank):
             return 0, graph.sizes[rank] - 1
+        case Read():
+            return 0, FAR
         case Symbol(name):
             own = graph.sizes.get(name.lower())
             return None if own is None else (own, own)
