@@ -340,11 +340,15 @@ def _to(x: Traced, *targets: Any, **_: Any) -> Traced:
     return x
 
 
+def _listed(numbers: Sequence[Any]) -> tuple[Any, ...]:
+    """Numbers that are given one by one or as one list."""
+    one = len(numbers) == 1 and isinstance(numbers[0], list | tuple)
+    return tuple(numbers[0] if one else numbers)
+
+
 def constant(graph: Graph, value: Any, shape: Sequence[Any], kind: str | None = None) -> Traced:
     """A number at every point of a shape."""
-    if len(shape) == 1 and isinstance(shape[0], list | tuple):
-        shape = shape[0]
-    dims = [None if int(s) == 1 else graph.rank(int(s), expr_of(s)) for s in shape]
+    dims = [None if int(s) == 1 else graph.rank(int(s), expr_of(s)) for s in _listed(shape)]
     number = lifted(graph, value)
     made = _cast(number, kind or number.kind)
     return Traced(graph, made.expr, dims, made.kind)
@@ -713,12 +717,8 @@ def _attention(
 
 # -- shapes
 
-operation("permute")(lambda x, *dims: permuted(x, dims[0] if len(dims) == 1 else dims))
-operation("view", "reshape")(
-    lambda x, *shape: reshaped(
-        x, shape[0] if len(shape) == 1 and isinstance(shape[0], list | tuple) else shape
-    )
-)
+operation("permute")(lambda x, *dims: permuted(x, _listed(dims)))
+operation("view", "reshape")(lambda x, *shape: reshaped(x, _listed(shape)))
 operation("unsqueeze")(unsqueezed)
 
 
@@ -752,8 +752,7 @@ def _flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
 def _expand(x: Any, *shape: Any) -> Any:
     if len(shape) == 1 and isinstance(shape[0], Traced):
         shape = shape[0].shape
-    if len(shape) == 1 and isinstance(shape[0], list | tuple):
-        shape = tuple(shape[0])
+    shape = _listed(shape)
     new = len(shape) - len(x.dims)
     dims: list[str | None] = [None] * new + list(x.dims)
     for n, size in enumerate(shape):
@@ -784,10 +783,9 @@ def _repeat(x: Any, repeats: Any, dim: int | None = None) -> Any:
 
 @operation("flip")
 def _flip(x: Any, *dims: Any) -> Any:
-    chosen = dims[0] if len(dims) == 1 and isinstance(dims[0], list | tuple) else dims
     expr = x.expr
-    for n in chosen:
-        rank = x.dims[axis(x, n)]
+    for n in _listed(dims):
+        rank = x.dims[axis(x, n)] if x.dims else None
         if rank is not None:
             last = Map("-", (x.graph.extents[rank], Const(1)))
             expr = x.graph.put(expr, {rank: Map("-", (last, Coordinate(rank)))})

@@ -119,8 +119,9 @@ def _arange(
         refuse("`arange` with such a step", "scale one that counts from 0")
     size = end - start if start != 0 else end
     size = -(-size // step) if step != 1 else size
-    rank = graph.rank(math.ceil(size), expr_of(size if isinstance(size, int) else math.ceil(size)))
-    counted = Traced(graph, Coordinate(rank), (rank,), "int")
+    size = size if isinstance(size, int) else math.ceil(size)
+    rank = None if size == 1 else graph.rank(size, expr_of(size))
+    counted = Traced(graph, Const(0) if rank is None else Coordinate(rank), (rank,), "int")
     counted = counted * step if step != 1 else counted
     counted = counted if start == 0 else counted + start
     if dtype is not None:
