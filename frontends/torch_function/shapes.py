@@ -27,10 +27,9 @@ def equal(graph: Graph, a: str, b: str) -> None:
     if graph.sizes[a] != graph.sizes[b]:
         refuse(f"sizes {graph.sizes[a]} and {graph.sizes[b]} in one dimension")
     if graph.own(a) and graph.own(b):
-        old, new = graph.extents[b], graph.extents[a]
+        graph.merged[b] = a
         for rank, extent in graph.extents.items():
-            if extent == old:
-                graph.extents[rank] = new
+            graph.extents[rank] = graph.rooted(extent)
         for n, t in enumerate(graph.inputs):
             if b in t.ranks and a not in t.ranks:
                 graph.inputs[n] = replace(t, ranks=tuple(a if r == b else r for r in t.ranks))

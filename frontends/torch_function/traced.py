@@ -14,7 +14,7 @@ from cascade.frontends.torch_function.sizes import Size
 from cascade.ir.cascade import Einsum, Tensor
 from cascade.ir.expr import Coordinate, Expr, Read, Reduce, Select, Symbol
 from cascade.ir.ops import CONSTANTS, MAPS, REDUCERS, SELECTIONS
-from cascade.ir.walk import children, free_ranks, reads, rebuild
+from cascade.ir.walk import children, free_ranks, reads, rebuild, transform
 
 WORDS = {
     *MAPS, *REDUCERS, *SELECTIONS, *CONSTANTS, "cascade", "import", "input", "output", "param",
@@ -53,6 +53,16 @@ class Graph:
         while rank in self.merged:
             rank = self.merged[rank]
         return rank
+
+    def rooted(self, e: Expr) -> Expr:
+        """A size of an input's rank as that of the one it equals."""
+
+        def rule(n: Expr) -> Expr | None:
+            if isinstance(n, Symbol) and n.name.lower() in self.merged:
+                return Symbol(self.root(n.name.lower()).upper())
+            return None
+
+        return transform(e, rule)
 
     def own(self, rank: str) -> bool:
         """Whether a rank's extent is its own, as that of an input is."""

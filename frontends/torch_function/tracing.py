@@ -161,6 +161,7 @@ def finished(graph: Graph, outputs: Mapping[str, Any], name: str) -> Cascade:
         others = {r.tensor for v in values[n + 1 :] for r in reads(v.expr)}
         names.append(_output(graph, wanted, values[n], others.union(names)))
     einsums = _converted(_needed(graph.einsums, names), graph.inputs, names, values)
+    einsums = [Einsum(e.tensor, e.ranks, graph.rooted(e.body)) for e in einsums]
     inputs = _inputs(graph, einsums)
     letters = _letters(graph, inputs, einsums)
     einsums = [_renamed(e, letters) for e in einsums]
