@@ -15,6 +15,7 @@ from cascade.frontends.torch_function.shapes import (
     broadcast,
     indexed,
     merge,
+    one,
     permuted,
     reshaped,
     unsqueezed,
@@ -348,7 +349,7 @@ def _listed(numbers: Sequence[Any]) -> tuple[Any, ...]:
 
 def constant(graph: Graph, value: Any, shape: Sequence[Any], kind: str | None = None) -> Traced:
     """A number at every point of a shape."""
-    dims = [None if int(s) == 1 else graph.rank(int(s), expr_of(s)) for s in _listed(shape)]
+    dims = [None if one(s) else graph.rank(int(s), expr_of(s)) for s in _listed(shape)]
     number = lifted(graph, value)
     made = _cast(number, kind or number.kind)
     return Traced(graph, made.expr, dims, made.kind)
@@ -759,7 +760,7 @@ def _expand(x: Any, *shape: Any) -> Any:
         fits = int(size) == -1 and n >= new
         if (rank := dims[n]) is not None:
             fits = fits or int(size) == x.graph.sizes[rank]
-        elif int(size) > 1:
+        elif int(size) > 0 and not one(size):
             dims[n] = x.graph.rank(int(size), expr_of(size))
         if new < 0 or not (fits or int(size) == 1 or (rank is None and int(size) > 1)):
             refuse(f"a view of {tuple(map(int, x.shape))} as {tuple(map(int, shape))}")

@@ -13,6 +13,11 @@ from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol
 Dims = Sequence[str | None]
 
 
+def one(size: Any) -> bool:
+    """Whether a size is 1 whatever the examples are: such a dimension has no rank."""
+    return expr_of(size) == Const(1)
+
+
 def align(a: Dims, b: Dims, number: int) -> Iterator[tuple[str | None, str | None]]:
     """Pairs of dimensions from the right; None where one has none or size 1."""
     full_a = [None] * (number - len(a)) + list(a)
@@ -164,7 +169,8 @@ def _sliced(graph: Graph, rank: str | None, part: slice, values: dict[str, Expr]
         return None
     start = _bound(graph, rank, part.start, Const(0))
     stop = _bound(graph, rank, part.stop, graph.extents[rank])
-    if last - first == 1:
+    ends = [_from_end(graph, rank, b) for b in (start, stop)]
+    if last - first == 1 and ends in ([False, False], [True, True]):  # at all sizes
         values[rank] = start
         return None
     if start == Const(0) and stop == graph.extents[rank]:
@@ -174,6 +180,15 @@ def _sliced(graph: Graph, rank: str | None, part: slice, values: dict[str, Expr]
     moved = Coordinate(new)
     values[rank] = moved if start == Const(0) else Map("+", (moved, start))
     return new
+
+
+def _from_end(graph: Graph, rank: str, bound: Expr) -> bool | None:
+    """Whether a bound is counted from the end of a dimension; None for one that is computed."""
+    if isinstance(bound, Const):
+        return False
+    if isinstance(bound, Map) and bound.op == "-" and isinstance(bound.args[1], Const):
+        bound = bound.args[0]
+    return True if bound == graph.extents[rank] else None
 
 
 def _bound(graph: Graph, rank: str, value: Any, default: Expr) -> Expr:
@@ -295,6 +310,8 @@ def reshaped(x: Traced, shape: Sequence[Any]) -> Traced:
     target = list(shape)
     if any(isinstance(s, int) and int(s) == -1 for s in target):
         rest = _quotient(x, [s for s in target if int(s) != -1])
+        if int(rest) == 1 and not one(rest):
+            refuse("a view with -1 for a size that is 1 here only", "trace larger examples")
         target = [rest if int(s) == -1 else s for s in target]
     if _product(target) != _product(x.shape):
         refuse(f"a view of {tuple(map(int, x.shape))} as {tuple(map(int, shape))}")
@@ -303,7 +320,7 @@ def reshaped(x: Traced, shape: Sequence[Any]) -> Traced:
     source = [(d, s) for d, s in zip(x.dims, x.shape, strict=True) if d is not None]
     while target:
         size = target.pop(0)
-        if int(size) == 1:
+        if int(size) == 1 and not (source and int(source[0][1]) == 1):
             dims.append(None)
             continue
         if not source:
@@ -315,6 +332,8 @@ def reshaped(x: Traced, shape: Sequence[Any]) -> Traced:
             dims += _split(x.graph, rank, own, size, target, values)
         else:
             dims.append(_join(x, rank, own, size, source, values))
+    if source:
+        refuse("a view without a dimension that is 1 here only", "trace larger examples")
     expr = x.graph.put(x.expr, values)
     made = Traced(x.graph, expr, dims, x.kind)
     return made
@@ -389,6 +408,6 @@ def _product(sizes: Sequence[Any]) -> int:
 
 
 __all__ = [
-    "align", "axis", "broadcast", "equal", "indexed", "merge", "permuted", "reshaped", "unsqueezed",
-    "wrapped",
+    "align", "axis", "broadcast", "equal", "indexed", "merge", "one", "permuted", "reshaped",
+    "unsqueezed", "wrapped",
 ]  # fmt: skip

@@ -10,6 +10,7 @@ from typing import Any
 from cascade.diagnostics import CascadeError
 from cascade.frontends.torch_function.absence import LOW, filled
 from cascade.frontends.torch_function.operations import constant, kind_of, lifted
+from cascade.frontends.torch_function.shapes import one
 from cascade.frontends.torch_function.sizes import expr_of
 from cascade.frontends.torch_function.traced import Graph, Traced, refuse
 from cascade.ir.cascade import Cascade, Einsum, Rank, Tensor, in_file_order
@@ -120,7 +121,7 @@ def _arange(
     size = end - start if start != 0 else end
     size = -(-size // step) if step != 1 else size
     size = size if isinstance(size, int) else math.ceil(size)
-    rank = None if size == 1 else graph.rank(size, expr_of(size))
+    rank = None if one(size) else graph.rank(size, expr_of(size))
     counted = Traced(graph, Const(0) if rank is None else Coordinate(rank), (rank,), "int")
     counted = counted * step if step != 1 else counted
     counted = counted if start == 0 else counted + start
