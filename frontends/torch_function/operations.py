@@ -10,6 +10,7 @@ from typing import Any
 from cascade.diagnostics import CascadeError
 from cascade.frontends.torch_function.absence import DROPPED, LOW, absence, filled, stand_in
 from cascade.frontends.torch_function.shapes import (
+    NOWHERE,
     align,
     axis,
     broadcast,
@@ -851,7 +852,8 @@ def _taken(x: Any, dim: int, index: Any, broadcasts: bool) -> Traced:
         else:
             refuse("an index of another shape than the tensor")
     if (rank := x.dims[at]) is not None:
-        values[rank] = wrapped(graph, merge(graph, index, dims).expr, rank)
+        index = filled(merge(graph, index, dims), NOWHERE)
+        values[rank] = wrapped(graph, index.expr, rank)
     return Traced(graph, graph.put(x.expr, values), dims, x.kind)
 
 

@@ -6,11 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from cascade.frontends.torch_function.absence import filled
 from cascade.frontends.torch_function.sizes import expr_of
 from cascade.frontends.torch_function.traced import Graph, Traced, refuse
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol
 
 Dims = Sequence[str | None]
+NOWHERE = -1.0  # what `argtop` stands for past the values that are there: what it indexes is absent
 
 
 def one(size: Any) -> bool:
@@ -122,7 +124,7 @@ def indexed(x: Traced, index: Any) -> Traced:
         elif isinstance(part, Traced) and part.kind == "bool":
             refuse("an index by truth values: the size of its result depends on them")
         elif isinstance(part, Traced) and part.dims:
-            gathers.append((rank, part))
+            gathers.append((rank, filled(part, NOWHERE)))
             dims.append(part)
         elif isinstance(part, Traced | int) and not isinstance(part, bool):
             _chosen(x.graph, rank, part, values)
@@ -150,7 +152,7 @@ def _chosen(graph: Graph, rank: str | None, part: Any, values: dict[str, Expr]) 
     if rank is None:
         return
     if isinstance(part, Traced):
-        values[rank] = wrapped(graph, part.expr, rank)
+        values[rank] = wrapped(graph, filled(part, NOWHERE).expr, rank)
     elif part < 0:
         values[rank] = Map("-", (graph.extents[rank], Const(-int(part))))
     else:
@@ -408,6 +410,6 @@ def _product(sizes: Sequence[Any]) -> int:
 
 
 __all__ = [
-    "align", "axis", "broadcast", "equal", "indexed", "merge", "one", "permuted", "reshaped",
+    "NOWHERE", "align", "axis", "broadcast", "equal", "indexed", "merge", "one", "permuted", "reshaped",
     "unsqueezed", "wrapped",
 ]  # fmt: skip

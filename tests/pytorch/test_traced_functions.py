@@ -147,6 +147,7 @@ INDEX = {
     "along": lambda x, n: torch.take_along_dim(x, n[None, :2], 1),
     "best": lambda x, n: x.topk(1).values * x,
     "counted to 1": lambda x, n: x[:1][torch.arange(1), torch.arange(1)] + x[:1].argmax(1),
+    "the best of none": lambda x, n: x[x.masked_fill(x > x[:1].amin(), LOW).argmax(0)],
     "the only one": lambda x, n: x + x[:1].argmax(0),
 }
 
