@@ -231,3 +231,19 @@ def test_what_has_no_form_is_said_with_its_line(words, function):
         cascade.trace(function, real(4, 4))
     assert words in str(error.value)
     assert "test_traced_functions.py:" in str(error.value)
+
+
+BESIDE = {
+    "a sum": lambda x: x / x.square().sum(0) + x.cumsum(0),
+    "a softmax": lambda x: x.softmax(0) * x.cumsum(0),
+    "its end": lambda x: x.cumsum(0) - x.sum(0) * x.amax(0),
+}
+
+
+@pytest.mark.parametrize("function", BESIDE.values(), ids=BESIDE)
+def test_a_prefix_sum_runs_in_the_loop_that_reads_it(function):
+    """A sum of the whole asks for a loop of its own, and the prefix sum starts after it."""
+    torch.manual_seed(0)
+    x = real(200, 3).float()
+    found = cascade.compile(cascade.trace(function, x))(x=x)
+    torch.testing.assert_close(found, function(x.double()).float(), rtol=1e-4, atol=1e-4)
