@@ -9,6 +9,8 @@ import cascade
 
 torch = pytest.importorskip("torch")
 
+pytestmark = pytest.mark.filterwarnings("ignore")
+
 F = torch.nn.functional
 LOW = -float("inf")
 
