@@ -435,7 +435,8 @@ def _where(condition: Any, a: Any, b: Any) -> Any:
 
 @operation("masked_fill")
 def _masked_fill(x: Any, mask: Any, value: Any) -> Any:
-    if _kind(x, value) != lifted(graph_of(x, mask, value), x).kind:
+    kinds = [lifted(graph_of(x, mask, value), v).kind for v in (x, value)]
+    if _joined(kinds, "select") != kinds[0]:
         refuse("a fill with a number that the tensor has no type for", "convert it: `x.float()`")
     return _where(mask, value, x)
 
