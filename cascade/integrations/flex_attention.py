@@ -2,7 +2,7 @@
 
     from cascade.integrations.flex_attention import create_block_mask, flex_attention
 
-`score_mod` and `mask_mod` are the functions that users have: they are traced once, by their code
+`score_mod` and `mask_mod` are the functions that users have: they are traced at each call, by their code
 and what they capture, into a cascade. A captured tensor becomes an input, so its gradient is one of
 scheduled sums. A mask is a condition of the spec: what forbids a key on every query of a tile skips
 it, without a mask in memory.
@@ -92,12 +92,12 @@ def flex_attention(
 ) -> Any:
     """Attention of [batch, head, position, width] tensors, as `torch.nn.attention.flex_attention`.
 
-    Returns the output, and with `return_lse` the log-sum-exp of each row, too. A row of which no
-    key is allowed is 0. `kernel_options` are those of other kernels and not used. Raises
-    `CascadeError` for an operation in a function that has no form.
+    Returns the output, and with `return_lse` or `return_aux` the log-sum-exp of each row, too. A
+    row of which no key is allowed is 0. `kernel_options` are those of other kernels and not used.
+    Raises `CascadeError` for an operation in a function that has no form.
     """
-    if return_aux is not None:
-        raise input_error("host", "there is no `return_aux` here", "use `return_lse=True`")
+    if getattr(return_aux, "max_scores", False):
+        raise input_error("host", "`return_aux` has no `max_scores` here", "it has `lse`")
     if query.shape[1] != key.shape[1] and not enable_gqa:
         raise input_error(
             "shape",
@@ -120,10 +120,13 @@ def flex_attention(
     if scale is not None:
         given["scale"] = float(scale)
     found = KERNELS[made.spec, backend](**given)
-    if not return_lse:
-        return found["O"]
     half = query.dtype in (torch.float16, torch.bfloat16)  # of which the sum is a float
-    return found["O"], found["LSE"].float() if half else found["LSE"]
+    lse = found["LSE"].float() if half else found["LSE"]
+    if return_aux is not None:
+        from torch.nn.attention.flex_attention import AuxOutput
+
+        return found["O"], AuxOutput(lse=lse if return_aux.lse else None)
+    return (found["O"], lse) if return_lse else found["O"]
 
 
 GROUPS = "each group serves the same number of query heads"
@@ -142,7 +145,7 @@ def _built(
     score_mod: Mod | None, mask_mod: Mod | None, grouped: bool, sizes: tuple[int, ...]
 ) -> _Scores:
     graph = Graph()
-    graph.taken |= {"Q", "K", "V", "QK", "S", "A", "O", "LSE", "M", "scale", *"bhpmefg"}
+    graph.taken |= {"Q", "K", "V", "QK", "S", "Z", "A", "O", "LSE", "M", "scale", *"bhpmefg"}
     graph.sizes |= dict(zip("bhpm", sizes, strict=True))
     graph.extents |= {r: Symbol(r.upper()) for r in "bhpm"}
     captured: dict[str, torch.Tensor] = {}
@@ -189,7 +192,30 @@ def _share_ranks(graph: Graph, parts: tuple[Expr, ...], sizes: dict[str, int]) -
 
 
 def _conditions(e: Expr) -> list[Expr]:
+    """Conditions inside a score."""
     return [c for n in walk(e) if isinstance(n, Where) for c in conjuncts(n.condition)]
+
+
+def _may_be_low(e: Expr) -> bool:
+    """Whether a score that is there may be minus infinity: by a constant, or by a captured bias.
+
+    What is captured as a factor is taken to be finite.
+    """
+    constants = {n.value for n in walk(e) if isinstance(n, Const)}
+    return bool(constants & {float("inf"), -float("inf")}) or _has_bias(e)
+
+
+def _has_bias(e: Expr) -> bool:
+    match e:
+        case Read(name):
+            return name != "QK"
+        case Where(body):
+            return _has_bias(body)
+        case Map("select", (_, *parts)) | Map("+" | "-" | "neg" | "max" | "min" | "??", parts):
+            return any(map(_has_bias, parts))
+        case Map("*" | "/", parts) if any(isinstance(a, Const | Symbol) for a in parts):
+            return any(map(_has_bias, parts))
+    return False
 
 
 def _spec(graph: Graph, score: Expr, conditions: tuple[Expr, ...], grouped: bool) -> Cascade:
@@ -203,10 +229,16 @@ def _spec(graph: Graph, score: Expr, conditions: tuple[Expr, ...], grouped: bool
     product = Map("*", (Symbol("scale"), Read("Q", (b, Coordinate("h"), p, e))))
     product = Map("*", (product, Read("K", (b, heads, m, e))))
     qk = Reduce("sum", ("e",), product)
-    body = Where(score, conjunction(conditions)) if conditions else score
-    if isinstance(score, Where) and conditions:
-        every = (*conjuncts(score.condition), *conditions)
-        body = Where(score.body, conjunction(every))
+    rows = any("m" not in free_ranks(c) for c in (*_conditions(score), *conditions))
+    body = score
+    if isinstance(score, Where):
+        body, conditions = score.body, (*conjuncts(score.condition), *conditions)
+    before: tuple[Einsum, ...] = ()
+    if _may_be_low(body):  # such a key is absent, so a row of them is one without keys
+        before = (Einsum("Z", tuple("bhpm"), body),)
+        body = Read("Z", at)
+        conditions = (*conditions, Map(">", (body, Map("neg", (Const(float("inf")),)))))
+    body = Where(body, conjunction(conditions)) if conditions else body
     s = Read("S", at)
     top = Reduce("max", ("m",), s)
     finite = Map(
@@ -227,7 +259,7 @@ def _spec(graph: Graph, score: Expr, conditions: tuple[Expr, ...], grouped: bool
     weights = Map("/", (shifted, Reduce("sum", ("m",), shifted)))
     total = Reduce("sum", ("m",), Map("exp", (Map("-", (s, finite)),)))
     lse: Expr = Map("+", (Map("log", (total,)), finite))
-    if any("m" not in free_ranks(c) for c in _conditions(body)):  # of whole rows
+    if rows:  # a condition on a row takes its sum, too
         lse = Map("??", (lse, Map("neg", (Const(float("inf")),))))
     out = Reduce("sum", ("m",), Map("*", (Read("A", at), Read("V", (b, heads, m, f)))))
     inputs = (
@@ -242,6 +274,7 @@ def _spec(graph: Graph, score: Expr, conditions: tuple[Expr, ...], grouped: bool
     ranks += [Rank(r, Symbol(r.upper())) for r in own]
     einsums = (
         Einsum("QK", tuple("bhpm"), qk),
+        *before,
         Einsum("S", tuple("bhpm"), body),
         Einsum("A", tuple("bhpm"), weights),
         Einsum("O", tuple("bhpf"), out),

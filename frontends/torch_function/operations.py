@@ -714,7 +714,8 @@ def _attention(
         if mask.kind == "bool":
             scores = _where(mask, scores, -math.inf)
         else:
-            scores = _pointwise("+", None, scores, mask)
+            scores = _pointwise("+", None, scores, mask).named()
+            scores = _where(_pointwise(">", "bool", scores, LOW), scores, LOW)
     return _matmul(_softmax(scores, -1), value)
 
 

@@ -410,6 +410,6 @@ def _product(sizes: Sequence[Any]) -> int:
 
 
 __all__ = [
-    "NOWHERE", "align", "axis", "broadcast", "equal", "indexed", "merge", "one", "permuted", "reshaped",
-    "unsqueezed", "wrapped",
+    "NOWHERE", "align", "axis", "broadcast", "equal", "indexed", "merge", "one", "permuted",
+    "reshaped", "unsqueezed", "wrapped",
 ]  # fmt: skip

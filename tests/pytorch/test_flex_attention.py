@@ -138,6 +138,25 @@ def test_the_sum_of_half_precision_is_a_float():
     attend: Any = ours.flex_attention
     out, lse = attend(*given, return_lse=True)
     assert (out.dtype, lse.dtype) == (torch.bfloat16, torch.float32)
+    again = attend(*given, return_aux=theirs.AuxRequest(lse=True))[1].lse
+    assert torch.equal(lse, again)
+
+
+def test_a_bias_of_minus_infinity_forbids_a_key():
+    """Rows of which all is forbidden are 0, and so are their gradients."""
+    bias = torch.randn(P, M, dtype=torch.float64)
+    bias[:, :3] = bias[5] = -float("inf")
+    bias.requires_grad_()
+    given = tensors(grad=True)
+    attend: Any = ours.flex_attention
+    out, lse = attend(*given, lambda s, b, h, q, kv: s + 2 * bias[q, kv], return_lse=True)
+    q, k, v = (t.detach() for t in given)
+    wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v, 2 * bias.detach())
+    torch.testing.assert_close(out, wanted)
+    assert (lse[:, :, 5] == -float("inf")).all() and (out[:, :, 5] == 0).all()
+    (out.sum() + lse[:, :, :5].sum()).backward()
+    assert all(t.grad.isfinite().all() for t in (*given, bias))
+    assert (bias.grad[5] == 0).all() and (bias.grad[:, :3] == 0).all()
 
 
 def test_gradients_of_scalars():
@@ -216,5 +235,5 @@ def test_what_has_no_form_is_said():
         ours.flex_attention(*tensors(heads=2))
     with pytest.raises(cascade.InputError, match="create_block_mask"):
         attend(*tensors(), block_mask=causal)
-    with pytest.raises(cascade.InputError, match="return_lse"):
-        attend(*tensors(), return_aux=True)
+    with pytest.raises(cascade.InputError, match="max_scores"):
+        attend(*tensors(), return_aux=theirs.AuxRequest(max_scores=True))

@@ -181,6 +181,9 @@ OTHER = {
     "steps": lambda x: x * torch.arange(1, 8, 2) + torch.arange(end=4, dtype=torch.float64),
     "numbers of NumPy": lambda x: np.float64(2) * x - np.int64(1),
     "dropout that is off": lambda x: F.dropout(x, 0.5, training=False),
+    "a row without a key": lambda x: F.scaled_dot_product_attention(
+        x, x, x, torch.where(x < x[:1], LOW, x) + torch.where(x[:, :1] > 0, LOW, x)
+    ),
     "causal, one query": lambda x: F.scaled_dot_product_attention(x[:1], x, x, is_causal=True),
 }
 
