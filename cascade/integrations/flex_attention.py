@@ -2,10 +2,10 @@
 
     from cascade.integrations.flex_attention import create_block_mask, flex_attention
 
-`score_mod` and `mask_mod` are the functions that users have: they are traced at each call, by their code
-and what they capture, into a cascade. A captured tensor becomes an input, so its gradient is one of
-scheduled sums. A mask is a condition of the spec: what forbids a key on every query of a tile skips
-it, without a mask in memory.
+`score_mod` and `mask_mod` are the functions that users have: they are traced at each call, by their
+code and what they capture, into a cascade. A captured tensor becomes an input, so its gradient is
+one of scheduled sums. A mask is a condition of the spec: what forbids a key on every query of a
+tile skips it, without a mask in memory.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ VIEWS = {  # whose result has the memory of their argument, or may have
     "alias", "contiguous", "detach", "to", "type", "type_as", "float", "double", "half", "bfloat16",
     "long", "int", "bool", "cpu", "cuda", "permute", "view", "reshape", "unsqueeze", "transpose",
     "swapaxes", "swapdims", "t", "squeeze", "flatten", "expand", "broadcast_to", "expand_as",
-    "getitem",
+    "getitem", "split", "chunk", "unbind", "select", "narrow",
 }  # fmt: skip
 PLACED = ("device", "layout", "memory_format", "non_blocking", "copy", "pin_memory")
 IN_PLACE = {f"i{n}" for n in "add sub mul truediv floordiv mod pow and or xor".split()}
@@ -79,6 +79,8 @@ def method(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         refuse(f"`{plain}` with `out=`", "use what it returns")
     found = _called(plain, args, kwargs)
     if not isinstance(found, Traced):
+        for part in _nested(found) if plain in VIEWS else ():
+            part.storage = args[0].storage
         return found
     if place:
         if not isinstance(args[0], Traced):
@@ -862,6 +864,38 @@ def _taken(x: Any, dim: int, index: Any, broadcasts: bool) -> Traced:
 @operation("index_select")
 def _index_select(x: Any, dim: int, index: Any) -> Any:
     return indexed(x, (*[slice(None)] * axis(x, dim), index))
+
+
+@operation("narrow")
+def _narrow(x: Any, dim: int, start: Any, length: Any) -> Any:
+    return indexed(x, (*[slice(None)] * axis(x, dim), slice(start, start + length)))
+
+
+@operation("select")
+def _select(x: Any, dim: int, index: Any) -> Any:
+    return indexed(x, (*[slice(None)] * axis(x, dim), index))
+
+
+@operation("unbind")
+def _unbind(x: Any, dim: int = 0) -> Any:
+    return tuple(_select(x, dim, n) for n in range(int(x.shape[axis(x, dim)])))
+
+
+@operation("split")
+def _split(x: Any, split_size: Any, dim: int = 0) -> Any:
+    whole = x.shape[axis(x, dim)]
+    if isinstance(split_size, list | tuple):
+        starts = [sum(split_size[:n]) for n in range(len(split_size))]
+        if sum(split_size) != whole:
+            refuse(f"`split` of {int(whole)} into {list(map(int, split_size))}")
+        return tuple(_narrow(x, dim, a, n) for a, n in zip(starts, split_size, strict=True))
+    number = -(-int(whole) // int(split_size))
+    return tuple(_narrow(x, dim, n * split_size, split_size) for n in range(number))
+
+
+@operation("chunk")
+def _chunk(x: Any, chunks: int, dim: int = 0) -> Any:
+    return _split(x, -(-x.shape[axis(x, dim)] // chunks), dim)
 
 
 @operation("getitem")

@@ -237,7 +237,7 @@ def _along(graph: Graph, part: Traced, dims: Dims) -> Traced:
 def wrapped(graph: Graph, index: Expr, rank: str) -> Expr:
     """An index that counts from the end where it is negative.
 
-    What is read from a tensor of integers is taken to be no negative number.
+    A tensor of integers is taken to have no negative ones if its example has none.
     """
     found = bounds(graph, index)
     if found is None:
@@ -261,8 +261,8 @@ def bounds(graph: Graph, e: Expr) -> tuple[int, int] | None:
             return int(value), int(value)
         case Coordinate(rank):
             return 0, graph.sizes[rank] - 1
-        case Read():
-            return 0, FAR
+        case Read(name):
+            return graph.lows.get(name, 0), FAR
         case Symbol(name):
             own = graph.sizes.get(name.lower())
             return None if own is None else (own, own)

@@ -37,6 +37,7 @@ class Graph:
     captured: dict[int, Any] = field(default_factory=dict)
     unnamed: set[str] = field(default_factory=set)  # statements that no variable names
     absences: dict[str, Any] = field(default_factory=dict)  # of tensors: see absence.py
+    lows: dict[str, int] = field(default_factory=dict)  # of the examples of integers
     real: Any = None  # the type of the first real example
 
     def rank(self, size: int, extent: Expr | None = None, stem: str = "d") -> str:

@@ -79,6 +79,8 @@ def _argument(graph: Graph, name: str, example: Any) -> Any:
     dims = [None if s == 1 else graph.rank(s) for s in example.shape]
     ranks = [d if d is not None else graph.rank(1, Const(1)) for d in dims]
     kind = kind_of(example.dtype)
+    if kind == "int" and example.numel():
+        graph.lows[name] = int(example.min())
     if kind == "real" and graph.real is None:
         graph.real = example.dtype
     graph.inputs.append(Tensor(name, tuple(ranks), None if kind == "real" else kind))

@@ -160,6 +160,10 @@ def test_indices(function):
     same(function, real(4, 4), torch.tensor([3, 0, 2, 2]))
 
 
+def test_negative_indices():
+    same(lambda x, n: x[n] + x[:, n], real(4, 4), torch.tensor([3, -1, 0, -4]))
+
+
 def changed(x):
     y = x.clone()
     z = y
@@ -168,7 +172,14 @@ def changed(x):
     return y, z, F.relu(x, inplace=True)
 
 
+def parts(x):
+    a, b = x.chunk(2, -1)
+    c, d = x.split([1, 3])
+    return a @ b.T, c * d.sum(0), x.split(3)[1] + x.unbind(1)[2], x.narrow(0, 1, 2), x.select(1, -1)
+
+
 OTHER = {
+    "parts": parts,
     "in place": changed,
     "constants in place": lambda x: torch.zeros(4, 4, dtype=x.dtype).add_(x),
     "several times": lambda x: (x @ x, (x @ x).T, x @ x + 1),
@@ -202,6 +213,8 @@ def stale(x):
 
 
 REFUSED = {
+    "`narrow` of a tensor that": lambda x: [p.mul_(2).narrow(0, 0, 1) for p in x.chunk(2)],
+    "`split` of 4": lambda x: x.split([1, 2]),
     "of a tensor that was changed": lambda x: stale(x) * 1,
     "a result that was changed": stale,
     "an assignment to a part": lambda x: x.clone().__setitem__(0, 1),
