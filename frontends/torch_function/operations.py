@@ -842,7 +842,7 @@ def _taken(x: Any, dim: int, index: Any, broadcasts: bool) -> Traced:
     values: dict[str, Expr] = {}
     for n, (own, theirs) in enumerate(zip(x.dims, index.dims, strict=True)):
         fresh = graph.copy(theirs) if theirs in x.dims and theirs is not None else theirs
-        if n == at or (own is None and broadcasts):
+        if n == at or (own is None and (broadcasts or theirs is None)):
             dims.append(fresh)
         elif own is not None and (theirs is None or graph.sizes[own] == graph.sizes[theirs]):
             cut = theirs is None and not broadcasts

@@ -146,6 +146,7 @@ INDEX = {
     "gather": lambda x, n: x.gather(1, n[:, None]),
     "gather less": lambda x, n: x.gather(1, n[:2, None]),
     "gather of one": lambda x, n: x[:, :1].gather(1, 0 * n[:, None].expand(4, 2)) * n[:, None],
+    "gather of one row": lambda x, n: x[:1].gather(1, x[:1].topk(2).indices) * n[:2],
     "along": lambda x, n: torch.take_along_dim(x, n[None, :2], 1),
     "best": lambda x, n: x.topk(1).values * x,
     "counted to 1": lambda x, n: x[:1][torch.arange(1), torch.arange(1)] + x[:1].argmax(1),
