@@ -60,36 +60,47 @@ def apply(function: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
 def method(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """The result of an operation by its name, with what all of them share."""
     plain = name.strip("_")
+    place = (name.endswith("_") and not name.startswith("__")) or plain in IN_PLACE
+    plain = plain[1:] if plain in IN_PLACE else plain
+    if plain not in TABLE:
+        refuse(f"`{plain}`", "write the cascade of it by hand, or trace a part without it")
+    args, kwargs = _arguments(plain, args, kwargs)
+    place = kwargs.pop("inplace", False) or place
+    found = _called(plain, args, kwargs)
+    if place and isinstance(found, Traced):
+        if not isinstance(args[0], Traced):
+            refuse(f"`{plain}` in place, of a tensor from outside of the function,")
+        return args[0].become(found)
+    return _stored(plain, args, found)
+
+
+def _arguments(
+    plain: str, args: Sequence[Any], kwargs: dict[str, Any]
+) -> tuple[Sequence[Any], dict[str, Any]]:
+    """The arguments in the form of the table; refuses tensors that are no longer what they were."""
     kwargs = {n: v for n, v in kwargs.items() if n not in PLACED}
     if not args and "input" in kwargs:
         args = (kwargs.pop("input"),)
     listed = next((n for n in ("dims", "shape", "size") if n in kwargs), None)
     if listed and plain in ("permute", "flip", "view", "reshape", "expand", "broadcast_to"):
         args = (*args, kwargs.pop(listed))
-    place = (name.endswith("_") and not name.startswith("__")) or plain in IN_PLACE
-    place = kwargs.pop("inplace", False) or place
-    plain = plain[1:] if plain in IN_PLACE else plain
-    if plain not in TABLE:
-        refuse(f"`{plain}`", "write the cascade of it by hand, or trace a part without it")
-    for a in (*_nested(args), *_nested(kwargs.values())):
-        if a.storage.changed:
-            refuse(f"`{plain}` of a tensor that was changed in place by another name",
-                   "make a new tensor instead: `x = x + y` for `x += y`")  # fmt: skip
     if kwargs.pop("out", None) is not None:
         refuse(f"`{plain}` with `out=`", "use what it returns")
-    found = _called(plain, args, kwargs)
-    if not isinstance(found, Traced):
-        for part in _nested(found) if plain in VIEWS else ():
-            part.storage = args[0].storage
-        return found
-    if place:
-        if not isinstance(args[0], Traced):
-            refuse(f"`{plain}` in place, of a tensor from outside of the function,")
-        return args[0].become(found)
+    if any(a.storage.changed for a in _nested((args, list(kwargs.values())))):
+        refuse(
+            f"`{plain}` of a tensor that was changed in place by another name",
+            "make a new tensor instead: `x = x + y` for `x += y`",
+        )
+    return args, kwargs
+
+
+def _stored(plain: str, args: Sequence[Any], found: Any) -> Any:
+    """A result in memory of its own, or in that of what it is a view of."""
     if any(found is a for a in args):
         found = Traced(found.graph, found.expr, found.dims, found.kind)
     if plain in VIEWS and isinstance(args[0], Traced):
-        found.storage = args[0].storage
+        for part in _nested([found]):
+            part.storage = args[0].storage
     return found
 
 
