@@ -2,10 +2,10 @@
 
     from cascade.integrations.flex_attention import create_block_mask, flex_attention
 
-`score_mod` and `mask_mod` are the functions that users have: they are traced once, by their code
-and what they capture, into a cascade. A captured tensor becomes an input, so its gradient is one of
-scheduled sums. A mask is a condition of the spec: what forbids a key on every query of a tile skips
-it, without a mask in memory.
+`score_mod` and `mask_mod` are the functions that users have: they are traced at each call, by their
+code and what they capture, into a cascade. A captured tensor becomes an input, so its gradient is
+one of scheduled sums. A mask is a condition of the spec: what forbids a key on every query of a
+tile skips it, without a mask in memory.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 
 from cascade.diagnostics import input_error
 from cascade.frontends.torch_function import trace_scores
+from cascade.frontends.torch_function.operations import kind_of
 from cascade.frontends.torch_function.traced import Graph, Traced
 from cascade.integrations.kernels import kernel
 from cascade.ir.cascade import (
@@ -30,7 +31,7 @@ from cascade.ir.cascade import (
     in_file_order,
 )
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Symbol, Where
-from cascade.ir.walk import conjunction, conjuncts, free_ranks, reads
+from cascade.ir.walk import conjunction, conjuncts, free_ranks, reads, symbols, walk
 
 Mod = Callable[..., Any]
 
@@ -85,20 +86,31 @@ def flex_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
     return_lse: bool = False,
-    **options: Any,
+    kernel_options: dict[str, Any] | None = None,
+    *,
+    return_aux: Any = None,
 ) -> Any:
     """Attention of [batch, head, position, width] tensors, as `torch.nn.attention.flex_attention`.
 
-    Returns the output, and with `return_lse` the log-sum-exp of each row, too. A row of which no
-    key is allowed is 0. Raises `CascadeError` for an operation in a function that has no form.
+    Returns the output, and with `return_lse` or `return_aux` the log-sum-exp of each row, too. A
+    row of which no key is allowed is 0. `kernel_options` are those of other kernels and not used.
+    Raises `CascadeError` for an operation in a function that has no form.
     """
+    if getattr(return_aux, "max_scores", False):
+        raise input_error("host", "`return_aux` has no `max_scores` here", "it has `lse`")
     if query.shape[1] != key.shape[1] and not enable_gqa:
         raise input_error(
             "shape",
             f"{query.shape[1]} query heads and {key.shape[1]} key heads",
             "set `enable_gqa=True` where they are grouped",
         )
-    mask_mod = getattr(block_mask, "mask_mod", None) if block_mask is not None else None
+    if block_mask is not None and not hasattr(block_mask, "mask_mod"):
+        raise input_error(
+            "host",
+            f"a block mask of type {type(block_mask).__name__}",
+            "make it by `create_block_mask` of a function",
+        )
+    mask_mod = None if block_mask is None else block_mask.mask_mod
     grouped = query.shape[1] != key.shape[1]
     made = _built(score_mod, mask_mod, grouped, (*query.shape[:3], key.shape[2]))
     backend = "triton" if query.device.type == "cuda" else "tiled"
@@ -108,7 +120,13 @@ def flex_attention(
     if scale is not None:
         given["scale"] = float(scale)
     found = KERNELS[made.spec, backend](**given)
-    return (found["O"], found["LSE"]) if return_lse else found["O"]
+    half = query.dtype in (torch.float16, torch.bfloat16)  # of which the sum is a float
+    lse = found["LSE"].float() if half else found["LSE"]
+    if return_aux is not None:
+        from torch.nn.attention.flex_attention import AuxOutput
+
+        return found["O"], AuxOutput(lse=lse if return_aux.lse else None)
+    return (found["O"], lse) if return_lse else found["O"]
 
 
 GROUPS = "each group serves the same number of query heads"
@@ -127,7 +145,9 @@ def _built(
     score_mod: Mod | None, mask_mod: Mod | None, grouped: bool, sizes: tuple[int, ...]
 ) -> _Scores:
     graph = Graph()
-    graph.taken |= {"Q", "K", "V", "QK", "S", "A", "O", "LSE", "M", "scale", *"bhpmefg"}
+    graph.taken |= {"Q", "K", "V", "QK", "S", "Z", "A", "O", "LSE", "M", "scale", *"bhpmefg"}
+    graph.sizes |= dict(zip("bhpm", sizes, strict=True))
+    graph.extents |= {r: Symbol(r.upper()) for r in "bhpm"}
     captured: dict[str, torch.Tensor] = {}
     known: dict[int, Traced] = {}
 
@@ -135,8 +155,7 @@ def _built(
         if id(tensor) not in known:
             name = graph.name(f"captured{len(captured) + 1}")
             ranks = tuple(graph.rank(s) for s in tensor.shape)
-            kind = "real" if tensor.is_floating_point() else "int"
-            kind = "bool" if tensor.dtype == torch.bool else kind
+            kind = kind_of(tensor.dtype)
             graph.inputs.append(Tensor(name, ranks, None if kind == "real" else kind))
             captured[name] = tensor
             known[id(tensor)] = Traced(
@@ -148,10 +167,10 @@ def _built(
     score: Expr = Read("QK", tuple(map(Coordinate, "bhpm")))
     if score_mod is not None:
         traced = Traced(graph, score, ())
-        score = trace_scores(graph, score_mod, [traced, *points], capture).expr
+        score = trace_scores(graph, score_mod, [traced, *points], capture, "real").expr
     conditions: tuple[Expr, ...] = ()
     if mask_mod is not None:
-        conditions = conjuncts(trace_scores(graph, mask_mod, points, capture).expr)
+        conditions = conjuncts(trace_scores(graph, mask_mod, points, capture, "bool").expr)
     conditions = tuple(c for c in conditions if c != Const(True))
     _share_ranks(graph, (score, *conditions), dict(zip("bhpm", sizes, strict=True)))
     return _Scores(_spec(graph, score, conditions, grouped), captured)
@@ -159,15 +178,44 @@ def _built(
 
 def _share_ranks(graph: Graph, parts: tuple[Expr, ...], sizes: dict[str, int]) -> None:
     """A captured tensor with an element for each head, only read at the head, has its rank."""
+    named = {s for e in parts for s in symbols(e)}  # sizes that the functions ask for
     for n, t in enumerate(graph.inputs):
         found = [r.index for e in parts for r in reads(e) if r.tensor == t.name]
         ranks = list(t.ranks)
         for slot, rank in enumerate(t.ranks):
             at = {index[slot] for index in found}
             for name, size in sizes.items():
-                if at == {Coordinate(name)} and graph.sizes[rank] == size and name not in ranks:
+                fits = graph.sizes[rank] == size and name not in ranks
+                if fits and at == {Coordinate(name)} and rank.upper() not in named:
                     ranks[slot] = name
         graph.inputs[n] = replace(t, ranks=tuple(ranks))
+
+
+def _conditions(e: Expr) -> list[Expr]:
+    """Conditions inside a score."""
+    return [c for n in walk(e) if isinstance(n, Where) for c in conjuncts(n.condition)]
+
+
+def _may_be_low(e: Expr) -> bool:
+    """Whether a score that is there may be minus infinity: by a constant, or by a captured bias.
+
+    What is captured as a factor is taken to be finite.
+    """
+    constants = {n.value for n in walk(e) if isinstance(n, Const)}
+    return bool(constants & {float("inf"), -float("inf")}) or _has_bias(e)
+
+
+def _has_bias(e: Expr) -> bool:
+    match e:
+        case Read(name):
+            return name != "QK"
+        case Where(body):
+            return _has_bias(body)
+        case Map("select", (_, *parts)) | Map("+" | "-" | "neg" | "max" | "min" | "??", parts):
+            return any(map(_has_bias, parts))
+        case Map("*" | "/", parts) if any(isinstance(a, Const | Symbol) for a in parts):
+            return any(map(_has_bias, parts))
+    return False
 
 
 def _spec(graph: Graph, score: Expr, conditions: tuple[Expr, ...], grouped: bool) -> Cascade:
@@ -181,10 +229,16 @@ def _spec(graph: Graph, score: Expr, conditions: tuple[Expr, ...], grouped: bool
     product = Map("*", (Symbol("scale"), Read("Q", (b, Coordinate("h"), p, e))))
     product = Map("*", (product, Read("K", (b, heads, m, e))))
     qk = Reduce("sum", ("e",), product)
-    body = Where(score, conjunction(conditions)) if conditions else score
-    if isinstance(score, Where) and conditions:
-        every = (*conjuncts(score.condition), *conditions)
-        body = Where(score.body, conjunction(every))
+    rows = any("m" not in free_ranks(c) for c in (*_conditions(score), *conditions))
+    body = score
+    if isinstance(score, Where):
+        body, conditions = score.body, (*conjuncts(score.condition), *conditions)
+    before: tuple[Einsum, ...] = ()
+    if _may_be_low(body):  # such a key is absent, so a row of them is one without keys
+        before = (Einsum("Z", tuple("bhpm"), body),)
+        body = Read("Z", at)
+        conditions = (*conditions, Map(">", (body, Map("neg", (Const(float("inf")),)))))
+    body = Where(body, conjunction(conditions)) if conditions else body
     s = Read("S", at)
     top = Reduce("max", ("m",), s)
     finite = Map(
@@ -204,7 +258,9 @@ def _spec(graph: Graph, score: Expr, conditions: tuple[Expr, ...], grouped: bool
     shifted = Map("exp", (Map("-", (s, top)),))
     weights = Map("/", (shifted, Reduce("sum", ("m",), shifted)))
     total = Reduce("sum", ("m",), Map("exp", (Map("-", (s, finite)),)))
-    lse = Map("+", (Map("log", (total,)), finite))
+    lse: Expr = Map("+", (Map("log", (total,)), finite))
+    if rows:  # a condition on a row takes its sum, too
+        lse = Map("??", (lse, Map("neg", (Const(float("inf")),))))
     out = Reduce("sum", ("m",), Map("*", (Read("A", at), Read("V", (b, heads, m, f)))))
     inputs = (
         Tensor("Q", ("b", "h", "p", "e")),
@@ -218,6 +274,7 @@ def _spec(graph: Graph, score: Expr, conditions: tuple[Expr, ...], grouped: bool
     ranks += [Rank(r, Symbol(r.upper())) for r in own]
     einsums = (
         Einsum("QK", tuple("bhpm"), qk),
+        *before,
         Einsum("S", tuple("bhpm"), body),
         Einsum("A", tuple("bhpm"), weights),
         Einsum("O", tuple("bhpf"), out),

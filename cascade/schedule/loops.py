@@ -77,9 +77,12 @@ def _levels(builder: Builder) -> dict[str, int]:
             for r in needed:
                 if r.tensor not in draft.members or r.tensor == n:
                     continue
-                level = levels[r.tensor] + (0 if _runs(builder, r) else 1)
+                runs = _runs(builder, r)
+                level = levels[r.tensor] + (0 if runs else 1)
                 if level > levels[n]:
                     levels[n], changed = level, True
+                elif runs and level < levels[n]:  # a later loop would only find its end
+                    levels[r.tensor], changed = levels[n], True
     return levels
 
 

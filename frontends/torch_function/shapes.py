@@ -6,12 +6,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from cascade.frontends.torch_function.absence import filled
 from cascade.frontends.torch_function.sizes import expr_of
 from cascade.frontends.torch_function.traced import Graph, Traced, refuse
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol
-from cascade.ir.walk import substitute
 
 Dims = Sequence[str | None]
+NOWHERE = -1.0  # what `argtop` stands for past the values that are there: what it indexes is absent
+
+
+def one(size: Any) -> bool:
+    """Whether a size is 1 whatever the examples are: such a dimension has no rank."""
+    return expr_of(size) == Const(1)
 
 
 def align(a: Dims, b: Dims, number: int) -> Iterator[tuple[str | None, str | None]]:
@@ -28,10 +34,9 @@ def equal(graph: Graph, a: str, b: str) -> None:
     if graph.sizes[a] != graph.sizes[b]:
         refuse(f"sizes {graph.sizes[a]} and {graph.sizes[b]} in one dimension")
     if graph.own(a) and graph.own(b):
-        old, new = graph.extents[b], graph.extents[a]
+        graph.merged[b] = a
         for rank, extent in graph.extents.items():
-            if extent == old:
-                graph.extents[rank] = new
+            graph.extents[rank] = graph.rooted(extent)
         for n, t in enumerate(graph.inputs):
             if b in t.ranks and a not in t.ranks:
                 graph.inputs[n] = replace(t, ranks=tuple(a if r == b else r for r in t.ranks))
@@ -60,7 +65,7 @@ def merge(graph: Graph, x: Traced, dims: Dims) -> Traced:
         for own, new in zip(x.dims, dims, strict=True)
         if own is not None and new is not None and own != new
     }
-    return Traced(graph, substitute(x.expr, values), dims, x.kind)
+    return Traced(graph, graph.put(x.expr, values), dims, x.kind)
 
 
 def broadcast(graph: Graph, values: Sequence[Traced]) -> tuple[list[Traced], list[str | None]]:
@@ -80,12 +85,23 @@ def broadcast(graph: Graph, values: Sequence[Traced]) -> tuple[list[Traced], lis
     return made, dims
 
 
+def axis(x: Traced, dim: Any, more: int = 0) -> int:
+    """A dimension counted from the front; `more` for one that is to be made."""
+    number = len(x.dims) + more
+    if not isinstance(dim, int) or not -max(number, 1) <= dim < max(number, 1):
+        refuse(f"dimension {dim!r} of a tensor of {len(x.dims)} dimensions")
+    return int(dim) % max(number, 1)
+
+
 def permuted(x: Traced, order: Sequence[int]) -> Traced:
-    return Traced(x.graph, x.expr, [x.dims[n] for n in order], x.kind)
+    at = [axis(x, n) for n in order]
+    if sorted(at) != list(range(len(x.dims))):
+        refuse(f"a permutation {tuple(order)} of {len(x.dims)} dimensions")
+    return Traced(x.graph, x.expr, [x.dims[n] for n in at], x.kind)
 
 
 def unsqueezed(x: Traced, dim: int) -> Traced:
-    at = dim % (len(x.dims) + 1)
+    at = axis(x, dim, 1)
     return Traced(x.graph, x.expr, [*x.dims[:at], None, *x.dims[at:]], x.kind)
 
 
@@ -93,73 +109,199 @@ def unsqueezed(x: Traced, dim: int) -> Traced:
 
 
 def indexed(x: Traced, index: Any) -> Traced:
-    """`x[index]` with None, an ellipsis, integers, slices of step 1 and one tensor of integers."""
-    parts = list(index) if isinstance(index, tuple) else [index]
-    real = sum(1 for p in parts if p is not None and p is not Ellipsis)
-    if Ellipsis in [p for p in parts if not isinstance(p, Traced)]:
-        at = next(n for n, p in enumerate(parts) if p is Ellipsis)
-        parts[at : at + 1] = [slice(None)] * (len(x.dims) - real)
-    else:
-        parts += [slice(None)] * (len(x.dims) - real)
-    dims: list[str | None] = []
-    expr, left = x.expr, list(x.dims)
-    for part in parts:
+    """`x[index]` with None, an ellipsis, integers, slices of step 1 and tensors of integers."""
+    dims: list[Any] = []  # a tensor of integers in its place
+    values: dict[str, Expr] = {}
+    gathers: list[tuple[str | None, Traced]] = []
+    left = list(x.dims)
+    for part in _full_index(x, index):
         if part is None:
             dims.append(None)
             continue
         rank = left.pop(0)
         if isinstance(part, slice):
-            expr, new = _sliced(x.graph, expr, rank, part)
-            dims.append(new)
-        elif isinstance(part, Traced):
-            expr, more = _gathered(x, expr, rank, part, [*dims, *left])
-            dims += more
-        elif isinstance(part, int):
-            if rank is not None:
-                chosen = expr_of(part)
-                if part < 0:
-                    chosen = Map("-", (x.graph.extents[rank], Const(-int(part))))
-                expr = substitute(expr, {rank: chosen})
+            dims.append(_sliced(x.graph, rank, part, values))
+        elif isinstance(part, Traced) and part.kind == "bool":
+            refuse("an index by truth values: the size of its result depends on them")
+        elif isinstance(part, Traced) and part.dims:
+            gathers.append((rank, filled(part, NOWHERE)))
+            dims.append(part)
+        elif isinstance(part, Traced | int) and not isinstance(part, bool):
+            _chosen(x.graph, rank, part, values)
         else:
             refuse(f"an index of type {type(part).__name__}")
-    return Traced(x.graph, expr, dims, x.kind)
+    return _gathered(x, dims, values, gathers)
 
 
-def _sliced(graph: Graph, expr: Expr, rank: str | None, part: slice) -> tuple[Expr, str | None]:
-    if part == slice(None) or rank is None:
-        return expr, rank
+def _full_index(x: Traced, index: Any) -> list[Any]:
+    """An index for each dimension."""
+    parts = list(index) if isinstance(index, tuple) else [index]
+    real = sum(1 for p in parts if p is not None and p is not Ellipsis)
+    if real > len(x.dims):
+        refuse(f"{real} indices of {len(x.dims)} dimensions")
+    rest = [slice(None)] * (len(x.dims) - real)
+    at = next((n for n, p in enumerate(parts) if p is Ellipsis), None)
+    return [*parts, *rest] if at is None else [*parts[:at], *rest, *parts[at + 1 :]]
+
+
+def _chosen(graph: Graph, rank: str | None, part: Any, values: dict[str, Expr]) -> None:
+    """One point of a dimension."""
+    size = 1 if rank is None else graph.sizes[rank]
+    if isinstance(part, int) and not -size <= part < size:
+        refuse(f"index {int(part)} of a dimension of size {size}")
+    if rank is None:
+        return
+    if isinstance(part, Traced):
+        values[rank] = wrapped(graph, filled(part, NOWHERE).expr, rank)
+    elif part < 0:
+        values[rank] = Map("-", (graph.extents[rank], Const(-int(part))))
+    else:
+        values[rank] = expr_of(part)
+
+
+def _sliced(graph: Graph, rank: str | None, part: slice, values: dict[str, Expr]) -> str | None:
+    """The rank of a part of a dimension; none where one point is left."""
     if part.step not in (None, 1):
         refuse("a slice with a step", "reshape, then take one of the new dimension")
+    size = 1 if rank is None else graph.sizes[rank]
+    first, last, _ = part.indices(size)
+    if last <= first:
+        refuse("a slice without a point")
+    if rank is None:
+        return None
+    start = _bound(graph, rank, part.start, Const(0))
+    stop = _bound(graph, rank, part.stop, graph.extents[rank])
+    ends = [_from_end(graph, rank, b) for b in (start, stop)]
+    if last - first == 1 and ends in ([False, False], [True, True]):  # at all sizes
+        values[rank] = start
+        return None
+    if start == Const(0) and stop == graph.extents[rank]:
+        return rank
+    length = stop if start == Const(0) else Map("-", (stop, start))
+    new = graph.rank(last - first, length)
+    moved = Coordinate(new)
+    values[rank] = moved if start == Const(0) else Map("+", (moved, start))
+    return new
+
+
+def _from_end(graph: Graph, rank: str, bound: Expr) -> bool | None:
+    """Whether a bound is counted from the end of a dimension; None for one that is computed."""
+    if isinstance(bound, Const):
+        return False
+    if isinstance(bound, Map) and bound.op == "-" and isinstance(bound.args[1], Const):
+        bound = bound.args[0]
+    return True if bound == graph.extents[rank] else None
+
+
+def _bound(graph: Graph, rank: str, value: Any, default: Expr) -> Expr:
+    """A bound of a slice: past an end it is that end."""
+    if value is None:
+        return default
     size, extent = graph.sizes[rank], graph.extents[rank]
-
-    def bound(value: Any, default: Expr, usual: int) -> tuple[Expr, int]:
-        if value is None:
-            return default, usual
-        if value < 0:
-            return Map("-", (extent, Const(-int(value)))), size + int(value)
-        return expr_of(value), min(int(value), size)
-
-    start, first = bound(part.start, Const(0), 0)
-    stop, last = bound(part.stop, extent, size)
-    length = stop if first == 0 and start == Const(0) else Map("-", (stop, start))
-    new = graph.rank(max(last - first, 0), length)
-    moved: Expr = Coordinate(new)
-    if start != Const(0):
-        moved = Map("+", (moved, start))
-    return substitute(expr, {rank: moved}), new
+    if value >= size:
+        return extent
+    if value < -size:
+        return Const(0)
+    return Map("-", (extent, Const(-int(value)))) if value < 0 else expr_of(value)
 
 
 def _gathered(
-    x: Traced, expr: Expr, rank: str | None, part: Traced, used: Dims
-) -> tuple[Expr, list[str | None]]:
-    """A dimension indexed by a tensor of integers, or chosen by nothing else."""
-    if part.kind == "bool":
-        refuse("an index by truth values: the size of its result depends on them")
-    dims = [x.graph.copy(d) if d is not None and d in used else d for d in part.dims]
-    index = merge(x.graph, part, dims)
-    if rank is None:
-        return expr, dims
-    return substitute(expr, {rank: index.expr}), dims
+    x: Traced,
+    places: Sequence[Any],
+    values: dict[str, Expr],
+    gathers: Sequence[tuple[str | None, Traced]],
+) -> Traced:
+    """Dimensions indexed by tensors of integers, whose own dimensions are broadcast together."""
+    graph, dims = x.graph, list(places)
+    if gathers:
+        at = [n for n, p in enumerate(dims) if isinstance(p, Traced)]
+        parts, common = broadcast(graph, [p for _, p in gathers])
+        kept = [p for p in dims if not isinstance(p, Traced)]
+        common = [graph.copy(d) if d is not None and d in kept else d for d in common]
+        for (rank, _), part in zip(gathers, parts, strict=True):
+            if rank is not None:
+                values[rank] = wrapped(graph, _along(graph, part, common).expr, rank)
+        together = at[-1] - at[0] == len(at) - 1
+        first = at[0] if together else 0  # where they stand apart, PyTorch puts them in front
+        kept[first:first] = common
+        dims = kept
+    return Traced(graph, graph.put(x.expr, values), dims, x.kind)
+
+
+def _along(graph: Graph, part: Traced, dims: Dims) -> Traced:
+    """A value over these ranks, where it has a rank of its own."""
+    return merge(graph, part, [d if own is not None else None
+                               for own, d in zip(part.dims, dims, strict=True)])  # fmt: skip
+
+
+def wrapped(graph: Graph, index: Expr, rank: str) -> Expr:
+    """An index that counts from the end where it is negative.
+
+    A tensor of integers is taken to have no negative ones if its example has none.
+    """
+    found = bounds(graph, index)
+    if found is None:
+        return index
+    low, high = found
+    if isinstance(index, Coordinate) and high >= graph.sizes[rank]:
+        refuse(f"an index up to {high} of a dimension of size {graph.sizes[rank]}")
+    if low >= 0:
+        return index
+    moved = Map("+", (index, graph.extents[rank]))
+    return moved if high < 0 else Map("select", (Map("<", (index, Const(0))), moved, index))
+
+
+FAR = 1 << 62
+
+
+def bounds(graph: Graph, e: Expr) -> tuple[int, int] | None:
+    """The least and the largest value of an index at the sizes of the examples, where known."""
+    match e:
+        case Const(value) if isinstance(value, int):
+            return int(value), int(value)
+        case Coordinate(rank):
+            return 0, graph.sizes[rank] - 1
+        case Read(name):
+            return graph.lows.get(name, 0), FAR
+        case Symbol(name):
+            own = graph.sizes.get(name.lower())
+            return None if own is None else (own, own)
+        case Map("select", (_, *branches)):
+            parts = [bounds(graph, b) for b in branches]
+        case Map(_, args):
+            parts = [bounds(graph, a) for a in args]
+        case _:
+            return None
+    if None in parts:
+        return None
+    return _interval(e.op, [p for p in parts if p is not None])
+
+
+def _interval(op: str, parts: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
+    (a, b), (c, d) = parts[0], parts[-1]
+    match op:
+        case "+":
+            return a + c, b + d
+        case "-":
+            return a - d, b - c
+        case "neg":
+            return -b, -a
+        case "*":
+            products = (a * c, a * d, b * c, b * d)
+            return min(products), max(products)
+        case "//" if c == d and c > 0:
+            return a // c, b // c
+        case "%" if c > 0:
+            return 0, d - 1
+        case "abs":
+            return max(a, -b, 0), max(b, -a)
+        case "max":
+            return max(a, c), max(b, d)
+        case "min":
+            return min(a, c), min(b, d)
+        case "select":
+            return min(a, c), max(b, d)
+    return None
 
 
 # -- reshaping
@@ -170,13 +312,17 @@ def reshaped(x: Traced, shape: Sequence[Any]) -> Traced:
     target = list(shape)
     if any(isinstance(s, int) and int(s) == -1 for s in target):
         rest = _quotient(x, [s for s in target if int(s) != -1])
+        if int(rest) == 1 and not one(rest):
+            refuse("a view with -1 for a size that is 1 here only", "trace larger examples")
         target = [rest if int(s) == -1 else s for s in target]
+    if _product(target) != _product(x.shape):
+        refuse(f"a view of {tuple(map(int, x.shape))} as {tuple(map(int, shape))}")
     values: dict[str, Expr] = {}
     dims: list[str | None] = []
     source = [(d, s) for d, s in zip(x.dims, x.shape, strict=True) if d is not None]
     while target:
         size = target.pop(0)
-        if int(size) == 1:
+        if int(size) == 1 and not (source and int(source[0][1]) == 1):
             dims.append(None)
             continue
         if not source:
@@ -188,7 +334,9 @@ def reshaped(x: Traced, shape: Sequence[Any]) -> Traced:
             dims += _split(x.graph, rank, own, size, target, values)
         else:
             dims.append(_join(x, rank, own, size, source, values))
-    expr = substitute(x.expr, values)
+    if source:
+        refuse("a view without a dimension that is 1 here only", "trace larger examples")
+    expr = x.graph.put(x.expr, values)
     made = Traced(x.graph, expr, dims, x.kind)
     return made
 
@@ -261,4 +409,7 @@ def _product(sizes: Sequence[Any]) -> int:
     return total
 
 
-__all__ = ["Read", "align", "broadcast", "equal", "indexed", "merge", "permuted", "reshaped"]
+__all__ = [
+    "NOWHERE", "align", "axis", "broadcast", "equal", "indexed", "merge", "one", "permuted",
+    "reshaped", "unsqueezed", "wrapped",
+]  # fmt: skip

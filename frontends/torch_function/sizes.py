@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
 from typing import Any
 
 from cascade.ir.expr import Const, Expr, Map
@@ -25,46 +27,6 @@ class Size(int):
         made.expr = expr
         return made
 
-    def _with(self, op: str, other: Any, value: Any, swapped: bool = False) -> Any:
-        if not isinstance(other, int | float):
-            return NotImplemented
-        a, b = expr_of(self), expr_of(other)
-        expr = Map(op, (b, a) if swapped else (a, b))
-        return Size(value, expr) if isinstance(value, int) else Scalar(value, expr)
-
-    def __add__(self, other: Any) -> Any:
-        return self._with("+", other, int(self) + other)
-
-    def __radd__(self, other: Any) -> Any:
-        return self._with("+", other, other + int(self), True)
-
-    def __sub__(self, other: Any) -> Any:
-        return self._with("-", other, int(self) - other)
-
-    def __rsub__(self, other: Any) -> Any:
-        return self._with("-", other, other - int(self), True)
-
-    def __mul__(self, other: Any) -> Any:
-        return self._with("*", other, int(self) * other)
-
-    def __rmul__(self, other: Any) -> Any:
-        return self._with("*", other, other * int(self), True)
-
-    def __floordiv__(self, other: Any) -> Any:
-        return self._with("//", other, int(self) // other)
-
-    def __truediv__(self, other: Any) -> Any:
-        return self._with("/", other, int(self) / other)
-
-    def __rtruediv__(self, other: Any) -> Any:
-        return self._with("/", other, other / int(self), True)
-
-    def __mod__(self, other: Any) -> Any:
-        return self._with("%", other, int(self) % other)
-
-    def __pow__(self, other: Any, modulus: Any = None) -> Any:
-        return self._with("**", other, int(self) ** other)
-
     def __neg__(self) -> Any:
         return Size(-int(self), Map("neg", (self.expr,)))
 
@@ -82,26 +44,43 @@ class Scalar(float):
         made.expr = expr
         return made
 
-    def _with(self, op: str, other: Any, value: float, swapped: bool = False) -> Any:
-        if not isinstance(other, int | float):
-            return NotImplemented
-        a, b = expr_of(self), expr_of(other)
-        return Scalar(value, Map(op, (b, a) if swapped else (a, b)))
-
-    def __add__(self, other: Any) -> Any:
-        return self._with("+", other, float(self) + other)
-
-    def __mul__(self, other: Any) -> Any:
-        return self._with("*", other, float(self) * other)
-
-    def __rmul__(self, other: Any) -> Any:
-        return self._with("*", other, other * float(self), True)
-
-    def __truediv__(self, other: Any) -> Any:
-        return self._with("/", other, float(self) / other)
-
-    def __rtruediv__(self, other: Any) -> Any:
-        return self._with("/", other, other / float(self), True)
-
     def __neg__(self) -> Any:
         return Scalar(-float(self), Map("neg", (self.expr,)))
+
+
+OPERATORS: dict[str, tuple[str, Callable[[Any, Any], Any]]] = {
+    "add": ("+", operator.add),
+    "sub": ("-", operator.sub),
+    "mul": ("*", operator.mul),
+    "truediv": ("/", operator.truediv),
+    "pow": ("**", operator.pow),
+    "floordiv": ("//", operator.floordiv),
+    "mod": ("%", operator.mod),
+}
+
+
+def _bare(value: float) -> float:
+    return int(value) if isinstance(value, int) else float(value)
+
+
+def _operators(cls: type, names: tuple[str, ...]) -> None:
+    """Python's operators on numbers, which keep the expression of what they give."""
+
+    def made(op: str, function: Callable[[Any, Any], Any], swapped: bool) -> Any:
+        def method(self: Any, other: Any) -> Any:
+            if not isinstance(other, int | float):
+                return NotImplemented
+            a, b = (other, self) if swapped else (self, other)
+            value = function(_bare(a), _bare(b))
+            expr = Map(op, (expr_of(a), expr_of(b)))
+            return Size(value, expr) if isinstance(value, int) else Scalar(value, expr)
+
+        return method
+
+    for name in names:
+        setattr(cls, f"__{name}__", made(*OPERATORS[name], False))
+        setattr(cls, f"__r{name}__", made(*OPERATORS[name], True))
+
+
+_operators(Size, tuple(OPERATORS))
+_operators(Scalar, ("add", "sub", "mul", "truediv", "pow"))

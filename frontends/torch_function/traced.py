@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from cascade.diagnostics import Source, Span, fail
 from cascade.frontends.torch_function.sizes import Size
 from cascade.ir.cascade import Einsum, Tensor
-from cascade.ir.expr import Coordinate, Expr, Read, Symbol
+from cascade.ir.expr import Coordinate, Expr, Read, Reduce, Select, Symbol
 from cascade.ir.ops import CONSTANTS, MAPS, REDUCERS, SELECTIONS
-from cascade.ir.walk import free_ranks, reads, substitute
+from cascade.ir.walk import children, free_ranks, reads, rebuild, transform
 
 WORDS = {
     *MAPS, *REDUCERS, *SELECTIONS, *CONSTANTS, "cascade", "import", "input", "output", "param",
@@ -35,6 +36,9 @@ class Graph:
     taken: set[str] = field(default_factory=set)
     captured: dict[int, Any] = field(default_factory=dict)
     unnamed: set[str] = field(default_factory=set)  # statements that no variable names
+    absences: dict[str, Any] = field(default_factory=dict)  # of tensors: see absence.py
+    lows: dict[str, int] = field(default_factory=dict)  # of the examples of integers
+    real: Any = None  # the type of the first real example
 
     def rank(self, size: int, extent: Expr | None = None, stem: str = "d") -> str:
         """A new rank; its own extent where none is given."""
@@ -51,6 +55,16 @@ class Graph:
             rank = self.merged[rank]
         return rank
 
+    def rooted(self, e: Expr) -> Expr:
+        """A size of an input's rank as that of the one it equals."""
+
+        def rule(n: Expr) -> Expr | None:
+            if isinstance(n, Symbol) and n.name.lower() in self.merged:
+                return Symbol(self.root(n.name.lower()).upper())
+            return None
+
+        return transform(e, rule)
+
     def own(self, rank: str) -> bool:
         """Whether a rank's extent is its own, as that of an input is."""
         return self.extents[rank] == Symbol(rank.upper())
@@ -58,6 +72,27 @@ class Graph:
     def copy(self, rank: str) -> str:
         """Another rank of the same extent."""
         return self.rank(self.sizes[rank], self.extents[rank])
+
+    def put(self, e: Expr, values: Mapping[str, Expr]) -> Expr:
+        """Coordinates replaced. A rank that a reduction binds gives way to one that a value has."""
+        if isinstance(e, Coordinate):
+            return values.get(e.rank, e)
+        free = set(free_ranks(e))
+        values = {r: v for r, v in values.items() if r in free}
+        if not values:
+            return e
+        if isinstance(e, Reduce | Select):
+            e = self._apart(e, {r for v in values.values() for r in free_ranks(v)})
+        return rebuild(e, tuple(self.put(c, values) for c in children(e)))
+
+    def _apart(self, e: Reduce | Select, used: set[str]) -> Expr:
+        """A reduction that binds none of the ranks in use."""
+        bound = e.ranks if isinstance(e, Reduce) else (e.rank,)
+        new = {r: self.copy(r) if r in used else r for r in bound}
+        body = self.put(e.body, {r: Coordinate(n) for r, n in new.items() if n != r})
+        if isinstance(e, Reduce):
+            return replace(e, ranks=tuple(new[r] for r in bound), body=body)
+        return replace(e, rank=new[e.rank], body=body)
 
     def name(self, stem: str) -> str:
         stem = f"{stem}_" if stem in WORDS else stem
@@ -111,20 +146,46 @@ def refuse(what: str, *hints: str) -> NoReturn:
     raise fail("trace", f"{what} has no form in the language{where}", at.span(), hints=hints)
 
 
+@dataclass
+class Storage:
+    """The memory that a tensor and its views share."""
+
+    changed: bool = False  # in place, so that what was traced before is not what it holds
+
+
+class Shape(tuple[Any, ...]):
+    """Sizes, as `torch.Size` has them."""
+
+    def numel(self) -> Any:
+        return math.prod(self)
+
+
 class Traced:
     """A tensor: an expression over ranks, one for each dimension (None where the size is 1)."""
+
+    __array_ufunc__ = None  # numbers of NumPy leave operators to us
 
     def __init__(self, graph: Graph, expr: Expr, dims: Sequence[str | None], kind: str = "real"):
         self.graph = graph
         self.expr = expr
         self.dims = tuple(dims)
         self.kind = kind
+        self.storage = Storage()
+
+    def become(self, other: Traced) -> Traced:
+        """Change in place: this tensor has the new value, and its views have none that we know."""
+        if tuple(map(int, self.shape)) != tuple(map(int, other.shape)):
+            refuse(f"a change in place from shape {self.shape} to {other.shape}")
+        self.storage.changed = True
+        self.storage = Storage()
+        self.expr, self.dims, self.kind = other.expr, other.dims, other.kind
+        return self
 
     # -- what PyTorch code asks of a tensor
     @property
     def shape(self) -> tuple[Any, ...]:
         sizes, extents = self.graph.sizes, self.graph.extents
-        return tuple(1 if d is None else Size(sizes[d], extents[d]) for d in self.dims)
+        return Shape(1 if d is None else Size(sizes[d], extents[d]) for d in self.dims)
 
     @property
     def ndim(self) -> int:
@@ -140,7 +201,8 @@ class Traced:
     def dtype(self) -> Any:
         import torch
 
-        return {"bool": torch.bool, "int": torch.int64}.get(self.kind, torch.float32)
+        real = self.graph.real or torch.float32
+        return {"bool": torch.bool, "int": torch.int64}.get(self.kind, real)
 
     @property
     def requires_grad(self) -> bool:
@@ -172,6 +234,9 @@ class Traced:
     def __int__(self) -> int:
         refuse("a Python number made of a tensor")
 
+    def __index__(self) -> int:
+        refuse("a Python number made of a tensor")
+
     def __iter__(self) -> Any:
         if not self.dims:
             refuse("a loop over a scalar")
@@ -196,12 +261,26 @@ class Traced:
             raise AttributeError(name)
         from cascade.frontends.torch_function.operations import method
 
+        if name in ("data", "real"):
+            return method("alias", (self,), {})
+        if name in ("is_cuda", "is_sparse", "is_quantized"):
+            return False
+        if not callable(getattr(torch.Tensor, name)):
+            refuse(f"`{name}`")
         return lambda *args, **kwargs: method(name, (self, *args), kwargs)
 
-    def __getitem__(self, index: Any) -> Any:
-        from cascade.frontends.torch_function.operations import indexed
+    def where(self, condition: Any, other: Any) -> Any:
+        from cascade.frontends.torch_function.operations import method
 
-        return indexed(self, index)
+        return method("where", (condition, self, other), {})
+
+    def __getitem__(self, index: Any) -> Any:
+        from cascade.frontends.torch_function.operations import method
+
+        return method("getitem", (self, index), {})
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        refuse("an assignment to a part of a tensor", "choose by a condition: `torch.where`")
 
     def __hash__(self) -> int:
         return id(self)
@@ -214,7 +293,7 @@ class Traced:
             for old, new in zip(self.dims, dims, strict=True)
             if old is not None and new is not None and old != new
         }
-        return substitute(self.expr, values)
+        return self.graph.put(self.expr, values)
 
     def with_dims(self, dims: Sequence[str | None]) -> Traced:
         return Traced(self.graph, self.at(dims), dims, self.kind)
@@ -246,8 +325,9 @@ def variable() -> str | None:
 def _operators() -> None:
     """Python's operators on Traced, by the methods of tensors."""
     names = (
-        "add radd sub rsub mul rmul truediv rtruediv floordiv mod pow rpow matmul rmatmul neg "
-        "lt le gt ge eq ne and rand or ror invert xor abs"
+        "add radd sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod rmod pow rpow matmul "
+        "rmatmul neg lt le gt ge eq ne and rand or ror invert xor rxor abs lshift rshift rlshift "
+        "rrshift iadd isub imul itruediv ifloordiv imod ipow iand ior ixor"
     )
     for n in names.split():
         special = f"__{n}__"

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cascade.diagnostics import CascadeError
-from cascade.frontends.torch_function.operations import lifted
+from cascade.frontends.torch_function.absence import LOW, filled
+from cascade.frontends.torch_function.operations import constant, kind_of, lifted
+from cascade.frontends.torch_function.shapes import one
 from cascade.frontends.torch_function.sizes import expr_of
 from cascade.frontends.torch_function.traced import Graph, Traced, refuse
 from cascade.ir.cascade import Cascade, Einsum, Rank, Tensor, in_file_order
-from cascade.ir.expr import Const, Coordinate, Expr, Read, Symbol
+from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol
+from cascade.ir.kinds import tensor_kinds
 from cascade.ir.verify import verify
 from cascade.ir.walk import bound_ranks, free_ranks, reads, symbols, transform, walk
 
@@ -30,6 +34,8 @@ def trace(function: Callable[..., Any], *examples: Any, name: str | None = None)
     graph = Graph()
 
     def no_capture(value: Any) -> Traced:
+        if value.dim() == 0 and not value.requires_grad:
+            return lifted(graph, value.item())
         refuse(
             f"a tensor from outside of the function, of shape {tuple(value.shape)},",
             "make it an argument",
@@ -43,12 +49,15 @@ def trace(function: Callable[..., Any], *examples: Any, name: str | None = None)
 
 
 def trace_scores(
-    graph: Graph, function: Callable[..., Any], arguments: Sequence[Any], capture: Any
+    graph: Graph, function: Callable[..., Any], arguments: Sequence[Any], capture: Any, kind: str
 ) -> Traced:
-    """One value of a function of traced scalars, as score functions have them."""
+    """The scalar that a function of traced scalars gives, as score functions do."""
     graph.captured[0] = capture
-    found = _run(graph, function, arguments)
-    return lifted(graph, next(iter(found.values())))
+    found = list(_run(graph, function, arguments).values())
+    value = lifted(graph, found[0] if len(found) == 1 else None)
+    if value.dims:
+        refuse(f"a score or a mask of shape {tuple(map(int, value.shape))}", "return a scalar")
+    return filled(value.bool() if kind == "bool" else value.float(), LOW)
 
 
 def _parameters(function: Callable[..., Any], number: int) -> list[str]:
@@ -69,9 +78,11 @@ def _argument(graph: Graph, name: str, example: Any) -> Any:
     name = graph.name(name)
     dims = [None if s == 1 else graph.rank(s) for s in example.shape]
     ranks = [d if d is not None else graph.rank(1, Const(1)) for d in dims]
-    kind = (
-        "bool" if example.dtype == torch.bool else "real" if example.is_floating_point() else "int"
-    )
+    kind = kind_of(example.dtype)
+    if kind == "int" and example.numel():
+        graph.lows[name] = int(example.min())
+    if kind == "real" and graph.real is None:
+        graph.real = example.dtype
     graph.inputs.append(Tensor(name, tuple(ranks), None if kind == "real" else kind))
     index = tuple(Const(0) if d is None else Coordinate(d) for d in dims)
     return Traced(graph, Read(name, index), dims, kind)
@@ -101,42 +112,43 @@ def _run(graph: Graph, function: Callable[..., Any], arguments: Sequence[Any]) -
     return {"out": found}
 
 
-def _arange(graph: Graph, *bounds: Any, **_: Any) -> Traced:
-    start, stop = (0, bounds[0]) if len(bounds) == 1 else bounds[:2]
-    if len(bounds) > 2 and bounds[2] != 1:
-        refuse("`arange` with a step")
-    size = stop - start if start != 0 else stop
-    rank = graph.rank(int(size), expr_of(size))
-    counted = Traced(graph, Coordinate(rank), (rank,), "int")
-    return counted if start == 0 else counted + start
+def _arange(
+    graph: Graph, *bounds: Any, start: Any = 0, end: Any = None, step: Any = 1, dtype: Any = None,
+    **_: Any,
+) -> Traced:  # fmt: skip
+    if bounds:
+        start, end, step = (start, *bounds, step) if len(bounds) == 1 else (*bounds, step)[:3]
+    if isinstance(step, float) or step < 1 or (isinstance(start, float) and start != int(start)):
+        refuse("`arange` with such a step", "scale one that counts from 0")
+    size = end - start if start != 0 else end
+    size = -(-size // step) if step != 1 else size
+    size = size if isinstance(size, int) else math.ceil(size)
+    rank = None if one(size) else graph.rank(size, expr_of(size))
+    counted = Traced(graph, Const(0) if rank is None else Coordinate(rank), (rank,), "int")
+    counted = counted * step if step != 1 else counted
+    counted = counted if start == 0 else counted + start
+    if dtype is not None:
+        return counted.to(dtype)  # type: ignore[no-any-return]
+    real = any(isinstance(v, float) for v in (start, end))
+    return Traced(graph, counted.expr, (rank,), "real" if real else "int")
 
 
-def _constant(value: Any) -> Callable[..., Traced]:
-    def made(graph: Graph, *shape: Any, **_: Any) -> Traced:
-        if len(shape) == 1 and isinstance(shape[0], list | tuple):
-            shape = tuple(shape[0])
-        dims = [None if int(s) == 1 else graph.rank(int(s), expr_of(s)) for s in shape]
-        return Traced(graph, Const(value), dims)
-
-    return made
+def _full(graph: Graph, size: Any, fill_value: Any, *, dtype: Any = None, **_: Any) -> Traced:
+    return constant(graph, fill_value, size, None if dtype is None else kind_of(dtype))
 
 
-def _full(graph: Graph, shape: Any, fill_value: Any, **_: Any) -> Traced:
-    return _constant(fill_value)(graph, *shape)
+def _constant(value: float) -> Callable[..., Traced]:
+    def made(graph: Graph, *shape: Any, size: Any = None, dtype: Any = None, **_: Any) -> Traced:
+        kind = None if dtype is None else kind_of(dtype)
+        return constant(graph, value, shape if size is None else size, kind)
 
-
-def _ones(graph: Graph, *shape: Any, dtype: Any = None, **more: Any) -> Traced:
-    import torch
-
-    made = _constant(True if dtype == torch.bool else 1.0)(graph, *shape)
-    made.kind = "bool" if dtype == torch.bool else "real"
     return made
 
 
 FACTORIES: dict[str, Callable[..., Any]] = {
     "arange": _arange,
     "zeros": _constant(0.0),
-    "ones": _ones,
+    "ones": _constant(1.0),
     "full": _full,
 }
 
@@ -146,13 +158,14 @@ FACTORIES: dict[str, Callable[..., Any]] = {
 
 def finished(graph: Graph, outputs: Mapping[str, Any], name: str) -> Cascade:
     """The cascade of a graph: outputs named, ranks renamed to letters, nothing unused."""
-    names = []
-    for wanted, value in outputs.items():
-        value = lifted(graph, value)
-        names.append(_output(graph, wanted, value))
-    einsums = _needed(graph.einsums, names)
-    read = {r.tensor for e in einsums for r in reads(e.body)}
-    inputs = tuple(t for t in graph.inputs if t.name in read)
+    names: list[str] = []
+    values = [_present(lifted(graph, v)) for v in outputs.values()]
+    for n, wanted in enumerate(outputs):
+        others = {r.tensor for v in values[n + 1 :] for r in reads(v.expr)}
+        names.append(_output(graph, wanted, values[n], others.union(names)))
+    einsums = _converted(_needed(graph.einsums, names), graph.inputs, names, values)
+    einsums = [Einsum(e.tensor, e.ranks, graph.rooted(e.body)) for e in einsums]
+    inputs = _inputs(graph, einsums)
     letters = _letters(graph, inputs, einsums)
     einsums = [_renamed(e, letters) for e in einsums]
     inputs = tuple(Tensor(t.name, tuple(letters[r] for r in t.ranks), t.dtype) for t in inputs)
@@ -165,8 +178,7 @@ def finished(graph: Graph, outputs: Mapping[str, Any], name: str) -> Cascade:
             Rank(
                 new,
                 extent,
-                declared=(not own and new not in carried)
-                or (not own and isinstance(extent, Const)),
+                declared=not own,
             )
         )
     used = {r for e in einsums for r in _ranks_in(e)} | carried
@@ -184,15 +196,58 @@ def finished(graph: Graph, outputs: Mapping[str, Any], name: str) -> Cascade:
     return made
 
 
-def _output(graph: Graph, wanted: str, value: Traced) -> str:
-    """A statement over the dimensions of an output, in their order."""
+def _present(value: Traced) -> Traced:
+    """A result with its numbers where it is absent; an output is written as 0 or -1 there."""
+    if value.storage.changed:
+        refuse("a result that was changed in place by another name")
+    return filled(value, -1.0 if value.kind == "int" else 0.0)
+
+
+def _inputs(graph: Graph, einsums: Sequence[Einsum]) -> tuple[Tensor, ...]:
+    """The inputs that are read. One that only has a size would have no place in a cascade."""
+    read = {r.tensor for e in einsums for r in reads(e.body)}
+    known = {r.upper() for t in graph.inputs if t.name in read for r in t.ranks}
+    asked = {s for e in einsums for r in _ranks_in(e) for s in symbols(graph.extents[r])}
+    asked |= {s for e in einsums for s in symbols(e.body)}
+    for t in graph.inputs:
+        if any(r.upper() in asked - known for r in t.ranks):
+            refuse(
+                f"a result with a size of `{t.name}`, of which nothing is read,",
+                "make the size a number: `int(x.shape[0])`",
+            )
+    return tuple(t for t in graph.inputs if t.name in read)
+
+
+def _converted(
+    einsums: Sequence[Einsum],
+    inputs: Sequence[Tensor],
+    names: Sequence[str],
+    values: Sequence[Traced],
+) -> list[Einsum]:
+    """Integers as real numbers, in the outputs that have these in PyTorch."""
+    made = Cascade("kinds", (), tuple(inputs), tuple(einsums), tuple(names))
+    kinds = tensor_kinds(made)
+    real = {
+        n for n, v in zip(names, values, strict=True) if v.kind == "real" and kinds.get(n) == "int"
+    }
+    return [
+        Einsum(e.tensor, e.ranks, Map("*", (Const(1.0), e.body))) if e.tensor in real else e
+        for e in einsums
+    ]
+
+
+def _output(graph: Graph, wanted: str, value: Traced, used: set[str]) -> str:
+    """A statement over the dimensions of an output, in their order; one for each output.
+
+    It may be one that is there, in another order or by another name if no other output uses it.
+    """
     if any(d is None for d in value.dims):
         ones = [d if d is not None else graph.rank(1, Const(1)) for d in value.dims]
         value = Traced(graph, value.expr, ones, value.kind)
     ranks = tuple(str(d) for d in value.dims)
     missing = [r for r in free_ranks(value.expr) if r not in ranks]
     assert not missing, missing
-    if isinstance(value.expr, Read):
+    if isinstance(value.expr, Read) and value.expr.tensor not in used:
         for n, e in enumerate(graph.einsums):
             if e.tensor == value.expr.tensor and set(e.ranks) == set(ranks):
                 if value.expr.index == tuple(map(Coordinate, e.ranks)):

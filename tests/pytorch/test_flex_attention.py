@@ -19,6 +19,7 @@ B, H, P, M, E = 2, 4, 33, 33, 8
 SLOPE = torch.tensor([0.5, 0.25, 0.125, 0.0625])
 DOCUMENT = (torch.arange(M) // 7)[None].expand(B, M).contiguous()
 PREFIX = torch.tensor([3, 11])
+TABLE = torch.linspace(-1, 1, H * 9).view(H, 9)
 
 
 def causal(b, h, q, kv):
@@ -51,6 +52,25 @@ def relative(score, b, h, q, kv):
 
 def causal_score(score, b, h, q, kv):
     return torch.where(q >= kv, score, -float("inf"))
+
+
+SCORES = {
+    "capped after it is masked": lambda s, b, h, q, kv: torch.tanh(causal_score(s, b, h, q, kv)),
+    "clamped after": lambda s, b, h, q, kv: causal_score(s, b, h, q, kv).clamp(-3, 3),
+    "twice": lambda s, b, h, q, kv: causal_score(causal_score(s, b, h, q, kv), b, h, kv + 4, q),
+    "truth as a number": lambda s, b, h, q, kv: s * (q >= kv) + (q == kv).double(),
+    "from the end": lambda s, b, h, q, kv: s + SLOPE[h - 4] * SLOPE[-1] + SLOPE[(q - kv) % 4 - 2],
+    "a size": lambda s, b, h, q, kv: s * SLOPE[h] / SLOPE.shape[0],
+    "nothing of the score": lambda s, b, h, q, kv: torch.zeros_like(s) + 0.1 * (q - kv),
+    "a table": lambda s, b, h, q, kv: s + TABLE[h, (q - kv).clamp(-4, 4) + 4],
+}
+MASKS = {
+    "fmod": lambda b, h, q, kv: torch.fmod(q - kv, 3) == -1,
+    "whole rows": lambda b, h, q, kv: (q < 20) & (b == 0),
+    "nothing": lambda b, h, q, kv: (q >= kv) & False,
+    "one or the other": lambda b, h, q, kv: (q >= kv) ^ (kv == 2),
+    "everything": theirs.noop_mask,
+}
 
 
 def tensors(heads=H, keys=M, grad=False):
@@ -106,6 +126,56 @@ def test_the_same_as_theirs(score_mod, mask_mod):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", [*SCORES, *MASKS])
+def test_less_usual_functions(name):
+    found = both(SCORES.get(name), MASKS.get(name))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
+def test_the_sum_of_half_precision_is_a_float():
+    given = [t.detach().bfloat16() for t in tensors()]
+    attend: Any = ours.flex_attention
+    out, lse = attend(*given, return_lse=True)
+    assert (out.dtype, lse.dtype) == (torch.bfloat16, torch.float32)
+    again = attend(*given, return_aux=theirs.AuxRequest(lse=True))[1].lse
+    assert torch.equal(lse, again)
+
+
+def test_a_bias_of_minus_infinity_forbids_a_key():
+    """Rows of which all is forbidden are 0, and so are their gradients."""
+    bias = torch.randn(P, M, dtype=torch.float64)
+    bias[:, :3] = bias[5] = -float("inf")
+    bias.requires_grad_()
+    given = tensors(grad=True)
+    attend: Any = ours.flex_attention
+    out, lse = attend(*given, lambda s, b, h, q, kv: s + 2 * bias[q, kv], return_lse=True)
+    q, k, v = (t.detach() for t in given)
+    wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v, 2 * bias.detach())
+    torch.testing.assert_close(out, wanted)
+    assert (lse[:, :, 5] == -float("inf")).all() and (out[:, :, 5] == 0).all()
+    (out.sum() + lse[:, :, :5].sum()).backward()
+    assert all(t.grad.isfinite().all() for t in (*given, bias))
+    assert (bias.grad[5] == 0).all() and (bias.grad[:, :3] == 0).all()
+
+
+def test_gradients_of_scalars():
+    whole = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    part = torch.tensor([0.2, 0.3], dtype=torch.float64, requires_grad=True)
+    attend: Any = ours.flex_attention
+
+    def gradients(function):
+        whole.grad = part.grad = None
+        function().square().sum().backward()
+        return whole.grad, part.grad
+
+    q, k, v = tensors()
+    mine = gradients(lambda: attend(q, k, v, lambda s, b, h, i, j: s * whole + part[1] * j))
+    logits = q @ k.mT * E**-0.5
+    plain = gradients(lambda: (logits * whole + part[1] * torch.arange(M)).softmax(-1) @ v)
+    torch.testing.assert_close(mine, plain)
+
+
 def test_grouped_heads_and_scale():
     for a, b in zip(*both(None, causal, heads=2, enable_gqa=True, scale=0.3), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
@@ -157,5 +227,13 @@ def test_what_has_no_form_is_said():
     with pytest.raises(CascadeError, match="has no form"):
         attend: Any = ours.flex_attention
         attend(*tensors(), lambda s, b, h, q, kv: torch.special.i0(s))
+    with pytest.raises(CascadeError, match="an index up to 8 of a dimension of size 4"):
+        attend(*(t[:, :, :9] for t in tensors()), lambda s, b, h, q, kv: s + SLOPE[q])
+    with pytest.raises(CascadeError, match="of shape"):
+        attend(*tensors(), lambda s, b, h, q, kv: s + SLOPE)
     with pytest.raises(cascade.InputError, match="enable_gqa"):
         ours.flex_attention(*tensors(heads=2))
+    with pytest.raises(cascade.InputError, match="create_block_mask"):
+        attend(*tensors(), block_mask=causal)
+    with pytest.raises(cascade.InputError, match="max_scores"):
+        attend(*tensors(), return_aux=theirs.AuxRequest(max_scores=True))
