@@ -94,8 +94,25 @@ def flex_attention(
 
     Returns the output, and with `return_lse` or `return_aux` the log-sum-exp of each row, too. A
     row of which no key is allowed is 0. `kernel_options` are those of other kernels and not used.
+    In `torch.compile` the call is a break of the graph: its kernels are compiled already.
     Raises `CascadeError` for an operation in a function that has no form.
     """
+    options = (score_mod, block_mask, scale, enable_gqa, return_lse, return_aux)
+    return _attend(query, key, value, *options)
+
+
+@torch.compiler.disable(reason="the functions are traced to a cascade, not to a graph")
+def _attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    score_mod: Mod | None,
+    block_mask: BlockMask | Any | None,
+    scale: float | None,
+    enable_gqa: bool,
+    return_lse: bool,
+    return_aux: Any,
+) -> Any:
     if getattr(return_aux, "max_scores", False):
         raise input_error("host", "`return_aux` has no `max_scores` here", "it has `lse`")
     if query.shape[1] != key.shape[1] and not enable_gqa:

@@ -237,3 +237,24 @@ def test_what_has_no_form_is_said():
         attend(*tensors(), block_mask=causal)
     with pytest.raises(cascade.InputError, match="max_scores"):
         attend(*tensors(), return_aux=theirs.AuxRequest(max_scores=True))
+
+
+def test_stands_in_a_compiled_function():
+    """A break of the graph, with the same numbers and gradients."""
+    q, k, v = (torch.randn(1, 2, 40, 16, requires_grad=True) for _ in range(3))
+    mask = ours.create_block_mask(lambda b, h, i, j: i >= j, None, None, 40, 40)
+
+    def layer(q, k, v):
+        return (
+            ours.flex_attention(q.tanh(), k, v, lambda s, b, h, i, j: s + 0.1 * (j - i), mask) * 2
+        )
+
+    wanted, found = layer(q, k, v), torch.compile(layer, backend="eager")(q, k, v)
+    torch.testing.assert_close(found, wanted)
+    gradients = [torch.autograd.grad(o.sum(), (q, k, v)) for o in (found, wanted)]
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b)
+    torch.testing.assert_close(
+        torch.compile(ours.flex_attention, backend="eager")(q, k, v, block_mask=mask),
+        ours.flex_attention(q, k, v, block_mask=mask),
+    )
