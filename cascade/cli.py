@@ -236,7 +236,7 @@ def fmt(specs: tuple[str, ...], write: bool, only_check: bool, as_json: bool) ->
 @click.option(
     "--target",
     metavar="NAME|FILE",
-    help="A machine to price it on: h200, h100, a100, fusemax, or a .toml",
+    help="A machine to price it on: b200, h200, h100, a100, fusemax, or a .toml",
 )
 @json_option
 def analyse(

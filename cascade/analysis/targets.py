@@ -27,6 +27,13 @@ class Target:
     def rate_of(self, kind: str) -> float:
         return self.rate.get(kind, self.rate["other"])
 
+    @property
+    def balance(self) -> float:
+        """Operations for each byte of traffic at the peaks, a multiply-accumulate being two: where
+        the roof turns from memory to arithmetic.
+        """
+        return 2 * self.rate["mac"] / self.bandwidth
+
 
 def shipped_targets() -> tuple[str, ...]:
     """The names of the targets that come with the package."""
