@@ -716,6 +716,50 @@ def _spatial_schedule(
         click.echo(f"written to {output}")
 
 
+@cli.command()
+@click.argument("specs", type=click.Path(), nargs=-1, required=True)
+@click.option(
+    "--grow",
+    "growth",
+    required=True,
+    metavar="M=FIRST:LAST",
+    help="The extent that a token adds to: from the prompt to the end of the output",
+)
+@set_option
+@click.option("--parameters", default=0.0, metavar="N", help="Of the model, as in 8.2e9")
+@click.option("--layers", type=click.IntRange(1), default=1, help="With this attention")
+@click.option("--trials", type=click.IntRange(1), default=1, help="Tokens made in a step")
+@click.option("--target", default="b200", show_default=True, metavar="NAME|FILE")
+@click.option("--plot", metavar="FILE", help="Draw eFLOPs over tokens, as .svg or .png")
+@json_option
+def decode(
+    specs: tuple[str, ...],
+    growth: str,
+    settings: dict[str, Number],
+    parameters: float,
+    layers: int,
+    trials: int,
+    target: str,
+    plot: str | None,
+    as_json: bool,
+) -> None:
+    """Effective FLOPs of generating with specs that are steps of decoding, as the output grows."""
+    from cascade import decoding
+    from cascade.analysis.effective import Decoding
+
+    run = Decoding(*decoding.read_growth(growth), parameters, layers, trials)
+    with _Progress("summing up"):
+        results = decoding.compute(specs, target, settings, run)
+    if plot is not None:
+        decoding.draw(results, plot)
+    if as_json:
+        _print_json([r.to_dict() for r in results])
+        return
+    click.echo(decoding.text(results))
+    if plot is not None:
+        click.echo(f"written to {plot}")
+
+
 @cli.command("model")
 @click.argument("specs", type=click.Path(), nargs=-1)
 @click.option(
