@@ -571,6 +571,15 @@ def examples(name: str | None, folder: str | None, as_json: bool) -> None:
 @click.option("--passes", type=click.IntRange(1), metavar="N", help="Those derived to N passes")
 @click.option("--linear", is_flag=True, help="Those with a state")
 @click.option("--markdown", "as_markdown", is_flag=True, help="The page docs/zoo.md")
+@click.option("--roofline", "as_roofline", is_flag=True, help="Time floors on GPUs and their bound")
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="NAME|FILE",
+    help="With --roofline: h100, …, or a .toml (repeatable) [default: every GPU]",
+)
+@click.option("--plot", metavar="FILE", help="With --roofline: draw it, as .svg or .png")
 @set_option
 @json_option
 def zoo(
@@ -578,12 +587,20 @@ def zoo(
     passes: int | None,
     linear: bool,
     as_markdown: bool,
+    as_roofline: bool,
+    targets: tuple[str, ...],
+    plot: str | None,
     settings: dict[str, Number],
     as_json: bool,
 ) -> None:
     """Published mechanisms as specs: list them, price them for extents, or print one."""
     from cascade import zoo
 
+    if as_roofline:
+        _rooflines(name, targets, settings, plot, as_json)
+        return
+    if targets or plot is not None:
+        raise click.UsageError("--target and --plot need --roofline")
     if name is not None:
         found = zoo.entry(name)
         _print_json({"name": name, "text": found.text}) if as_json else click.echo(
@@ -601,6 +618,29 @@ def zoo(
         click.echo(zoo.listed(chosen, bool(settings)))
     else:
         click.echo("none")
+
+
+def _rooflines(
+    name: str | None,
+    targets: tuple[str, ...],
+    settings: dict[str, Number],
+    plot: str | None,
+    as_json: bool,
+) -> None:
+    from cascade import rooflines
+    from cascade.analysis.targets import gpu_targets
+
+    names = None if name is None else [name]
+    with _Progress("pricing"):
+        found = rooflines.compute(targets or gpu_targets(), settings, names)
+    if plot is not None:
+        rooflines.draw(found, plot)
+    if as_json:
+        _print_json([p.to_dict() for p in found])
+        return
+    click.echo(rooflines.text(found))
+    if plot is not None:
+        click.echo(f"written to {plot}")
 
 
 @cli.command()

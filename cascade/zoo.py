@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
@@ -17,7 +17,7 @@ from cascade.diagnostics import did_you_mean, input_error
 from cascade.ir.cascade import Cascade
 
 Number = int | float | bool
-FIELDS = ("Source", "Form", "Family", "Phase")
+FIELDS = ("Source", "Form", "Family", "Phase", "Sizes")
 
 PREFACE = """# The zoo
 
@@ -42,6 +42,7 @@ class Entry:
     family: str
     phase: str
     text: str
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def recurs(self) -> bool:
@@ -75,7 +76,9 @@ def _entry(name: str, text: str) -> Entry:
         if key in found and not found[key]:
             found[key] = value
     title = head[0] if head else name
-    return Entry(name, title, found["Source"], found["Form"], found["Family"], found["Phase"], text)
+    sizes = {n: int(v) for n, v in re.findall(r"(\w+)=(\d+)", found.pop("Sizes"))}
+    said = {key.lower(): value for key, value in found.items()}
+    return Entry(name, title, text=text, sizes=sizes, **said)
 
 
 def entry(name: str) -> Entry:
@@ -92,7 +95,7 @@ def costs(e: Entry, settings: Mapping[str, Number] | None = None) -> Costs:
     from cascade import api
 
     spec = api.parse(e.text, f"{e.name}.cascade")
-    report = api.analyse(spec, _those_of(spec, settings or {}))
+    report = api.analyse(spec, settings_of(spec, settings or {}))
     written = report.passes.of_rank()
     derived = report.derived_passes or written
     rank = max(written, key=lambda r: (written[r], r not in ("e", "f", "d"), r == "m"))
@@ -104,7 +107,8 @@ def costs(e: Entry, settings: Mapping[str, Number] | None = None) -> Costs:
     return Costs(rank, written[rank], derived[rank], work)
 
 
-def _those_of(spec: Cascade, settings: Mapping[str, Number]) -> dict[str, Number]:
+def settings_of(spec: Cascade, settings: Mapping[str, Number]) -> dict[str, Number]:
+    """Those of the settings that a spec has a name for."""
     own = {r.name.upper() for r in spec.ranks if not r.declared} | {p.name for p in spec.params}
     return {n: v for n, v in settings.items() if n in own}
 

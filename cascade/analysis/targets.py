@@ -41,6 +41,11 @@ def shipped_targets() -> tuple[str, ...]:
     return tuple(sorted(p.name[:-5] for p in folder.iterdir() if p.name.endswith(".toml")))
 
 
+def gpu_targets() -> tuple[str, ...]:
+    """The names of the shipped targets that are GPUs."""
+    return tuple(name for name in shipped_targets() if load_target(name).kind == "gpu")
+
+
 def load_target(name: str) -> Target:
     """A shipped target by name, or a .toml file by path. Raises `InputError` with what is wrong
     in it.
