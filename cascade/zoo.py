@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
+from cascade import literature
 from cascade.analysis.tables import table
 from cascade.diagnostics import did_you_mean, input_error
 from cascade.ir.cascade import Cascade
@@ -82,8 +83,9 @@ def _entry(name: str, text: str) -> Entry:
 
 
 def entry(name: str) -> Entry:
-    """A mechanism by its name. Raises `InputError`."""
-    known = {e.name: e for e in entries()}
+    """A mechanism, or an example for papers, by its name. Raises `InputError`."""
+    known = {e.name: _entry(e.name, e.text) for e in literature.examples()}
+    known |= {e.name: e for e in entries()}
     if name not in known:
         hints = did_you_mean(name, known) or ("`cascade zoo` lists them",)
         raise input_error("example", f"the zoo has no `{name}`", *hints)
@@ -163,7 +165,7 @@ def markdown() -> str:
             "| name | what it is | source | passes written | derived | runs as |\n"
             "|---|---|---|---|---|---|\n" + "\n".join(rows) + "\n"
         )
-    return "\n".join(parts)
+    return "\n".join([*parts, literature.markdown()])
 
 
 def _form(e: Entry) -> str:

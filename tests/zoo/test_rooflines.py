@@ -90,5 +90,5 @@ def test_command(tmp_path):
 def test_a_target_needs_the_roofline():
     assert run("--target", "h100").exit_code == 2
     assert run("--plot", "a.svg").exit_code == 2
-    with pytest.raises(cascade.InputError, match="neither an .svg"):
+    with pytest.raises(cascade.InputError, match="neither an"):
         run("flash_attention", "--roofline", "--plot", "a.pdf")
