@@ -15,14 +15,24 @@ from cascade.analysis.report import analyse
 from cascade.analysis.tables import seconds, table
 from cascade.analysis.targets import Target, load_target
 from cascade.analysis.traffic import Roofline, roofline
+from cascade.diagnostics import input_error
 from cascade.ir.expr import Symbol
 from cascade.zoo import Entry, Number, entries, entry, settings_of
 
 # Extents at which a spec is priced where neither its file nor the user says otherwise: a layer of a
 # model of 8 billion parameters over 4,096 tokens.
 USUAL: Mapping[str, int] = {
-    **{"B": 1, "H": 32, "G": 8, "R": 4, "P": 4096, "M": 4096},
-    **{"E": 128, "F": 128, "D": 4096, "N": 4096, "J": 64},
+    "B": 1,
+    "H": 32,
+    "G": 8,
+    "R": 4,
+    "P": 4096,
+    "M": 4096,
+    "E": 128,
+    "F": 128,
+    "D": 4096,
+    "N": 4096,
+    "J": 64,
 }
 
 
@@ -110,4 +120,7 @@ def draw(found: Sequence[Priced], path: str) -> None:
     """Write a picture of the roofs with the mechanisms under them. Raises `InputError`."""
     from cascade.backends.costs import draw_roofs
 
-    draw_roofs([p.to_dict() for p in found if p.roof is not None], Path(path))
+    rows = [p.to_dict() for p in found if p.roof is not None and p.roof.operations]
+    if not rows:
+        raise input_error("plot", "there is nothing to draw", "set the extents: `--set M=4096,…`")
+    draw_roofs(rows, Path(path))

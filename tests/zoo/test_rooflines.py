@@ -62,6 +62,8 @@ def test_an_extent_that_nothing_gives_is_named(monkeypatch):
     assert len(found) == 1 and "`Z`" in found[0].missing
     assert "odd: the extent `Z`" in rooflines.text(found)
     assert "missing" in found[0].to_dict()
+    with pytest.raises(cascade.InputError, match="nothing to draw"):
+        rooflines.draw(found, "a.svg")
 
 
 def test_gathered_inputs_move_what_is_read():
