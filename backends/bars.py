@@ -3,40 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from cascade.diagnostics import input_error
+from cascade.backends.canvas import canvas
 
 OURS, PEER, FLOOR = "#2a6f97", "#b8b8b8", "#c1121f"
-FORMS = (".svg", ".png")
 
 
 def draw(found: Mapping[str, Any], path: str) -> None:
     """Write the rows of `cascade bench` to an .svg or .png file. Raises `InputError`."""
-    target = Path(path)
-    if target.suffix not in FORMS:
-        raise input_error("file-write", f"{path} is neither an .svg nor a .png file")
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise input_error(
-            "missing-package",
-            "drawing needs the package matplotlib",
-            "install it: `pip install matplotlib`",
-        ) from None
     rows = [r for r in found["rows"] if r["name"] != "cascade again"]
     times = [1e3 * r["median_s"] for r in rows]
-    with matplotlib.rc_context({"svg.hashsalt": "cascade", "svg.fonttype": "none"}):
-        figure = Figure(figsize=(7, 1.2 + 0.4 * len(rows)), layout="constrained")
-        axes = figure.add_subplot()
+    with canvas(path, (7, 1.2 + 0.4 * len(rows))) as axes:
         colours = [OURS if r["name"] == "cascade" else PEER for r in rows]
         bars = axes.barh([r["name"] for r in rows], times, color=colours)
         axes.bar_label(bars, [f"{r['ratio']:.2f}" for r in rows], padding=4)
         axes.invert_yaxis()
         axes.margins(x=0.12)
-        axes.spines[["top", "right"]].set_visible(False)
         axes.set_xlabel("median time in ms; the number is the time of a peer by ours")
         if found["roofline"] is not None:
             floor = found["roofline"]
@@ -44,9 +27,3 @@ def draw(found: Mapping[str, Any], path: str) -> None:
             axes.set_xlabel(f"{axes.get_xlabel()}; dashed: {floor['target']}")
         extents = ", ".join(f"{n}={v}" for n, v in found["extents"].items() if v is not None)
         axes.set_title(f"{found['spec']}, {found['dtype']}, {extents}", loc="left", size=10)
-        try:
-            figure.savefig(target, metadata={"Date": None} if target.suffix == ".svg" else None)
-        except OSError as e:
-            raise input_error(
-                "file-write", f"{path} cannot be written: {e.strerror or e}"
-            ) from None

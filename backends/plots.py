@@ -5,14 +5,12 @@ latency.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from cascade.backends.canvas import COLOURS, canvas
 from cascade.diagnostics import input_error
 
-FORMS = (".svg", ".png")
 KINDS = ("utilisation", "latency", "speedup", "energy", "pareto")
-COLOURS = ("#2a6f97", "#d98200", "#00875f", "#b8568f", "#857500", "#555555")
 
 Row = Mapping[str, Any]
 
@@ -21,32 +19,13 @@ def draw(
     rows: list[Row] | list[dict[str, Any]], names: tuple[str, ...], kind: str, path: str
 ) -> None:
     """Write rows to an .svg or .png file. `names` are the swept extents. Raises `InputError`."""
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise input_error(
-            "missing-package",
-            "drawing needs the package matplotlib",
-            "install it: `pip install matplotlib`",
-        ) from None
-    with matplotlib.rc_context({"svg.hashsalt": "cascade", "svg.fonttype": "none"}):
-        figure = Figure(figsize=(7, 3.6), layout="constrained")
-        axes = figure.add_subplot()
+    with canvas(path, (7, 3.6)) as axes:
         if kind == "utilisation":
             _bars(axes, rows, names)
         elif kind == "pareto":
             _pareto(axes, rows)
         else:
             _lines(axes, rows, names, kind)
-        axes.spines[["top", "right"]].set_visible(False)
-        target = Path(path)
-        try:
-            figure.savefig(target, metadata={"Date": None} if target.suffix == ".svg" else None)
-        except OSError as e:
-            raise input_error(
-                "file-write", f"{path} cannot be written: {e.strerror or e}"
-            ) from None
 
 
 def _label(row: Row, rows: list[Any]) -> str:

@@ -236,7 +236,7 @@ def fmt(specs: tuple[str, ...], write: bool, only_check: bool, as_json: bool) ->
 @click.option(
     "--target",
     metavar="NAME|FILE",
-    help="A machine to price it on: h200, h100, a100, fusemax, or a .toml",
+    help="A machine to price it on: b200, h200, h100, a100, fusemax, or a .toml",
 )
 @json_option
 def analyse(
@@ -571,6 +571,15 @@ def examples(name: str | None, folder: str | None, as_json: bool) -> None:
 @click.option("--passes", type=click.IntRange(1), metavar="N", help="Those derived to N passes")
 @click.option("--linear", is_flag=True, help="Those with a state")
 @click.option("--markdown", "as_markdown", is_flag=True, help="The page docs/zoo.md")
+@click.option("--roofline", "as_roofline", is_flag=True, help="Time floors on GPUs and their bound")
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="NAME|FILE",
+    help="With --roofline: h100, …, or a .toml (repeatable) [default: every GPU]",
+)
+@click.option("--plot", metavar="FILE", help="With --roofline: draw it, as .svg or .png")
 @set_option
 @json_option
 def zoo(
@@ -578,12 +587,20 @@ def zoo(
     passes: int | None,
     linear: bool,
     as_markdown: bool,
+    as_roofline: bool,
+    targets: tuple[str, ...],
+    plot: str | None,
     settings: dict[str, Number],
     as_json: bool,
 ) -> None:
     """Published mechanisms as specs: list them, price them for extents, or print one."""
     from cascade import zoo
 
+    if as_roofline:
+        _rooflines(name, targets, settings, plot, as_json)
+        return
+    if targets or plot is not None:
+        raise click.UsageError("--target and --plot need --roofline")
     if name is not None:
         found = zoo.entry(name)
         _print_json({"name": name, "text": found.text}) if as_json else click.echo(
@@ -601,6 +618,29 @@ def zoo(
         click.echo(zoo.listed(chosen, bool(settings)))
     else:
         click.echo("none")
+
+
+def _rooflines(
+    name: str | None,
+    targets: tuple[str, ...],
+    settings: dict[str, Number],
+    plot: str | None,
+    as_json: bool,
+) -> None:
+    from cascade import rooflines
+    from cascade.analysis.targets import gpu_targets
+
+    names = None if name is None else [name]
+    with _Progress("pricing"):
+        found = rooflines.compute(targets or gpu_targets(), settings, names)
+    if plot is not None:
+        rooflines.draw(found, plot)
+    if as_json:
+        _print_json([p.to_dict() for p in found])
+        return
+    click.echo(rooflines.text(found))
+    if plot is not None:
+        click.echo(f"written to {plot}")
 
 
 @cli.command()
@@ -714,6 +754,50 @@ def _spatial_schedule(
     click.echo(str(found))
     if output is not None:
         click.echo(f"written to {output}")
+
+
+@cli.command()
+@click.argument("specs", type=click.Path(), nargs=-1, required=True)
+@click.option(
+    "--grow",
+    "growth",
+    required=True,
+    metavar="M=FIRST:LAST",
+    help="The extent that a token adds to: from the prompt to the end of the output",
+)
+@set_option
+@click.option("--parameters", default=0.0, metavar="N", help="Of the model, as in 8.2e9")
+@click.option("--layers", type=click.IntRange(1), default=1, help="With this attention")
+@click.option("--trials", type=click.IntRange(1), default=1, help="Tokens made in a step")
+@click.option("--target", default="b200", show_default=True, metavar="NAME|FILE")
+@click.option("--plot", metavar="FILE", help="Draw eFLOPs over tokens, as .svg or .png")
+@json_option
+def decode(
+    specs: tuple[str, ...],
+    growth: str,
+    settings: dict[str, Number],
+    parameters: float,
+    layers: int,
+    trials: int,
+    target: str,
+    plot: str | None,
+    as_json: bool,
+) -> None:
+    """Effective FLOPs of generating with specs that are steps of decoding, as the output grows."""
+    from cascade import decoding
+    from cascade.analysis.effective import Decoding
+
+    run = Decoding(*decoding.read_growth(growth), parameters, layers, trials)
+    with _Progress("summing up"):
+        results = decoding.compute(specs, target, settings, run)
+    if plot is not None:
+        decoding.draw(results, plot)
+    if as_json:
+        _print_json([r.to_dict() for r in results])
+        return
+    click.echo(decoding.text(results))
+    if plot is not None:
+        click.echo(f"written to {plot}")
 
 
 @cli.command("model")

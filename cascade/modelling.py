@@ -8,7 +8,6 @@ import csv
 import io
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from cascade import api
@@ -274,6 +273,4 @@ def draw(rows: list[Row], names: tuple[str, ...], kind: str, path: str) -> None:
     """Write a picture of the rows. Raises `InputError`."""
     from cascade.backends import plots
 
-    if Path(path).suffix not in plots.FORMS:
-        raise input_error("file-write", f"{path} is neither an .svg nor a .png file")
     plots.draw(rows, names, kind, path)

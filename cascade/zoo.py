@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
+from cascade import literature
 from cascade.analysis.tables import table
 from cascade.diagnostics import did_you_mean, input_error
 from cascade.ir.cascade import Cascade
 
 Number = int | float | bool
-FIELDS = ("Source", "Form", "Family", "Phase")
+FIELDS = ("Source", "Form", "Family", "Phase", "Sizes")
 
 PREFACE = """# The zoo
 
@@ -42,6 +43,7 @@ class Entry:
     family: str
     phase: str
     text: str
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def recurs(self) -> bool:
@@ -75,12 +77,15 @@ def _entry(name: str, text: str) -> Entry:
         if key in found and not found[key]:
             found[key] = value
     title = head[0] if head else name
-    return Entry(name, title, found["Source"], found["Form"], found["Family"], found["Phase"], text)
+    sizes = {n: int(v) for n, v in re.findall(r"(\w+)=(\d+)", found.pop("Sizes"))}
+    said = {key.lower(): value for key, value in found.items()}
+    return Entry(name, title, text=text, sizes=sizes, **said)
 
 
 def entry(name: str) -> Entry:
-    """A mechanism by its name. Raises `InputError`."""
-    known = {e.name: e for e in entries()}
+    """A mechanism, or an example for papers, by its name. Raises `InputError`."""
+    known = {e.name: _entry(e.name, e.text) for e in literature.examples()}
+    known |= {e.name: e for e in entries()}
     if name not in known:
         hints = did_you_mean(name, known) or ("`cascade zoo` lists them",)
         raise input_error("example", f"the zoo has no `{name}`", *hints)
@@ -92,7 +97,7 @@ def costs(e: Entry, settings: Mapping[str, Number] | None = None) -> Costs:
     from cascade import api
 
     spec = api.parse(e.text, f"{e.name}.cascade")
-    report = api.analyse(spec, _those_of(spec, settings or {}))
+    report = api.analyse(spec, settings_of(spec, settings or {}))
     written = report.passes.of_rank()
     derived = report.derived_passes or written
     rank = max(written, key=lambda r: (written[r], r not in ("e", "f", "d"), r == "m"))
@@ -104,7 +109,8 @@ def costs(e: Entry, settings: Mapping[str, Number] | None = None) -> Costs:
     return Costs(rank, written[rank], derived[rank], work)
 
 
-def _those_of(spec: Cascade, settings: Mapping[str, Number]) -> dict[str, Number]:
+def settings_of(spec: Cascade, settings: Mapping[str, Number]) -> dict[str, Number]:
+    """Those of the settings that a spec has a name for."""
     own = {r.name.upper() for r in spec.ranks if not r.declared} | {p.name for p in spec.params}
     return {n: v for n, v in settings.items() if n in own}
 
@@ -159,7 +165,7 @@ def markdown() -> str:
             "| name | what it is | source | passes written | derived | runs as |\n"
             "|---|---|---|---|---|---|\n" + "\n".join(rows) + "\n"
         )
-    return "\n".join(parts)
+    return "\n".join([*parts, literature.markdown()])
 
 
 def _form(e: Entry) -> str:

@@ -15,7 +15,7 @@ from cascade.analysis.tables import quantity, seconds, table
 from cascade.analysis.targets import load_target
 from cascade.analysis.traffic import Roofline, Traffic, roofline, traffic
 from cascade.analysis.whynot import Barrier, barriers
-from cascade.analysis.work import StepWork, step_work, sum_work
+from cascade.analysis.work import StepWork, operations, step_work, sum_work
 from cascade.diagnostics import CascadeError, Diagnostic, InputError
 from cascade.ir.cascade import Cascade
 from cascade.ir.extents import Bindings, Number, bind, check_settings
@@ -45,15 +45,9 @@ class Report:
     def intensity(self) -> float | None:
         """Operations per compulsory byte; a multiply-accumulate is two operations."""
         moved = self.traffic.compulsory_bytes(self.extents)
-        if not moved:
+        if self.extents is None or not moved:
             return None
-        return (
-            sum(
-                (c.value(self.extents) or 0) * (2 if k == "mac" else 1)
-                for k, c in self.work.items()
-            )
-            / moved
-        )
+        return operations(self.work, self.extents) / moved
 
     def to_dict(self) -> dict[str, object]:
         extents = self.extents
@@ -79,7 +73,7 @@ class Report:
                 for w in self.works
             ],
             "traffic": {
-                "compulsory_elements": {n: str(c) for n, c, _ in self.traffic.compulsory},
+                "compulsory_elements": {m.tensor: str(m) for m in self.traffic.compulsory},
                 "compulsory_bytes": self.traffic.compulsory_bytes(extents),
                 "as_written_bytes": self.traffic.as_written_bytes(extents),
                 "intensity": self.intensity(),
@@ -177,10 +171,10 @@ class Report:
         return "Work\n" + table(["kind", "count", ""], rows) if rows else ""
 
     def _traffic(self) -> str:
-        compulsory = " + ".join(str(c) for _, c, _ in self.traffic.compulsory)
+        compulsory = " + ".join(str(m) for m in self.traffic.compulsory)
         rows = [["compulsory", compulsory, _bytes(self.traffic.compulsory_bytes(self.extents))]]
         if self.traffic.extra:
-            extra = " + ".join(str(c) for _, c, _ in self.traffic.extra)
+            extra = " + ".join(str(m) for m in self.traffic.extra)
             rows.append(
                 [
                     "as written, spilled",
@@ -236,7 +230,7 @@ def analyse(
     works = tuple(step_work(s) for s in passes.steps)
     rows = footprints(cascade, passes, list(works))
     work = sum_work(list(works))
-    moved = traffic(cascade, rows)
+    moved = traffic(cascade, passes, rows)
     floor = roofline(chosen, work, moved, bindings.extents) if chosen and bindings else None
     return Report(
         cascade,
@@ -298,6 +292,10 @@ def _roofline(r: Roofline | None) -> dict[str, object] | None:
         "target": r.target.name,
         "floor_s": r.floor,
         "bound": r.bound,
+        "bound_by_memory": r.bound == "memory",
+        "operations": r.operations,
+        "intensity": r.intensity,
+        "balance": r.target.balance,
         "seconds": r.seconds,
         "as_written_memory_s": r.written_seconds,
     }

@@ -35,3 +35,18 @@ def seconds(value: float) -> str:
         if value >= scale:
             return f"{value / scale:.3g} {unit}"
     return f"{value / 1e-9:.3g} ns"
+
+
+def scaled(value: float) -> str:
+    """A large number with a letter for its thousands: `1.25 T`."""
+    for letter, scale in (
+        ("E", 1e18),
+        ("P", 1e15),
+        ("T", 1e12),
+        ("G", 1e9),
+        ("M", 1e6),
+        ("k", 1e3),
+    ):
+        if value >= scale:
+            return f"{value / scale:.3g} {letter}"
+    return f"{value:.3g}"

@@ -27,11 +27,23 @@ class Target:
     def rate_of(self, kind: str) -> float:
         return self.rate.get(kind, self.rate["other"])
 
+    @property
+    def balance(self) -> float:
+        """Operations for each byte of traffic at the peaks, a multiply-accumulate being two: where
+        the roof turns from memory to arithmetic.
+        """
+        return 2 * self.rate["mac"] / self.bandwidth
+
 
 def shipped_targets() -> tuple[str, ...]:
     """The names of the targets that come with the package."""
     folder = files("cascade") / "targets"
     return tuple(sorted(p.name[:-5] for p in folder.iterdir() if p.name.endswith(".toml")))
+
+
+def gpu_targets() -> tuple[str, ...]:
+    """The names of the shipped targets that are GPUs."""
+    return tuple(name for name in shipped_targets() if load_target(name).kind == "gpu")
 
 
 def load_target(name: str) -> Target:

@@ -5,6 +5,7 @@ whole run cost nothing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cascade.analysis.counts import Count, total
@@ -104,3 +105,8 @@ def sum_work(works: list[StepWork]) -> dict[str, Count]:
         for kind in KINDS
         if any(kind in w.by_kind for w in works)
     }
+
+
+def operations(work: Mapping[str, Count], extents: Mapping[str, int]) -> int:
+    """All operations of known extents as one number; a multiply-accumulate is two."""
+    return sum((c.value(extents) or 0) * (2 if k == "mac" else 1) for k, c in work.items())

@@ -131,6 +131,18 @@ def blocks(a: Arrays) -> Arrays:
     return {"O": weights(s, seen[:, :, None]) @ a["V"]}
 
 
+def pages(a: Arrays) -> Arrays:
+    """The keys of the chosen pages of each group, for each of its heads."""
+    keys, size = a["K"].shape[2], a["L"]
+    fit = np.einsum("bgre,bgne->bgn", a["Q"], a["KR"])
+    fit[..., [0, -2, -1]] = np.inf
+    seen = np.zeros((*fit.shape[:2], keys), bool)
+    for at in np.ndindex(*fit.shape[:2]):
+        for n in best(fit[at], a["J"]):
+            seen[(*at, slice(n * size, (n + 1) * size))] = n >= 0
+    return {"O": attend(a["Q"], a["K"], a["V"], seen[:, :, None])}
+
+
 def flex_scores(a: Arrays) -> Arrays:
     rows, keys = a["Q"].shape[2], a["K"].shape[2]
     p, m = positions(rows, keys)
@@ -310,6 +322,16 @@ MECHANISMS: tuple[Mechanism, ...] = (
         4,
         2,
         params={"L": 3, "J": 2, "sinks": 1, "recent": 2},
+    ),
+    Mechanism(
+        "block_topk_pages",
+        more(rows=2, keys=14, KR=lambda rng: rng.standard_normal((2, 3, 5, 4))),
+        pages,
+        3,
+        1,
+        rank="j",
+        params={"L": 3, "J": 4},
+        note="the last page is ragged",
     ),
     Mechanism(
         "flex_prefill_scores",

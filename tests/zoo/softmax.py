@@ -309,6 +309,15 @@ def halo(a: Arrays) -> Arrays:
     return {"O": out}
 
 
+def shared_prompt(a: Arrays) -> Arrays:
+    """Each trial by itself, the prompt in front of its own keys."""
+    out = [
+        weights(logits(q, np.concatenate([a["KP"], k], 1))) @ np.concatenate([a["VP"], v], 1)
+        for q, k, v in zip(a["Q"], a["K"], a["V"], strict=True)
+    ]
+    return {"O": np.stack(out)}
+
+
 def more(shape: dict[str, int], **others: Any) -> Any:
     """Heads of these sizes, and other inputs each drawn by its own function."""
     return lambda rng: heads(rng, **shape) | {name: f(rng) for name, f in others.items()}
@@ -360,6 +369,17 @@ MECHANISMS: tuple[Mechanism, ...] = (
         note="statistics of the rows, the row sums of the largest weights, the columns",
     ),
     Mechanism("halo", halo_inputs, halo, 3, 1, rank="j", params={"L": 2, "R": 1}),
+    Mechanism(
+        "shared_prompt",
+        more(
+            {"rows": 2, "keys": 4},
+            KP=lambda rng: rng.standard_normal((3, 6, 4)),
+            VP=lambda rng: rng.standard_normal((3, 6, 5)),
+        ),
+        shared_prompt,
+        2,
+        1,
+    ),
     Mechanism("flash_attention", more({"rows": 9, "keys": 7}), flash, 3, 1, note="2 empty rows"),
     Mechanism("mixture_of_heads", moh_inputs, lambda a: moh(a, True), 3, 1, params={"J": 2}),
     Mechanism("mixture_of_heads_paper", moh_inputs, lambda a: moh(a, False), 3, 1, params={"J": 2}),

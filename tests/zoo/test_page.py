@@ -45,6 +45,11 @@ def test_print_and_copy(tmp_path):
     assert done.exit_code == 0 and path.read_text() == text
 
 
+def test_an_example_for_papers():
+    assert cascade.parse(run("head_patching").output).name == "head_patching"
+    assert "Circuit Component Reuse" in PAGE.read_text("utf-8")
+
+
 def test_what_is_not_there():
     with pytest.raises(cascade.InputError, match="flash_attention"):
         zoo.entry("flash_atention")
