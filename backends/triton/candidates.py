@@ -29,7 +29,7 @@ from cascade.schedule.program import Program
 from cascade.schedule.sizes import Sizes
 
 MOST = 12  # candidates of a list
-VARIANTS = 3  # of the same tiles
+VARIANTS = 3  # of the same tiles, where there are several
 ROWS, STREAM, WARPS, STAGES = (128, 64, 32, 16), (128, 64, 32), (8, 4), (3, 4, 2, 1)
 FEW = 64  # rows of a tile below which matrix units are slower
 LONG = 2**14  # coordinates of a rank; with more of them the order is the same
@@ -184,9 +184,15 @@ def _cost(call: Call, program: Program) -> tuple[Cost, Counts | None]:
 
 
 def _few_of_each(ordered: list[Planned]) -> Iterator[Planned]:
+    """The first `MOST`, no tiles with more than their share of them."""
+    sizes = {_tiles(p) for p in ordered}
+    most = max(VARIANTS, MOST // max(1, len(sizes)))
     kept: Counter[tuple[int, int]] = Counter()
     for p in ordered:
-        tiles = (p.candidate.rows, p.candidate.stream)
-        kept[tiles] += 1
-        if kept[tiles] <= VARIANTS and sum(min(n, VARIANTS) for n in kept.values()) <= MOST:
+        if kept[_tiles(p)] < most and kept.total() < MOST:
+            kept[_tiles(p)] += 1
             yield p
+
+
+def _tiles(p: Planned) -> tuple[int, int]:
+    return p.candidate.rows, p.candidate.stream

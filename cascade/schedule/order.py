@@ -50,9 +50,7 @@ def _bounds(program: Program, kernel: Kernel, loop: For | Seq) -> tuple[Interval
         return ()
     inner = made_in(loop)
     integers = {s: 1 for e in loop.predicate for s in symbols(e)}  # as extents are: 1 or more
-    return loop_bounds(
-        loop, tile_kinds(program, kernel), integers, lambda name: name not in inner
-    )
+    return loop_bounds(loop, tile_kinds(program, kernel), integers, lambda name: name not in inner)
 
 
 @dataclass
