@@ -171,16 +171,24 @@ def _values(program: Program, known: Mapping[str, Number]) -> dict[str, Number]:
 def _cost(call: Call, program: Program) -> tuple[Cost, Counts | None]:
     """The cost of a Program; without counts where a loop is bounded by what is not known."""
     dtypes = {t.name: t.dtype for t in call.spec.inputs if t.dtype is not None}
-    fixed = {n for n, _ in program.widths} | {n for n, _ in program.values}
-    lengths = {r.name.upper() for r in call.spec.ranks} - fixed
-    short = {n: min(v, LONG) if n in lengths else v for n, v in call.values.items()
-             if n not in dict(program.values) or n in {p.name for p in call.spec.params}}  # fmt: skip
-    values = _values(program, short)
+    values = _values(program, _short(call, program))
     try:
         counts: Counts | None = predict(program, values, call.small, dtypes)
     except InputError:
         counts = None
     return Cost(program, counts, values, dtypes), counts
+
+
+def _short(call: Call, program: Program) -> dict[str, Number]:
+    """The numbers of a call with no length above `LONG`, and without what follows from lengths."""
+    widths, follow = dict(program.widths), {n for n, _ in program.values}
+    lengths = {r.name.upper() for r in call.spec.ranks} - set(widths)
+    given = {p.name for p in call.spec.params}
+    return {
+        n: min(v, LONG) if n in lengths else v
+        for n, v in call.values.items()
+        if n in given or n not in follow
+    }
 
 
 def _few_of_each(ordered: list[Planned]) -> Iterator[Planned]:

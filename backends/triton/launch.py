@@ -2,8 +2,8 @@
 
 Sources are made for the widths and types of a call and kept in a folder by the hash of their text;
 lengths are numbers of a call, so one source serves them all. With `tune`, lengths up to the same
-power of two share what was found to be fastest on the device. On a machine without a GPU the kernels
-run in the interpreter of triton, where `TRITON_INTERPRET=1` was set before triton was imported.
+power of two share what was found to be fastest on the device. Without a GPU the kernels run in the
+interpreter of triton, where `TRITON_INTERPRET=1` was set before triton was imported.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from cascade.backends.triton.host import number_keyword
 from cascade.backends.triton.candidates import Call, Machine, Planned, machine, plan, shortlist
+from cascade.backends.triton.host import number_keyword
 from cascade.backends.triton.tiles import Candidate, Cut, Made, chosen, first
 from cascade.backends.triton.tuning import (
     Store,
@@ -108,15 +108,16 @@ class TritonKernel:
         few = few_rows(spec, bound.extents)
         key = (spec, classes, tuple(sorted(settings.items())), by_descriptor, few, lengths)
         known = self.known.setdefault(key, [])
-        for made, module in known:
-            if all(bound.values.get(n, size) == size for n, size in made.program.widths):
-                return made, module
+        for earlier, module in known:
+            if all(bound.values.get(n, size) == size for n, size in earlier.program.widths):
+                return earlier, module
         extents = {**bound.extents, **{n: v for n, v in bound.values.items() if type(v) is int}}
-        made = None
+        made: Made | None = None
         if tunes:
             call = self._call(spec, bound.values, extents, tensors, by_descriptor)
             made = self._tuned(call, tensors, settings)
-        made = made or self._make(spec, extents, tensors, by_descriptor)
+        if made is None:
+            made = self._make(spec, extents, tensors, by_descriptor)
         known.append((made, _module(made.source)))
         return known[-1]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, ClassVar
+from typing import Any
 
 from cascade.backends.kernel import TiledKernel
 from cascade.backends.triton.launch import TritonKernel
@@ -54,7 +54,6 @@ class Tiled(_InTorch, TiledKernel):
     """The Program in NumPy."""
 
     backend = "tiled"
-    tuning: ClassVar[None] = None  # nothing is tuned on a processor
 
 
 class Triton(_InTorch, TritonKernel):

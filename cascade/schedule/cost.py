@@ -139,7 +139,7 @@ class _Kernel:
         return self._elements(self.axes[name]) * self.sizes[self.loads[name].tensor]
 
     def _registers(self, launch: Launch) -> int:
-        """What a loop carries, the widest product, and half of that again for what is made of it."""
+        """What a loop carries, and one and a half of its widest product, for what is made of it."""
         most = 0
         for loop in self.loops:
             carried = sum(self._elements(frozenset(c.axes)) for c in loop.carries)
