@@ -131,9 +131,13 @@ class _Kernel:
 
     def _by_groups(self, nodes: tuple[Node, ...]) -> bool:
         products = [n for n in nodes if isinstance(n, Contract)]
-        rows = (max((self.lanes[a] for a in self.axes[n.name]), default=1) for n in products)
+        rows = (self._rows(self.axes[n.name]) for n in products)
         narrow = all(self.sizes[self.loads[n].tensor] <= 2 for n in self._multiplied(nodes))
         return narrow and min(rows, default=1) >= GROUP
+
+    def _rows(self, axes: Axes) -> int:
+        """Lanes of the first axis of a product."""
+        return next((self.lanes[a.name] for a in self.kernel.axes if a.name in axes), 1)
 
     def _bytes(self, name: str) -> int:
         return self._elements(self.axes[name]) * self.sizes[self.loads[name].tensor]

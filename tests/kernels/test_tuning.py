@@ -18,7 +18,8 @@ from tests.examples.test_examples import spec
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-from cascade.backends.triton import candidates, tuning  # noqa: E402
+from cascade.backends.triton import candidates, tiles, tuning  # noqa: E402
+from cascade.backends.triton.aot import Facts  # noqa: E402
 from cascade.backends.triton.candidates import Call, machine, shortlist  # noqa: E402
 from cascade.backends.triton.launch import TritonKernel  # noqa: E402
 from cascade.backends.triton.tiles import Candidate, can_be_held  # noqa: E402
@@ -38,7 +39,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-def call(name="attention", dtype="bf16", tiles=(), small=(), **extents):
+def call(name="attention", dtype="bf16", given=(), small=(), **extents):
     made = spec(name)
     made = replace(
         made,
@@ -52,7 +53,7 @@ def call(name="attention", dtype="bf16", tiles=(), small=(), **extents):
         made, shapes, {n: v for n, v in sizes.items() if n not in made.rank and n[0].isupper()}
     )
     known = {**bound.extents, **{n: v for n, v in bound.values.items() if type(v) is int}}
-    return Call(made, bound.values, known, dict(small), dict(tiles))
+    return Call(made, bound.values, known, dict(small), dict(given))
 
 
 def listed(found):
@@ -103,25 +104,41 @@ def test_nothing_is_compiled_for_the_list(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "width", "tiles", "stages"),
+    ("name", "width", "set_tiles", "stages"),
     [
         ("causal", 128, (128, 64), 3),
         pytest.param("attention", 64, (128, 128), 2, marks=pytest.mark.slow),
         pytest.param("causal", 64, (64, 64), 3, marks=pytest.mark.slow),
     ],
 )
-def test_shared_memory_is_what_the_compiler_takes(tmp_path, name, width, tiles, stages):
-    rows, stream = tiles
+def test_shared_memory_is_what_the_compiler_takes(tmp_path, name, width, set_tiles, stages):
+    rows, stream = set_tiles
     how = ["--tile", f"p={rows},m={stream}", "--stages", str(stages)]
     (found,) = compile_for(tmp_path, name, width, *how)["kernels"]
-    wanted = call(name, tiles={"p": rows, "m": stream}, e=width, f=width)
+    wanted = call(name, given={"p": rows, "m": stream}, e=width, f=width)
     _, program = candidates.plan(wanted, Candidate(rows, stream, 8, stages))
     cost = Cost(program, None, dict(program.widths), dict.fromkeys("QKV", "bf16"))
     assert cost.needs(Launch(found["num_warps"], stages)).shared == found["shared_bytes"]
 
 
+def test_what_shared_memory_cannot_hold_is_not_compiled(monkeypatch):
+    compiled = []
+
+    def facts(program, source, target, dtype, options):
+        compiled.append((options.num_warps, options.num_stages))
+        return [Facts("O", target, 255, 0, 1, 0, 0, *compiled[-1], True)]
+
+    monkeypatch.setattr(tiles, "facts", facts)
+    wide = {"e": 128, "f": 128}
+    made = tiles.chosen(spec("differential_attention"), wide, "sm_90")
+    assert made.candidate == Candidate(128, 64, 8, 3) and len(compiled) == 1
+    assert tiles.shared_bytes(made.program, Candidate(128, 128, 8, 2), "bf16") > 0
+    tiles.chosen(spec("differential_attention"), wide, "sm_90", tiles={"p": 128, "m": 128})
+    assert compiled[-1] == (8, 3)  # what is set is compiled, to say what it needs
+
+
 def test_tiles_that_are_set_stay():
-    found = shortlist(call("causal", tiles={"p": 16, "m": 32}), H100)
+    found = shortlist(call("causal", given={"p": 16, "m": 32}), H100)
     assert 1 < len(found.planned) <= candidates.MOST
     assert len({p.program for p in found.planned}) == 1
     assert "p_tile * 16" in str(found.planned[0].program)
@@ -437,17 +454,17 @@ def test_a_call_of_another_kind_is_timed(what, monkeypatch):
     timer = Planned(2e-3, 1e-3)
     against_torch(kernel(timer, tiles=SMALL_TILES), attention(33, 33, 16, torch.float32), True)
     asked = timer.asked
-    p, dtype, tiles = 33, torch.float32, SMALL_TILES
+    p, dtype, set_tiles = 33, torch.float32, SMALL_TILES
     if what == "length":
         p = 65
     elif what == "type":
         dtype = torch.float16
     elif what == "tiles":
-        tiles = {"p": 32, "m": 16}
+        set_tiles = {"p": 32, "m": 16}
     else:
         new = {**tuning.versions(), what: "99.0"}
         monkeypatch.setattr("cascade.backends.triton.launch.versions", lambda: new)
-    against_torch(kernel(timer, tiles=tiles), attention(p, p, 16, dtype), True)
+    against_torch(kernel(timer, tiles=set_tiles), attention(p, p, 16, dtype), True)
     assert timer.asked > asked
 
 
