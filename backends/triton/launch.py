@@ -24,6 +24,7 @@ from cascade.backends.triton.tiles import Cut, Made, chosen, first
 from cascade.backends.triton.writer import ident
 from cascade.diagnostics import input_error
 from cascade.ir.cascade import Cascade
+from cascade.ir.expr import Const
 from cascade.ir.extents import Number, bind
 from cascade.schedule.choose import small_ranks
 from cascade.schedule.pack import few_rows
@@ -76,7 +77,7 @@ class TritonKernel:
         self, tensors: Mapping[str, Any], settings: Mapping[str, Number]
     ) -> tuple[Made, ModuleType]:
         """The source for tensors of these types and widths, and its module."""
-        spec = typed(self.spec, tensors)
+        spec = typed(self.spec, tensors, settings)
         shapes = {n: tuple(t.shape) for n, t in tensors.items()}
         bound = bind(spec, shapes, settings)
         small = small_ranks(spec, bound.extents)
@@ -136,8 +137,10 @@ def aligned(tensor: Any) -> bool:
     return last and all(n % 16 == 0 for n in (tensor.data_ptr(), *steps))
 
 
-def typed(spec: Cascade, tensors: Mapping[str, Any]) -> Cascade:
-    """The spec with the types that the arguments have."""
+def typed(
+    spec: Cascade, tensors: Mapping[str, Any], settings: Mapping[str, Number] | None = None
+) -> Cascade:
+    """The spec with the types that the arguments have; a param that is set to a real is one."""
     inputs = []
     for t in spec.inputs:
         if t.name not in tensors:
@@ -146,7 +149,14 @@ def typed(spec: Cascade, tensors: Mapping[str, Any]) -> Cascade:
         if name not in KINDS:
             raise input_error("input-type", f"`{t.name}` has type {name}, which no kernel takes")
         inputs.append(replace(t, dtype=KINDS[name]))
-    return replace(spec, inputs=tuple(inputs))
+    reals = {n for n, v in (settings or {}).items() if isinstance(v, float) and v != int(v)}
+    params = tuple(
+        replace(p, value=Const(float(p.value.value)))
+        if p.name in reals and isinstance(p.value, Const)
+        else p
+        for p in spec.params
+    )
+    return replace(spec, inputs=tuple(inputs), params=params)
 
 
 def _last_ranks(spec: Cascade) -> set[str]:
