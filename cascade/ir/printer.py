@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cascade.ir import text
-from cascade.ir.cascade import Cascade, Einsum, Requirement, Tensor
+from cascade.ir.cascade import Cascade, Einsum, Requirement, Tensor, extent_symbol
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Select, Symbol, Where
 from cascade.ir.implicit import implicit_sum
 from cascade.ir.ops import ATOM, COMPARE, MAPS, NEGATE
@@ -90,15 +90,22 @@ def _requirement(r: Requirement) -> str:
 
 
 def print_cascade(c: Cascade) -> str:
-    """Canonical text: header, declarations, statements in file order, outputs."""
+    """Canonical text: header, declarations, statements in file order, outputs.
+
+    An input's rank that shares the extent of another is declared, whoever built the cascade: read
+    back, it would have an extent of its own.
+    """
     blocks = [[f"cascade {c.name}"]]
     blocks.append([f"input {_tensor(t)}" for t in c.inputs])
     declarations = [
         f"param {p.name} = {print_expr(p.value)}" if p.value is not None else f"param {p.name}"
         for p in c.params
     ]
+    carried = {r for t in c.inputs for r in t.ranks}
     declarations += [
-        f"rank {r.name} < {text.paren(spell(r.extent), COMPARE + 1)}" for r in c.ranks if r.declared
+        f"rank {r.name} < {text.paren(spell(r.extent), COMPARE + 1)}"
+        for r in c.ranks
+        if r.declared or (r.name in carried and r.extent != extent_symbol(r.name))
     ]
     declarations += [
         f"rank {p.rank} = {text.tight_product(print_expr(p.expression))}" for p in c.partitions

@@ -222,3 +222,23 @@ def test_what_is_missing_is_named(causal):
     q, k, _ = tensors(1, 2, 5, 4)
     with pytest.raises(cascade.InputError, match="the input `V` is missing"):
         causal(Q=q, K=k)
+
+
+def test_shapes_disagree_for_tensors_as_for_arrays():
+    """A traced function gives two keys one extent, which the text of the operator must keep."""
+
+    def two(q, k1, k2, v):
+        return (q @ k1.T).softmax(-1) @ v - (q @ k2.T).softmax(-1) @ v
+
+    q, k1, v = torch.randn(6, 4), torch.randn(10, 4), torch.randn(10, 4)
+    traced = cascade.trace(two, q, k1, torch.randn(10, 4), v)
+    given = {"q": q, "k1": k1, "k2": torch.randn(20, 4), "v": v}
+    arrays = {n: t.numpy() for n, t in given.items()}
+    for call in (
+        lambda: cascade.compile(traced)(**given),
+        lambda: cascade.as_torch(traced)(**given),
+        lambda: cascade.compile(traced)(**arrays),
+        lambda: cascade.run(traced, arrays),
+    ):
+        with pytest.raises(cascade.InputError, match="rank `e` of `k2` has extent 20"):
+            call()
