@@ -23,6 +23,7 @@ from cascade.backends.triton.host import number_keyword
 from cascade.backends.triton.tiles import Cut, Made, chosen, first
 from cascade.backends.triton.writer import ident
 from cascade.diagnostics import input_error
+from cascade.ir.arguments import separated
 from cascade.ir.cascade import Cascade
 from cascade.ir.extents import Number, bind
 from cascade.schedule.choose import small_ranks
@@ -53,15 +54,13 @@ class TritonKernel:
         default_factory=dict, repr=False
     )
 
-    def __call__(self, **given: Any) -> Any:
+    def __call__(self, *args: Any, **given: Any) -> Any:
         """The output, or a dictionary of the outputs where there are several.
 
         Keywords are inputs (torch tensors on one device) and settings. Real outputs have the type
         of the first real input. Raises `InputError`.
         """
-        names = {t.name for t in self.spec.inputs}
-        tensors = {n: v for n, v in given.items() if n in names}
-        settings = {n: v for n, v in given.items() if n not in names}
+        tensors, settings = separated(self.spec, args, given)
         outputs = self.launch(tensors, settings)
         return outputs if len(outputs) > 1 else next(iter(outputs.values()))
 

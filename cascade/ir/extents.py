@@ -244,17 +244,22 @@ def _check_strides(binding: _Binding) -> None:
                 raise input_error("extent", f"{message}, not {binding.value(stride)}", span=p.span)
 
 
+def setting_names(cascade: Cascade) -> set[str]:
+    """Every name of an extent or param."""
+    names = {p.name for p in cascade.params} | {r.name.upper() for r in cascade.ranks}
+    names |= {s for r in cascade.ranks for s in symbols(r.extent)}
+    return names | {s for p in cascade.partitions for s in symbols(p.expression)}
+
+
 def check_settings(cascade: Cascade, settings: Mapping[str, Number]) -> dict[str, Number]:
     """The settings as numbers of Python. Raises `InputError` for one that cannot be."""
-    names = [p.name for p in cascade.params] + [r.name.upper() for r in cascade.ranks]
-    known = {*names} | {s for r in cascade.ranks for s in symbols(r.extent)}
-    known |= {s for p in cascade.partitions for s in symbols(p.expression)}
+    known = setting_names(cascade)
     checked: dict[str, Number] = {}
     for name, value in settings.items():
         if name not in known:
             hints = did_you_mean(name, known) or (f"it has {', '.join(sorted(known))}",)
             raise input_error("setting", f"there is no extent or param `{name}`", *hints)
-        checked[name] = _number(name, value)
+        checked[name] = number_of_setting(name, value)
         rank = next((r for r in cascade.ranks if r.name.upper() == name), None)
         if rank is not None:
             _check_extent(rank, name, checked[name])
@@ -262,7 +267,8 @@ def check_settings(cascade: Cascade, settings: Mapping[str, Number]) -> dict[str
     return checked
 
 
-def _number(name: str, value: object) -> Number:
+def number_of_setting(name: str, value: object) -> Number:
+    """The value as a number of Python. Raises `InputError` for what is none."""
     if isinstance(value, bool):
         return value
     if isinstance(value, numbers.Integral):
@@ -272,13 +278,18 @@ def _number(name: str, value: object) -> Number:
     raise input_error("setting", f"`{name}` is set to {value!r:.40}, which is no number")
 
 
+def refuse_derived(rank: Rank) -> None:
+    """Raise `InputError` where the extent of a rank follows from others."""
+    name = rank.name.upper()
+    if rank.extent == Symbol(name):
+        return
+    message = f"`{name}` follows from other extents ({print_expr(rank.extent)}) and cannot be set"
+    hints = [f"set {' or '.join(f'`{s}`' for s in sorted(symbols(rank.extent)))}"]
+    raise input_error("setting", message, *hints, span=rank.span)
+
+
 def _check_extent(rank: Rank, name: str, value: Number) -> None:
-    if rank.extent != Symbol(name):
-        message = (
-            f"`{name}` follows from other extents ({print_expr(rank.extent)}) and cannot be set"
-        )
-        hints = [f"set {' or '.join(f'`{s}`' for s in sorted(symbols(rank.extent)))}"]
-        raise input_error("setting", message, *hints, span=rank.span)
+    refuse_derived(rank)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST:
         message = f"`{name}` is set to {value}, and an extent is a whole number from 0 to 2**62"
         raise input_error("setting", message, span=rank.span)

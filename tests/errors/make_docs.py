@@ -141,6 +141,10 @@ SECTIONS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
             "missing-input": ("An input is not given.", "inputs/missing_input_misspelled"),
             "input-type": ("An array holds the wrong kind of values.", "inputs/float_index"),
             "setting": ("A setting cannot be.", "inputs/setting_of_derived_extent"),
+            "positional": (
+                "An input is given to a kernel without its name.",
+                "texts/call_by_position",
+            ),
             "unknown-extent": ("An extent follows from nothing given.", "inputs/unknown_extent"),
             "unknown-param": ("A param has no value.", "inputs/unknown_param"),
             "requirement": ("A `require` of the spec does not hold.", "inputs/requirement"),

@@ -185,6 +185,14 @@ def run_on_the_wrong_device() -> None:
         api.compile(cascade.parse(SPEC), "triton")(A=torch.ones(3))
 
 
+def call(*args: Any, **given: Any) -> None:
+    """A kernel of `ATTENTION`, called with an input or two too few."""
+    arrays = {"Q": np.ones((2, 3)), "K": np.ones((4, 3)), "V": np.ones((4, 5))}
+    arrays = {} if args else {n: a for n, a in arrays.items() if n.lower() not in given}
+    kernel = api.compile(cascade.parse(TEMPERED, "spec.cascade"))
+    kernel(*args, **arrays, **given)
+
+
 def split_a_recurrence() -> None:
     api.schedule(cascade.parse(api.example_text("delta_rule")), split=4)
 
@@ -265,6 +273,7 @@ def verify_by_hand(body: Expr) -> None:
     raise CascadeError(*errors)
 
 
+TEMPERED = "param tau = 1\n" + ATTENTION.replace("exp(", "exp(tau * ")
 GATHER = "input  page[m]: int, A[n]\nZ[m] = A[page[m]]\noutput Z\n"
 STRAY = Map("+", (Read("A", (Coordinate("m"),)), Coordinate("n")))
 
@@ -301,6 +310,8 @@ CALLS: dict[str, Callable[[], object]] = {
     "split_none": partial(api.schedule, cascade.parse(SPEC), split=0),
     "split_in_order": split_a_recurrence,
     "footprint": choose_what_does_not_fit,
+    "call_by_position": partial(call, np.ones((2, 3)), np.ones((4, 3))),
+    "call_with_unknown_names": partial(call, taw=2, k=np.ones((4, 3)), window=4),
     "backend_unknown": partial(api.compile, cascade.parse(SPEC), "tritan"),
     "kernels_without_a_gpu": run_on_the_wrong_device,
     "compiling_while_interpreting": compile_while_interpreting,

@@ -220,7 +220,7 @@ def test_the_operator_keeps_the_rules_of_pytorch():
 
 def test_what_is_missing_is_named(causal):
     q, k, _ = tensors(1, 2, 5, 4)
-    with pytest.raises(cascade.InputError, match="the input `V` is missing"):
+    with pytest.raises(cascade.InputError, match=r"the input `V\[b,h,m,f\]` is missing"):
         causal(Q=q, K=k)
 
 
@@ -242,3 +242,56 @@ def test_shapes_disagree_for_tensors_as_for_arrays():
     ):
         with pytest.raises(cascade.InputError, match="rank `e` of `k2` has extent 20"):
             call()
+
+
+TEMPERED = """
+input  Q[p,e], K[m,e]
+param  tau = 1, W = 2
+S[p] = sum[m](sum[e](tau * Q[p,e] * K[m,e]) where m < W)
+output S
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"w": 4}, "no input, extent or param `w`(.|\n)*did you mean `W`"),
+        ({"taw": torch.tensor(2.0)}, "no input, extent or param `taw`(.|\n)*did you mean `tau`"),
+        ({"ZZ": 9}, "no input, extent or param `ZZ`"),
+        ({"M": 9}, "rank `m` of `K` has extent 8, and 9 by the settings"),
+        ({"M": torch.tensor(8)}, "`M` is an extent, and a tensor was given"),
+        ({"tau": torch.ones(3)}, "`tau` is one number, and a tensor of 3 was given"),
+        ({"tau": "hot"}, "`tau` is set to 'hot', which is no number"),
+    ],
+)
+def test_wrong_settings(given, message):
+    q, k = torch.randn(5, 3), torch.randn(8, 3)
+    kernel = cascade.compile(cascade.parse(TEMPERED))
+    with pytest.raises(cascade.InputError, match=message):
+        kernel(Q=q, K=k, **given)
+
+
+def test_right_settings():
+    q, k = torch.randn(5, 3), torch.randn(8, 3)
+    kernel = cascade.compile(cascade.parse(TEMPERED))
+    assert torch.equal(kernel(Q=q, K=k, M=8, W=np.int64(2)), kernel(Q=q, K=k))
+    declared = "input x[m]\nrank j < J\nz[j] = sum[m](x[m]) * j\noutput z\n"
+    assert cascade.compile(cascade.parse(declared))(x=q[0], J=4).shape == (4,)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_wrong_settings_when_compiled(causal):
+    q, k, v = tensors(1, 2, 5, 4, dtype=torch.float32, grad=False)
+    made = torch.compile(
+        lambda q, k, v: causal(Q=q, K=k, V=v, taw=2.0), fullgraph=True, backend="eager"
+    )
+    with pytest.raises(Exception, match="no input, extent or param `taw`"):
+        made(q, k, v)
+    sized = torch.compile(
+        lambda q, k, v: attend_of_size(causal, q, k, v), fullgraph=True, backend="eager"
+    )
+    assert torch.equal(sized(q, k, v), attend(causal, q, k, v))
+
+
+def attend_of_size(kernel, q, k, v):
+    return kernel(Q=q, K=k, V=v, M=k.shape[2])["O"]

@@ -17,6 +17,7 @@ from torch import Tensor
 from cascade.diagnostics import input_error
 from cascade.integrations.pytorch.labelled import Labelled, combine, every, spread, union
 from cascade.integrations.pytorch.spelling import MAPS, REAL
+from cascade.ir.arguments import separated
 from cascade.ir.cascade import Cascade, Einsum
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Select, Symbol, Where
 from cascade.ir.extents import Number, bind
@@ -606,11 +607,9 @@ def as_torch(cascade: Cascade) -> Callable[..., Any]:
 
     Plain PyTorch operations, whole tensors in memory; autograd goes through them.
     """
-    names = {t.name for t in cascade.inputs}
 
-    def function(**given: Any) -> Any:
-        inputs = {n: v for n, v in given.items() if n in names}
-        settings = {n: v for n, v in given.items() if n not in names}
+    def function(*args: Any, **given: Any) -> Any:
+        inputs, settings = separated(cascade, args, given)
         outputs = evaluate(cascade, inputs, settings)
         return outputs if len(outputs) > 1 else next(iter(outputs.values()))
 
