@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cascade.ir import text
-from cascade.ir.cascade import Cascade, Einsum, Requirement, Tensor, extent_symbol
+from cascade.ir.cascade import Cascade, Einsum, Rank, Requirement, Tensor, extent_symbol
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Select, Symbol, Where
 from cascade.ir.implicit import implicit_sum
 from cascade.ir.ops import ATOM, COMPARE, MAPS, NEGATE
@@ -89,23 +89,32 @@ def _requirement(r: Requirement) -> str:
     return f"require {print_expr(r.condition)}{tail}"
 
 
-def print_cascade(c: Cascade) -> str:
-    """Canonical text: header, declarations, statements in file order, outputs.
+def _read_back(rank: Rank, c: Cascade) -> Expr | None:
+    """The extent that a reader gives a rank without a declaration; None where nothing bounds it.
 
-    An input's rank that shares the extent of another is declared, whoever built the cascade: read
-    back, it would have an extent of its own.
+    Cascades that programs build may have others: two inputs that share an extent, or a rank that
+    no input has. Those are declared.
     """
+    own = extent_symbol(rank.name)
+    if any(rank.name in t.ranks for t in c.inputs):
+        return own
+    if any(rank.name in (p.rank, *p.parts) for p in c.partitions):
+        return rank.extent
+    return None if rank.extent == own else rank.extent
+
+
+def print_cascade(c: Cascade) -> str:
+    """Canonical text: header, declarations, statements in file order, outputs."""
     blocks = [[f"cascade {c.name}"]]
     blocks.append([f"input {_tensor(t)}" for t in c.inputs])
     declarations = [
         f"param {p.name} = {print_expr(p.value)}" if p.value is not None else f"param {p.name}"
         for p in c.params
     ]
-    carried = {r for t in c.inputs for r in t.ranks}
     declarations += [
         f"rank {r.name} < {text.paren(spell(r.extent), COMPARE + 1)}"
         for r in c.ranks
-        if r.declared or (r.name in carried and r.extent != extent_symbol(r.name))
+        if r.declared or _read_back(r, c) != r.extent
     ]
     declarations += [
         f"rank {p.rank} = {text.tight_product(print_expr(p.expression))}" for p in c.partitions

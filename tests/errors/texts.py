@@ -185,6 +185,10 @@ def run_on_the_wrong_device() -> None:
         api.compile(cascade.parse(SPEC), "triton")(A=torch.ones(3))
 
 
+def gradient_by_w(*lines: str) -> None:
+    api.gradient(cascade.parse("\n".join(["input A[m]", *lines]), "spec.cascade"), ["W"])
+
+
 def call(*args: Any, **given: Any) -> None:
     """A kernel of `ATTENTION`, called with an input or two too few."""
     arrays = {"Q": np.ones((2, 3)), "K": np.ones((4, 3)), "V": np.ones((4, 5))}
@@ -300,6 +304,15 @@ CALLS: dict[str, Callable[[], object]] = {
     "no_single_state": parts_without_a_state,
     "nothing_to_chunk": chunk_without_a_prefix,
     "gradient_of_integers": partial(api.gradient, cascade.parse(INTEGERS), ["n"]),
+    "gradient_by_an_index": partial(
+        gradient_by_w, "param W = 2", "Z[m] = A[m - W] ?? 0", "output Z"
+    ),
+    "gradient_by_a_condition": partial(
+        gradient_by_w, "param W = 2", "Z = sum[m](A[m] where m < W)", "output Z"
+    ),
+    "gradient_through_a_param": partial(
+        gradient_by_w, "param W = 2.0", "param V = W * 3", "Z[m] = V * A[m]", "output Z"
+    ),
     "gradient_unknown": partial(api.gradient, cascade.parse(INTEGERS), ["X"]),
     "traced_without_a_form": trace_a_sort,
     "not_a_model": host_without_queries,

@@ -295,3 +295,27 @@ def test_wrong_settings_when_compiled(causal):
 
 def attend_of_size(kernel, q, k, v):
     return kernel(Q=q, K=k, V=v, M=k.shape[2])["O"]
+
+
+def test_no_gradient_by_an_integer():
+    kernel = cascade.compile(cascade.parse(TEMPERED))
+    q, k, w = torch.randn(5, 3), torch.randn(8, 3), torch.tensor(2.0, requires_grad=True)
+    with pytest.raises(cascade.CascadeError, match="`W` is no real input"):
+        kernel(Q=q, K=k, W=w)
+    tau = torch.tensor(2.0, requires_grad=True)
+    kernel(Q=q, K=k, tau=tau).sum().backward()
+    assert tau.grad.isfinite()
+
+
+def test_gradient_by_a_threshold_is_zero():
+    text = "input x[m]\nparam t = 0.5\nz[m] = select(x[m] > t, x[m], 0)\noutput z\n"
+    t = torch.tensor(0.1, requires_grad=True)
+    cascade.compile(cascade.parse(text))(x=torch.randn(4), t=t).sum().backward()
+    assert t.grad == 0
+
+
+def test_gradient_of_a_sum_alone():
+    """Its gradient has a rank that none of its inputs has."""
+    x = torch.randn(4, requires_grad=True)
+    cascade.compile(cascade.parse("input x[m]\nz = sum[m](x[m])\noutput z\n"))(x=x).backward()
+    assert torch.equal(x.grad, torch.ones(4))

@@ -82,12 +82,22 @@ def _backward(ctx: Any, grads: list[torch.Tensor | None]) -> tuple[Any, None, No
         g = arrived[name]
         every[cotangent] = torch.zeros_like(outputs[name]) if g is None else g
     how = replace(options, names=(), settings=(), source=None, wrt=())
-    made = apply(number_of(found.backward, how), every, dict(options.settings))
+    sizes = _sizes(parsed(ctx.spec), tensors)
+    made = apply(number_of(found.backward, how), every, {**sizes, **dict(options.settings)})
     given = [
         _like(made[found.gradients[n]], t) if n in found.gradients else None
         for n, t in tensors.items()
     ]
     return given, None, None
+
+
+def _sizes(spec: Cascade, tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    """The extents of the inputs: a gradient may have ranks that none of its inputs has."""
+    return {
+        rank.upper(): size
+        for t in spec.inputs
+        for rank, size in zip(t.ranks, tensors[t.name].shape, strict=True)
+    }
 
 
 def _like(gradient: torch.Tensor, of: torch.Tensor) -> torch.Tensor:
