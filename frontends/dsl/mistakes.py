@@ -313,7 +313,9 @@ def _equals(p: _Place) -> _Reason | None:
     if p.bracket == "[" and "=" not in p.statement:
         return _Reason("`=` cannot stand inside an index", STATEMENT)
     if p.word in DIMENSIONS and p.bracket == "(":
-        return _Reason("arguments have no names here", f"ranks stand in brackets: {_over_a_rank(p)}")
+        return _Reason(
+            "arguments have no names here", f"ranks stand in brackets: {_over_a_rank(p)}"
+        )
     if "=" in p.statement or p.first == "require" or re.search(r"\bwhere\b", p.statement):
         return _Reason("`=` cannot stand inside an expression", "equality is written `==`")
     return _Reason("`=` cannot stand here", FORMS.get(p.first, STATEMENT))

@@ -141,6 +141,8 @@ SECTIONS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
             "missing-input": ("An input is not given.", "inputs/missing_input_misspelled"),
             "input-type": ("An array holds the wrong kind of values.", "inputs/float_index"),
             "setting": ("A setting cannot be.", "inputs/setting_of_derived_extent"),
+            "not-a-kernel": ("A spec is called as if it were a kernel.", "texts/call_of_a_spec"),
+            "not-a-spec": ("Something else stands for a spec.", "texts/spec_of_another_kind"),
             "positional": (
                 "An input is given to a kernel without its name.",
                 "texts/call_by_position",

@@ -185,6 +185,11 @@ def run_on_the_wrong_device() -> None:
         api.compile(cascade.parse(SPEC), "triton")(A=torch.ones(3))
 
 
+def compile_a_derivation() -> None:
+    derivation: Any = cascade.derive(cascade.parse(SPEC))
+    cascade.compile(derivation)
+
+
 def gradient_by_w(*lines: str) -> None:
     api.gradient(cascade.parse("\n".join(["input A[m]", *lines]), "spec.cascade"), ["W"])
 
@@ -323,6 +328,9 @@ CALLS: dict[str, Callable[[], object]] = {
     "split_none": partial(api.schedule, cascade.parse(SPEC), split=0),
     "split_in_order": split_a_recurrence,
     "footprint": choose_what_does_not_fit,
+    "call_of_a_spec": lambda: cascade.parse(ATTENTION, "spec.cascade")(Q=np.ones((2, 3))),
+    "spec_of_another_kind": compile_a_derivation,
+    "spec_missing_where_a_path_is_taken": partial(cascade.compile, "win.cascade"),
     "call_by_position": partial(call, np.ones((2, 3)), np.ones((4, 3))),
     "call_with_unknown_names": partial(call, taw=2, k=np.ones((4, 3)), window=4),
     "backend_unknown": partial(api.compile, cascade.parse(SPEC), "tritan"),
