@@ -23,7 +23,7 @@ from cascade.backends.triton.host import number_keyword
 from cascade.backends.triton.tiles import Cut, Made, chosen, first
 from cascade.backends.triton.writer import ident
 from cascade.diagnostics import input_error
-from cascade.ir.arguments import separated
+from cascade.ir.arguments import check_inputs, separated
 from cascade.ir.cascade import Cascade
 from cascade.ir.extents import Number, bind
 from cascade.schedule.choose import small_ranks
@@ -137,10 +137,9 @@ def aligned(tensor: Any) -> bool:
 
 def typed(spec: Cascade, tensors: Mapping[str, Any]) -> Cascade:
     """The spec with the types that the arguments have."""
+    check_inputs(spec, tensors)
     inputs = []
     for t in spec.inputs:
-        if t.name not in tensors:
-            raise input_error("missing-input", f"the input `{t.name}` is missing")
         name = str(tensors[t.name].dtype).removeprefix("torch.")
         if name not in KINDS:
             raise input_error("input-type", f"`{t.name}` has type {name}, which no kernel takes")

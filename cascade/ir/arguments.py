@@ -58,6 +58,13 @@ def _unknown(name: str, missing: list[str], known: set[str]) -> Diagnostic:
     return Diagnostic("setting", message, hints=hints)
 
 
-def _missing(tensor: Tensor) -> Diagnostic:
+def check_inputs(spec: Cascade, given: Collection[str]) -> None:
+    """Raise `InputError` for every input that is missing; there may be others, as in a file."""
+    missing = [t for t in spec.inputs if t.name not in given]
+    if missing:
+        raise InputError(*(_missing(t, did_you_mean(t.name, given)) for t in missing))
+
+
+def _missing(tensor: Tensor, hints: tuple[str, ...] = ()) -> Diagnostic:
     form = f"{tensor.name}[{','.join(tensor.ranks)}]" if tensor.ranks else tensor.name
-    return Diagnostic("missing-input", f"the input `{form}` is missing")
+    return Diagnostic("missing-input", f"the input `{form}` is missing", hints=hints)
