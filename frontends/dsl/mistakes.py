@@ -171,6 +171,24 @@ def _statement_start(before: str, text: str) -> int:
     return 0
 
 
+def statement_around(text: str, start: int, end: int) -> tuple[int, int] | None:
+    """The statement with a mistake, so that others can be read without it.
+
+    Lines that are indented or continue an expression belong to it. None where a bracket is left
+    open: nobody knows where the statement was meant to end.
+    """
+    code = _without_comments(text)
+    first = _statement_start(code[:start], code[start:end])
+    lines = code[end:].split("\n")
+    last = end + len(lines[0])
+    for line in lines[1:]:
+        inside = bool(_open_brackets(code[first:last]))
+        if not inside and not re.match(r"\s+\S|(where|and|or)\b|[+*]", line):
+            return first, last
+        last += 1 + len(line)
+    return None if _open_brackets(code[first:last]) else (first, last)
+
+
 def _expects_more(code: str) -> bool:
     return bool(re.search(r"([-+*/%<>=,?]|\b(where|and|or|not))$", code))
 
