@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cascade.diagnostics import Source, did_you_mean, fail, input_error
+from cascade.diagnostics import Diagnostic, Source, did_you_mean, fail, input_error
 from cascade.files import check_output, read_arrays, read_source, write_arrays
 from cascade.ir.cascade import Cascade
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from cascade.backends.triton.launch import TritonKernel
     from cascade.gradients import Gradients
     from cascade.schedule.choose import Schedule
+    from cascade.schedule.program import Program
     from cascade.transforms.chunk import Chunked
     from cascade.transforms.derive import Derivation
 
@@ -331,9 +332,11 @@ def write_kernel(
         made = chosen(
             spec, extents, target, dtype, tiles, as_written, progress, descriptors, cut, stages
         )
+    assumed = assumed_sizes(made.program, settings)
     found: dict[str, Any] = {
         "name": spec.name,
         "written": path,
+        "warnings": [d.to_dict() for d in assumed],
         "form": made.schedule.form.how,
         "widths": dict(made.program.widths),
         "tiles": {"rows": made.candidate.rows, "stream": made.candidate.stream} | dict(tiles or {}),
@@ -347,6 +350,25 @@ def write_kernel(
     new_text(path, made.source)
     new_text(f"{path[:-3]}.json", json.dumps(found, indent=2) + "\n")
     return found
+
+
+def assumed_sizes(program: Program, settings: Mapping[str, Number]) -> tuple[Diagnostic, ...]:
+    """A warning of the sizes that kernels have for good and that nobody gave."""
+    from cascade.ir.expr import Const
+
+    given = {*settings, *(n for n, e in program.values if isinstance(e, Const))}
+    sizes = [(n, size) for n, size in program.widths if n not in given]
+    if not sizes:
+        return ()
+    only = f"for {', '.join(f'{n} = {size}' for n, size in sizes)} only"
+    return (
+        Diagnostic(
+            "assumed-size",
+            f"the kernels run {only}: tiles hold these ranks whole, and no size was given",
+            hints=(f"give the sizes: `--set {','.join(f'{n}=…' for n, _ in sizes)}`",),
+            severity="warning",
+        ),
+    )
 
 
 def draw_comparison(found: Mapping[str, Any], path: str) -> None:
@@ -369,7 +391,7 @@ def require_package(name: str, what: str) -> None:
 
 
 def kernel_text(found: Mapping[str, Any]) -> str:
-    """What was written, and a line for each kernel."""
+    """What was written, a line for each kernel, and what was assumed."""
     from cascade.analysis.tables import table
 
     lines = [f"{found['name']}: {found['form']}, written to {found['written']}"]
@@ -383,6 +405,9 @@ def kernel_text(found: Mapping[str, Any]) -> str:
             for k in found["kernels"]
         ]  # fmt: skip
         lines.append(table(header, rows, indent=""))
+    for w in found["warnings"]:
+        lines.append(f"warning[{w['code']}]: {w['message']}")
+        lines += [f"  hint: {hint}" for hint in w["hints"]]
     return "\n".join(lines)
 
 

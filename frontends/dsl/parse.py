@@ -70,7 +70,7 @@ def _placed(d: Diagnostic, source: Source) -> Diagnostic:
 
 def _without_statement(source: Source, wrong: Span | None) -> Source | None:
     """The source with spaces for a statement; None where it is unclear what else is wrong."""
-    place = wrong and statement_around(source.text, wrong.start, wrong.end)
+    place = statement_around(source.text, wrong.start, wrong.end) if wrong else None
     if place is None:
         return None
     first, last = place

@@ -255,6 +255,10 @@ SECTIONS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
         {
             "late-mask": ("A mask comes after the reduction it is meant for.", "late_mask"),
             "unused": ("A statement, param, rank or partition has no effect.", "unused_tensor"),
+            "assumed-size": (
+                "Kernels were written for a size that nobody gave.",
+                "texts/sizes_assumed",
+            ),
             "never": ("A condition that is false everywhere.", "never_true"),
         },
     ),

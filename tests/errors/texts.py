@@ -9,6 +9,7 @@ import runpy
 import sys
 from collections.abc import Callable
 from contextlib import chdir
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,13 @@ def run_on_the_wrong_device() -> None:
         api.compile(cascade.parse(SPEC), "triton")(A=torch.ones(3))
 
 
+def assume_sizes() -> None:
+    """The warning of `cascade compile` without sizes, raised so that it is seen."""
+    made = api.schedule(cascade.parse(ATTENTION, "spec.cascade"), {"E": 64})
+    program = replace(made.program, widths=(("E", 64), ("F", 64)))
+    raise CascadeError(*api.assumed_sizes(program, {"E": 64}))
+
+
 def compile_a_derivation() -> None:
     derivation: Any = cascade.derive(cascade.parse(SPEC))
     cascade.compile(derivation)
@@ -328,6 +336,7 @@ CALLS: dict[str, Callable[[], object]] = {
     "split_none": partial(api.schedule, cascade.parse(SPEC), split=0),
     "split_in_order": split_a_recurrence,
     "footprint": choose_what_does_not_fit,
+    "sizes_assumed": assume_sizes,
     "call_of_a_spec": lambda: cascade.parse(ATTENTION, "spec.cascade")(Q=np.ones((2, 3))),
     "spec_of_another_kind": compile_a_derivation,
     "spec_missing_where_a_path_is_taken": partial(cascade.compile, "win.cascade"),
