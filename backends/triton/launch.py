@@ -23,6 +23,7 @@ from cascade.backends.triton.host import number_keyword
 from cascade.backends.triton.tiles import Cut, Made, chosen, first
 from cascade.backends.triton.writer import ident
 from cascade.diagnostics import input_error
+from cascade.ir.arguments import check_inputs, separated
 from cascade.ir.cascade import Cascade
 from cascade.ir.expr import Const
 from cascade.ir.extents import Number, bind
@@ -54,15 +55,13 @@ class TritonKernel:
         default_factory=dict, repr=False
     )
 
-    def __call__(self, **given: Any) -> Any:
+    def __call__(self, *args: Any, **given: Any) -> Any:
         """The output, or a dictionary of the outputs where there are several.
 
         Keywords are inputs (torch tensors on one device) and settings. Real outputs have the type
         of the first real input. Raises `InputError`.
         """
-        names = {t.name for t in self.spec.inputs}
-        tensors = {n: v for n, v in given.items() if n in names}
-        settings = {n: v for n, v in given.items() if n not in names}
+        tensors, settings = separated(self.spec, args, given)
         outputs = self.launch(tensors, settings)
         return outputs if len(outputs) > 1 else next(iter(outputs.values()))
 
@@ -141,10 +140,9 @@ def typed(
     spec: Cascade, tensors: Mapping[str, Any], settings: Mapping[str, Number] | None = None
 ) -> Cascade:
     """The spec with the types that the arguments have; a param that is set to a real is one."""
+    check_inputs(spec, tensors)
     inputs = []
     for t in spec.inputs:
-        if t.name not in tensors:
-            raise input_error("missing-input", f"the input `{t.name}` is missing")
         name = str(tensors[t.name].dtype).removeprefix("torch.")
         if name not in KINDS:
             raise input_error("input-type", f"`{t.name}` has type {name}, which no kernel takes")
