@@ -140,6 +140,47 @@ CASES = {
         output Z
         """,
     ),
+    "a Gram of softmaxes read at its diagonal": (
+        "derive",
+        """
+        input U[c,m]
+        rank i < C
+        A[c,m]   = exp(U[c,m] - max[m](U[c,m])) / sum[m](exp(U[c,m] - max[m](U[c,m])))
+        DOT[c,i] = A[c,m] * A[i,m]
+        Z[c,i]   = DOT[c,i] / sqrt(DOT[c,c] * DOT[i,i])
+        output Z
+        """,
+    ),
+    "a Gram of masked sums at a fresh anchor": (
+        "derive",
+        """
+        input U[c,m], G[c,m]
+        rank i < C
+        A[c,m]   = exp(U[c,m]) / sum[m](exp(U[c,m]) where G[c,m] > 0)
+        Z[c,i]   = sum[m](A[c,m] * A[i,m] where G[c,m] > 0 and G[i,m] > 0)
+        output Z
+        """,
+    ),
+    "a moment about the mean of another row": (
+        "derive",
+        """
+        input U[c,m]
+        rank i < C
+        V[c]   = sum[m](exp(U[c,m]) * (U[c,m] - mean[m](U[c,m]))**2)
+        Z[c,i] = V[i] / V[c]
+        output Z
+        """,
+    ),
+    "a result of another row without points": (
+        "derive",
+        """
+        input U[c,m]
+        rank i < C
+        A[c]   = sum[m](U[c,m] / sum[m](exp(U[c,m]) where m < c) where m < c)
+        Z[c,i] = sum[m](U[c,m] * A[i] where m < c)
+        output Z
+        """,
+    ),
     "a condition on a bound rank": (
         "chunk",
         """
