@@ -171,6 +171,17 @@ CASES = {
         output Z
         """,
     ),
+    "a maximum of an earlier pass as anchor": (
+        "derive",
+        """
+        input U[m]
+        AT[m] = order[m](U[m])
+        T  = max[m](U[m])
+        SD = sum[m](exp(U[m] - T) where AT[m] >= 1)
+        Z  = sum[m](exp(U[m] - T) / SD where AT[m] >= 1)
+        output Z
+        """,
+    ),
     "a result of another row without points": (
         "derive",
         """
