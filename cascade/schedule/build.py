@@ -387,6 +387,7 @@ class Builder:
         assert step.op is not None
         captured = {r for i in places.values() for r in free_ranks(i)} & set(step.bound)
         captured -= {r for r in captured if places.get(r) == Coordinate(r)}
+        captured |= self._whole_along(step)
         renamed: dict[str, Expr] = {r: Coordinate(f"{r}'") for r in captured}
         for r in captured:
             self.roles.widths.add(f"{r}'")
@@ -395,6 +396,15 @@ class Builder:
         value = placed(step.value, moved)
         filters = tuple(placed(c, moved) for c in step.filters)
         return self.reduced(step, value, filters, bound)
+
+    def _whole_along(self, step: Settled) -> set[str]:
+        """The bound ranks of a step that the loop of the kernel runs along, if it holds them whole:
+        their lanes are no tile of the loop.
+        """
+        loop = self.draft.loop
+        if loop is None or not {loop.rank, loop.outer} & set(step.bound):
+            return set()
+        return loop.ranks & set(step.bound)
 
     def reduced(
         self, step: Settled, value: Expr, filters: tuple[Expr, ...], bound: tuple[str, ...]
