@@ -115,12 +115,12 @@ def _quadratics(
             assert refused is not None
             refusals.append(_refused(e, refused))
             continue
-        mark = len(opener.draft.einsums)
+        mark = opener.draft.mark()
         writer = Quadratic(opener, form)
         try:
             new = writer.rewrite()
         except NotChunkable as reason:
-            del opener.draft.einsums[mark:]
+            opener.draft.back_to(mark)
             refusals.append(_refused(e, reason))
             continue
         body = transform(body, lambda n, old=node, new=new: new if n == old else None)  # type: ignore[misc]

@@ -91,6 +91,14 @@ class Draft:
             self.add(name, ranks, body)
         return Read(self.made[key, body], tuple(Coordinate(r) for r in ranks))
 
+    def mark(self) -> tuple[list[Einsum], dict[object, str]]:
+        """What there is so far, for `back_to`."""
+        return list(self.einsums), dict(self.made)
+
+    def back_to(self, mark: tuple[list[Einsum], dict[object, str]]) -> None:
+        """Undo: a value whose statement is gone must be made again by who needs it next."""
+        self.einsums[:], self.made = list(mark[0]), dict(mark[1])
+
     def replace(self, old: Einsum, body: Expr) -> None:
         place = next(n for n, e in enumerate(self.einsums) if e is old)
         self.einsums[place] = replace(old, body=body)

@@ -78,17 +78,16 @@ class Recurrence:
         """Adds the statements of the chunks, and turns every reader of the state to them."""
         from cascade.transforms.delta import solve
 
-        mark = len(self.draft.einsums)
-        before = list(self.draft.einsums)
+        before = self.draft.mark()
         try:
             self._prepare()
             if self.feedback:
                 self.law = "chunk a recurrence with feedback"
                 solve(self)
             self._state()
-            self._readers(before)
+            self._readers(before[0])
         except NotChunkable:
-            self.draft.einsums[:] = before[:mark]
+            self.draft.back_to(before)
             raise
 
     # -- the update, taken apart

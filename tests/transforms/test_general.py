@@ -254,6 +254,17 @@ CASES = {
         output Z
         """,
     ),
+    "a state whose weights a refused one has too": (
+        "chunk",
+        """
+        input A[p,r], B[p,r]
+        init D[0,r] = 1, R[0,r] = 0
+        D[p+1,r] = D[p,r] * exp(-A[p,r]**2) + B[p,r]**2 + 1
+        R[p+1,r] = R[p,r] * exp(-A[p,r]**2) + A[p,r]
+        Z[p]     = sum[r](R[p+1,r] / D[p+1,r])
+        output Z
+        """,
+    ),
     "a copy of two extents": (
         "chunk",
         """
