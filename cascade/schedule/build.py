@@ -63,7 +63,8 @@ class Builder:
         self.draft = draft
         self.tiles = tiles
         self.scopes = [Scope()]
-        self.depths: dict[str, int] = {}  # tiles and loop scalars -> scope
+        self.depths: dict[str, int] = {}  # tiles -> scope
+        self.counters: dict[str, int] = {}  # loop scalars -> scope; an extent may be named as a tile
         self.tile_axes: dict[str, tuple[str, ...]] = {}
         self.places: dict[str, tuple[Place, int]] = {}  # rank -> its place, and the scope of it
         self.axes: dict[str, Expr] = {}
@@ -140,7 +141,7 @@ class Builder:
                 case Read(name, ()):
                     found = max(found, self.depths.get(name, 0))
                 case Symbol(name):
-                    found = max(found, self.depths.get(name, 0))
+                    found = max(found, self.counters.get(name, 0))
                 case Coordinate(rank) if rank.startswith("#"):
                     found = max(found, self._depth_of_axis(rank[1:]))
                 case Coordinate(rank):
@@ -723,7 +724,7 @@ class Builder:
         name = self.fresh(step.name)
         depth = len(self.scopes)
         self.scopes.append(Scope())
-        self.depths[scalar] = self.depths[name] = depth
+        self.counters[scalar] = self.depths[name] = depth
         self.tile_axes[name] = axes
         self.fixed[rank] = Symbol(scalar)
         self.solving[step.name] = (name, rank)

@@ -26,6 +26,15 @@ CASES = {
         """,
         ({"p": 13, "e": 2, "f": 3}, {"p": 4, "e": 1, "f": 1}, {"p": 1, "e": 3, "f": 2}),
     ),
+    "a tensor of the name of an extent": (
+        """
+        import std
+        input V[p,v], W[v]
+        O[p] = sum[v](softmax[v](V[p,v]) * W[v])
+        output O
+        """,
+        ({"p": 5, "v": 7}, {"p": 1, "v": 1}, {"p": 3, "v": 0}),
+    ),
 }
 
 
