@@ -26,6 +26,24 @@ CASES = {
         """,
         ({"p": 13, "e": 2, "f": 3}, {"p": 4, "e": 1, "f": 1}, {"p": 1, "e": 3, "f": 2}),
     ),
+    "loops that need each other's results in turn": (
+        """
+        input Q[y,x,e], K[v,u,e], V[v,u,f]
+        S1[y,x,u] = Q[y,x,e] * K[y,u,e]    where u <= x
+        S2[y,x,v] = Q[y,x,e] * K[v,x,e]    where v < y
+        GM[y,x]   = max(max[u](S1[y,x,u]), max[v](S2[y,x,v]))
+        N1[y,x,u] = exp(S1[y,x,u] - GM[y,x])
+        N2[y,x,v] = exp(S2[y,x,v] - GM[y,x])
+        SD[y,x]   = sum[u](N1[y,x,u]) + sum[v](N2[y,x,v])
+        O[y,x,f]  = (sum[u](N1[y,x,u] * V[y,u,f]) + sum[v](N2[y,x,v] * V[v,x,f])) / SD[y,x]
+        output O
+        """,
+        (
+            {"y": 5, "x": 7, "v": 5, "u": 7, "e": 3, "f": 2},
+            {"y": 3, "x": 1, "v": 3, "u": 1, "e": 1, "f": 1},
+            {"y": 1, "x": 2, "v": 1, "u": 2, "e": 2, "f": 3},
+        ),
+    ),
     "a tensor of the name of an extent": (
         """
         import std
