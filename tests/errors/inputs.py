@@ -84,6 +84,12 @@ RUNS = (
         "input  A[m], mask[m]\nZ[m] = A[m] where mask[m]\noutput Z\n",
         A | {"mask": np.ones(3)},
     ),
+    Run(
+        "float_mask_by_another_name",
+        "input  A[m], mask[m]\nkept[m] = mask[m] ?? mask[0]\n"
+        "Z[m] = A[m] where kept[m] or m < 1\noutput Z\n",
+        A | {"mask": np.ones(3)},
+    ),
     Run("boolean_for_real", "input  A[m]: f32\nZ[m] = A[m]\noutput Z\n", {"A": np.ones(3, bool)}),
     Run("complex_input", ATTENTION, attention(Q=np.ones((2, 3), complex))),
     Run(
