@@ -64,7 +64,9 @@ class Builder:
         self.tiles = tiles
         self.scopes = [Scope()]
         self.depths: dict[str, int] = {}  # tiles -> scope
-        self.counters: dict[str, int] = {}  # loop scalars -> scope; an extent may be named as a tile
+        self.counters: dict[
+            str, int
+        ] = {}  # loop scalars -> scope; an extent may be named as a tile
         self.tile_axes: dict[str, tuple[str, ...]] = {}
         self.places: dict[str, tuple[Place, int]] = {}  # rank -> its place, and the scope of it
         self.axes: dict[str, Expr] = {}
@@ -405,7 +407,7 @@ class Builder:
         loop = self.draft.loop
         if loop is None or not {loop.rank, loop.outer} & set(step.bound):
             return set()
-        return loop.ranks & set(step.bound)
+        return set(loop.ranks & set(step.bound))
 
     def reduced(
         self, step: Settled, value: Expr, filters: tuple[Expr, ...], bound: tuple[str, ...]
