@@ -1,7 +1,8 @@
 """The gradient of a gate, without the states at every step.
 
-For `S[i+1] = w[i] * S[i] + B[i]` with `w = exp(x)`, the gradient by x is `w[i] * (S[i] . dS[i+1])`,
-summed over the ranks that the gate does not have: a product of two states. But
+For `S[i+1] = w[i] * S[i] + B[i]` with `w = exp(x)`, or a sigmoid, the gradient by x has the factor
+`w[i] * (S[i] . dS[i+1])`, summed over the ranks that the gate does not have: a product of two
+states. But
 
     w[i] * S[i]  = S[i+1] - B[i]
     dS[i+1]      = R[i+1] + w[i+1] * dS[i+2]        R: what the readers of S[i+1] send back
@@ -68,7 +69,7 @@ def gate_of(
     weight = others[0]
     if not isinstance(weight, Read) or weight.tensor not in active:
         return None
-    if not _is_exponential(cascade, weight, following.tensor):
+    if not _divides_its_derivative(cascade, weight, following.tensor):
         return None
     ranks = {i.rank for i in weight.index if isinstance(i, Coordinate)}
     summed = tuple(r for r in state.ranks if r not in ranks)
@@ -79,14 +80,16 @@ def gate_of(
     return Gate(state.tensor, following, weight, rest, summed)
 
 
-def _is_exponential(cascade: Cascade, weight: Read, reader: str) -> bool:
-    """Whether a weight is `exp` of something, read at its own point and by one statement alone."""
+def _divides_its_derivative(cascade: Cascade, weight: Read, reader: str) -> bool:
+    """Whether the derivative of a weight has the weight as a factor, as that of `exp` has: then
+    nothing is divided by it. It is read at its own point, and by one statement alone.
+    """
     found = cascade.definitions.get(weight.tensor, ())
     if len(found) != 1 or _readers(cascade, weight.tensor) != {reader}:
         return False
     body = found[0].body
     plain = weight.index == tuple(map(Coordinate, found[0].ranks))
-    return plain and isinstance(body, Map) and body.op in ("exp", "exp2")
+    return plain and isinstance(body, Map) and body.op in ("exp", "exp2", "sigmoid")
 
 
 def _readers(cascade: Cascade, tensor: str) -> set[str]:
