@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from cascade.backends.triton.aot import CAPABILITIES, SHARED, Facts, facts
 from cascade.backends.triton.emit import Options, emit
@@ -43,12 +44,15 @@ WHOLE = Cut()
 
 @dataclass(frozen=True)
 class Candidate:
-    """Rows and coordinates of a tile, warps, and stages of the pipeline."""
+    """Rows and coordinates of a tile, warps, and stages of the pipeline; `ranks` is the number of
+    ranks that rows are taken of at once.
+    """
 
     rows: int
     stream: int
     warps: int
     stages: int
+    ranks: int = 2
 
 
 CANDIDATES = (
@@ -66,6 +70,11 @@ CANDIDATES = (
     Candidate(16, 32, 4, 1),
     Candidate(16, 16, 4, 1),
     Candidate(16, 16, 8, 1),
+    Candidate(64, 32, 4, 2, 1),
+    Candidate(32, 32, 4, 2, 1),
+    Candidate(16, 32, 4, 1, 1),
+    Candidate(16, 16, 4, 1, 1),
+    Candidate(16, 16, 8, 1, 1),
 )
 
 
@@ -113,15 +122,33 @@ def programs(
     if stages is not None:
         candidates = tuple(dict.fromkeys(replace(c, stages=stages) for c in CANDIDATES))
     known = {**{n.upper(): v for n, v in extents.items()}, **extents}
+    wide = [c for c in candidates if c.ranks > 1]
     for candidate in candidates:
+        if candidate.ranks == 1 and not _rows_of_several_ranks(spec, extents, as_written):
+            return
         sizes = Sizes(
             extents, candidate.rows, candidate.stream, None, dict(tiles or {}),
-            cut.number, cut.multiprocessors,
+            cut.number, cut.multiprocessors, candidate.ranks,
         )  # fmt: skip
         made = schedule(spec, sizes, as_written)
         program = replace(made.program, widths=widths(made.program, known))
-        if can_be_held(program, candidate.warps) or candidate is candidates[-1]:
+        held = can_be_held(program, candidate.warps)
+        if not held and candidate is wide[-1]:  # the smallest, unless rows of one rank are smaller
+            held = not _rows_of_several_ranks(spec, extents, as_written)
+        if held or candidate is candidates[-1]:
             yield candidate, made, program
+
+
+@lru_cache(maxsize=64)
+def _several(spec: Cascade, extents: tuple[tuple[str, int], ...], as_written: bool) -> bool:
+    sizes = dict(extents)
+    two, one = (schedule(spec, Sizes(sizes, row_ranks=n), as_written).program for n in (2, 1))
+    return two != one
+
+
+def _rows_of_several_ranks(spec: Cascade, extents: Mapping[str, int], as_written: bool) -> bool:
+    """Whether a kernel takes rows of more than one rank at once."""
+    return _several(spec, tuple(sorted(extents.items())), as_written)
 
 
 def can_be_held(program: Program, warps: int) -> bool:
