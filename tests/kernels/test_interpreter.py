@@ -142,6 +142,72 @@ def test_large_values_are_finite(name):
         assert not np.isnan(array).any(), output
 
 
+def half(arrays: dict[str, Any]) -> dict[str, Any]:
+    return {t: a.astype(np.float16) if a.dtype.kind == "f" else a for t, a in arrays.items()}
+
+
+def check_half(name: str, n: dict[str, Any], arrays: dict[str, Any]) -> None:
+    """In float16, against the formula in float64 of the same rounded inputs.
+
+    The largest error is at most that of PyTorch, which rounds after each operation. Or it is at most
+    twice that of the exact output rounded to float16: once it is rounded at the end, and once, by
+    as much, a computed operand of a contraction, the weights say; sums are float32.
+    """
+    given = half(arrays)
+    wanted = FORMULAS[name](
+        {t: a.astype(float) if a.dtype.kind == "f" else a for t, a in given.items()}, n
+    )
+    found = interpret(kernel(name), given, settings(name, n))
+    eager = in_eager(name, given, settings(name, n))
+    for output, expected in wanted.items():
+        finite = np.isfinite(expected)
+        assert np.array_equal(found[output][~finite], expected[~finite]), output
+        errors = [np.abs(a[finite] - expected[finite]) for a in (found[output], eager[output])]
+        ours, theirs = (e.max(initial=0) for e in errors)
+        rounding = np.spacing(np.float16(np.abs(expected[finite]).max(initial=0))) / 2
+        assert ours <= max(np.nan_to_num(theirs, posinf=0), 2 * rounding), (output, ours, theirs)
+
+
+def in_eager(name: str, arrays: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """The outputs by plain PyTorch in the types of the arrays."""
+    tensors = {t: torch.from_numpy(np.ascontiguousarray(a)) for t, a in arrays.items()}
+    out = cascade.as_torch(spec(name))(**tensors, **given)
+    out = out if isinstance(out, dict) else {spec(name).outputs[0]: out}
+    return {t: a.double().numpy() for t, a in out.items()}
+
+
+@pytest.mark.parametrize("name", COPIED)
+def test_half(name):
+    for n in sizes(name)[:2]:
+        check_half(name, n, draw(name, n))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in COPIED])
+def test_half_of_the_rest(name):
+    for n in sizes(name)[:2]:
+        check_half(name, n, draw(name, n))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("name", NAMES)
+def test_half_of_other_draws(name, seed):
+    for n in sizes(name):
+        check_half(name, n, draw(name, n, seed))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_large_halves_are_no_nan(name):
+    n = sizes(name)[0]
+    arrays = draw(name, n)
+    for tensor in LOUD.get(name, ["Q"]):
+        arrays[tensor] = arrays[tensor] * 1e3
+    for output, array in interpret(kernel(name), half(arrays), settings(name, n)).items():
+        assert not np.isnan(array).any(), output
+
+
 def attention(p: int, m: int, d: int, dtype: Any, seed: int = 0, heads: int = 2) -> Any:
     rng = np.random.default_rng([p, m, d, seed])
     q, k, v = (rng.standard_normal((1, heads, x, d)) for x in (p, m, m))
