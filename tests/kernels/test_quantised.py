@@ -217,7 +217,7 @@ def test_undeclared_8_bits_are_refused_by_an_emitted_file(tmp_path):
     from cascade.backends.triton.launch import _module
 
     _, given, _ = quantised(("i8", "f8e4m3"), ("key", "key"))
-    with pytest.raises(ValueError, match="`V.*` is not declared as one of 8 bits"):
+    with pytest.raises(ValueError, match=r"`V.*` is not declared as one of 8 bits"):
         _module(source).run(**given)
 
 
