@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from cascade.diagnostics import fail
 from cascade.gradients.build import ZERO, at, or_zero, plus, point
 from cascade.gradients.hoist import Hoist
 from cascade.gradients.names import Names
@@ -18,7 +19,7 @@ from cascade.gradients.sums import Sums
 from cascade.gradients.term import Term
 from cascade.ir.affine import always, divisible, simplified_indexes
 from cascade.ir.cascade import Cascade, Einsum
-from cascade.ir.expr import Const, Coordinate, Expr, Map, Read
+from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol
 from cascade.ir.order import Group, evaluation_order, offset
 from cascade.ir.walk import free_ranks, reads, substitute
 from cascade.transforms.presence import is_present
@@ -75,9 +76,25 @@ class Reverse:
             if terms:
                 self._write(result, left, terms, frozenset())
             else:
-                zero = Map("*", (ZERO, at(name, left)))
-                there = Map("select", (Map("==", (at(name, left), at(name, left))), ZERO, ZERO))
-                self.statements.append(Einsum(result, left, there if left else zero))
+                self.statements.append(Einsum(result, left, self._zero(name, left)))
+
+    def _zero(self, name: str, left: tuple[str, ...]) -> Expr:
+        """The gradient by what reaches no output but through conditions and indices.
+
+        Raises `CascadeError` for a param that is an integer: it was never meant to be real.
+        """
+        param = next((p for p in self.cascade.params if p.name == name), None)
+        if param is None:
+            there = Map("select", (Map("==", (at(name, left), at(name, left))), ZERO, ZERO))
+            return there if left else Map("*", (ZERO, at(name, left)))
+        if isinstance(param.value, Const) and not isinstance(param.value.value, float):
+            raise fail(
+                "no-derivative",
+                f"`{name}` is no real input: it only says which points there are",
+                param.span,
+                hints=("gradients are taken by real inputs and params",),
+            )
+        return Map("*", (Const(0.0), Symbol(name)))
 
     def _statement(self, e: Einsum) -> None:
         if e.tensor not in self.active:

@@ -151,15 +151,17 @@ class Partition:
             self.needs[s.name] = frozenset(r for e in parts_of(s) for r in self.roles.requires(e))
         return self.needs[s.name]
 
-    def _reaches(self, name: str, k: Draft, seen: set[str] | None = None) -> bool:
-        """Whether a result outside of a kernel was made from one inside it."""
+    def _reaches(self, name: str, k: Draft, seen: set[int] | None = None) -> bool:
+        """Whether the kernel of a result waits for another: for what it makes beside it, too."""
         seen = set() if seen is None else seen
-        if name in seen or name not in self.of:
+        home = self.of.get(name)
+        if home is None or home is k or id(home) in seen:
             return False
-        seen.add(name)
-        for r in self._needs(self.steps[name]):
-            if r.tensor in k.members or self._reaches(r.tensor, k, seen):
-                return True
+        seen.add(id(home))
+        for n in (*home.members, *home.stores):
+            for r in self._needs(self.steps[n]):
+                if r.tensor in k.members or self._reaches(r.tensor, k, seen):
+                    return True
         return False
 
     def _shares(self, names: list[str], k: Draft) -> bool:
