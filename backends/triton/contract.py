@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import TypeGuard
 
 from cascade.backends.triton.layout import grouped
 from cascade.backends.triton.missing import held
@@ -134,14 +133,16 @@ def _type(w: Writer, a: Operand, b: Operand) -> str:
             return f"{w.tiles[name].text}.dtype"
     for operand in (b, a):
         for f in operand.factors:
-            if _is_wide(w, f) and w.axes(f) == operand.axes:
-                return f"{w.tiles[f.tensor].text}.dtype"
+            name = _wide_tile(w, f)
+            if name is not None and w.axes(f) == operand.axes:
+                return f"{w.tiles[name].text}.dtype"
     return _usual_type(w)
 
 
-def _is_wide(w: Writer, f: Expr) -> TypeGuard[Read]:
-    """Whether a factor is a tile of a tensor of more than 8 bits."""
-    return isinstance(f, Read) and w.loaded.get(f.tensor, EIGHT_BITS[0]) not in EIGHT_BITS
+def _wide_tile(w: Writer, f: Expr) -> str | None:
+    """The tile that a factor is, if it is of a tensor of more than 8 bits as it was loaded."""
+    name = f.tensor if isinstance(f, Read) else ""
+    return name if w.loaded.get(name, EIGHT_BITS[0]) not in EIGHT_BITS else None
 
 
 def _usual_type(w: Writer) -> str:

@@ -181,8 +181,11 @@ def half_errors(name: str, n: dict[str, Any], arrays: dict[str, Any]) -> list[Er
         assert np.array_equal(made[output][~finite], expected[~finite]), output
         exact = expected[finite]
         rounded = exact.astype(np.float16)
-        errors = [np.abs(a - exact) for a in (made[output][finite], eager[output][finite], rounded)]
-        found.append(Errors(*errors, np.spacing(np.abs(rounded).max(initial=0)) / 2))
+        ours, theirs, rounding = (
+            np.abs(a - exact) for a in (made[output][finite], eager[output][finite], rounded)
+        )
+        half_step = float(np.spacing(np.abs(rounded).max(initial=0))) / 2
+        found.append(Errors(ours, theirs, rounding, half_step))
     return found
 
 
