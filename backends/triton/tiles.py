@@ -1,8 +1,9 @@
 """Tiles, warps and stages for a target: the first candidate that spills nothing.
 
 Candidates run from large tiles to small. Those whose tiles cannot be held are left out by their
-size: what a loop carries is in registers all the while, and the widest product beside it. Of the
-others each is compiled ahead of time, and what the assembler reports is believed.
+size: what a loop carries is in registers all the while, and the widest product beside it; what is
+on its way to matrix units is in shared memory. Of the others each is compiled ahead of time, and
+what the assembler reports is believed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from cascade.ir.expr import Const
 from cascade.ir.extents import Number
 from cascade.ir.walk import symbols
 from cascade.schedule.choose import Schedule, schedule
+from cascade.schedule.cost import Cost, Launch
 from cascade.schedule.footprint import tile_sizes
 from cascade.schedule.program import Contract, For, Program, Seq, inside
 from cascade.schedule.sizes import MULTIPROCESSORS, Sizes
@@ -138,6 +140,14 @@ def can_be_held(program: Program, warps: int) -> bool:
     return True
 
 
+def shared_bytes(program: Program, candidate: Candidate, dtype: str) -> int:
+    """Shared memory of an instance, by the model; real tensors without a type are `dtype`."""
+    types = {b.name: dtype for b in program.buffers
+             if b.dtype in ("any", "real") and b.kind != "temp"}  # fmt: skip
+    cost = Cost(program, None, dict(program.widths), types)
+    return cost.needs(Launch(candidate.warps, candidate.stages)).shared
+
+
 def first(
     spec: Cascade,
     extents: Mapping[str, int],
@@ -171,10 +181,14 @@ def chosen(
     `stages` are as they are set. Raises `InputError` where nothing fits the target.
     """
     best: Made | None = None
+    limit = SHARED.get(CAPABILITIES.get(target, 0), 2**31)  # an unknown target is refused below
     every = programs(spec, extents, tiles, as_written, cut, stages)
     for n, (candidate, made, program) in enumerate(every):
         if progress is not None:
             progress(n, len(CANDIDATES))
+        free = not tiles and stages is None and candidate is not CANDIDATES[-1]
+        if free and shared_bytes(program, candidate, dtype) > limit:
+            continue
         options = Options(candidate.warps, candidate.stages, descriptors)
         source = emit(program, options)
         found = tuple(facts(program, source, target, dtype, options))

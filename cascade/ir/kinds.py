@@ -147,7 +147,7 @@ class _Kinds:
         return (compare,)
 
     def _need(self, e: Expr, kind: str) -> None:
-        """Remember that an untyped input, or one that a tensor is made of, must have a kind."""
+        """Remember that an untyped input must have a kind: the one read, or those it is made of."""
         if isinstance(e, Read) and self.kind.get(e.tensor) == "any":
             known = e.tensor in self.needed
             before = self.needed.setdefault(e.tensor, kind)

@@ -407,7 +407,7 @@ class Builder:
         loop = self.draft.loop
         if loop is None or not {loop.rank, loop.outer} & set(step.bound):
             return set()
-        return set(loop.ranks) & set(step.bound)
+        return set(loop.ranks & set(step.bound))
 
     def reduced(
         self, step: Settled, value: Expr, filters: tuple[Expr, ...], bound: tuple[str, ...]

@@ -18,6 +18,7 @@ from cascade.ir.walk import free_ranks, walk
 from cascade.schedule.describe import to_dict
 from cascade.schedule.errors import NoSchedule
 from cascade.schedule.lower import lower
+from cascade.schedule.order import heavy_first
 from cascade.schedule.pack import pack
 from cascade.schedule.program import Program
 from cascade.schedule.roles import WIDTH
@@ -90,7 +91,8 @@ def schedule(cascade: Cascade, sizes: Sizes, as_written: bool = False) -> Schedu
         try:
             program = lower(attempt.cascade, sizes, attempt.unordered, attempt.free)
             program = pack(program, sizes)
-            return Schedule(cascade, attempt, _split(cascade, program, sizes))
+            program = heavy_first(_split(cascade, program, sizes))
+            return Schedule(cascade, attempt, program)
         except NoSchedule as reason:
             if n == len(attempts) - 1:
                 raise fail(

@@ -15,6 +15,7 @@ import networkx as nx
 from cascade.ir.cascade import extent_symbol
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read
 from cascade.ir.ops import MAPS
+from cascade.ir.printer import print_expr
 from cascade.ir.walk import free_ranks, reads, walk
 from cascade.schedule.errors import NoSchedule
 from cascade.schedule.roles import WIDTH, Loop, Roles, parts_of, placed, shifted
@@ -342,7 +343,8 @@ class Partition:
         for k in self.kernels:
             for name in (*k.members, *k.stores):
                 s = self.steps[name]
-                for r in self._placed_needs(s, k) if name in k.stores else self._needs(s):
+                needed = self._placed_needs(s, k) if name in k.stores else self._needs(s)
+                for r in sorted(needed, key=print_expr):  # a kernel has the name of the first
                     home = self.of.get(r.tensor)
                     if home is None:
                         continue

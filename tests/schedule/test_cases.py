@@ -1,5 +1,9 @@
 """Cascades whose kernels once failed or were missing: equal to the reference at any length."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -90,3 +94,28 @@ def test_a_value_that_is_rounded_twice_stands_once_in_an_order():
         inputs = {n: chance.standard_normal(s).astype(np.float32) for n, s in shapes.items()}
         found = run(made.program, inputs, made.bind(shapes), 1).outputs["Z"]
         assert np.allclose(found, cascade.run(c, inputs)["Z"], atol=1e-4)
+
+
+def test_a_program_is_the_same_in_every_process():
+    """Kernels are kept by their source: no order may be that of a set."""
+    code = "import cascade, sys; print(cascade.schedule(cascade.parse(sys.argv[1])))"
+    text = """
+        import std
+        input Q[p,e], K[m,e], V[m,f]
+        S[p,m]  = Q[p,e] * K[m,e]
+        A[p,m]  = softmax[m](S[p,m])
+        I[m]    = sum[p](A[p,m])
+        O[p,f]  = A[p,m] * V[m,f]
+        output O, I
+    """
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code, text],
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            capture_output=True,
+            check=True,
+            text=True,
+        ).stdout
+        for seed in range(4)
+    }
+    assert len(found) == 1
