@@ -124,7 +124,7 @@ def _types(inputs: list[Buffer]) -> list[str]:
         lines.append(
             f'    _check({TYPED[kind].format(name)}, f"{shown} is {kind}, not {{{name}.dtype}}")'
         )
-        if is_wide_real(b.dtype) or b.dtype == "any":
+        if is_wide_real(b.dtype):
             lines.append(f'    _check({name}.element_size() > 1, f"{shown} {NARROW}")')
     for b in inputs[1:]:
         here, first = ident(b.name), ident(inputs[0].name)
@@ -217,7 +217,7 @@ def _dtype(b: Buffer, inputs: list[Buffer]) -> str:
         return DTYPES[b.dtype]
     if b.kind == "temp" and b.like is None:
         return "torch.float32"
-    real = [i for i in inputs if i.dtype == "any" or is_wide_real(i.dtype)]
+    real = [i for i in inputs if is_wide_real(i.dtype)]
     like = b.like or (real[0].name if real else None)
     return f"{ident(like)}.dtype" if like else "torch.float32"
 
