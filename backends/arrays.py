@@ -17,6 +17,7 @@ from cascade.ir.kinds import declared_kind, required_kinds
 
 Array = np.ndarray[Any, Any]
 LARGEST_INTEGER = np.iinfo(np.int64).max
+NARROW = ("bfloat16", "float8_e4m3fn", "float8_e5m2")  # reals of ml_dtypes and of torch
 
 
 @dataclass(frozen=True)
@@ -170,11 +171,15 @@ def as_inputs(cascade: Cascade, inputs: Mapping[str, Any]) -> dict[str, Array]:
 
 
 def checked_inputs(cascade: Cascade, inputs: Mapping[str, Any]) -> dict[str, Array]:
-    """The inputs as they are, integers as int64, checked against the kinds the spec needs."""
+    """The inputs as they are, checked against the kinds the spec needs: executors convert tiles.
+    Integers for a real input are float64.
+    """
 
     def as_is(name: str, array: Array, kind: str) -> Array:
         converted = _as_kind(name, array[:0] if array.ndim else array, kind)
-        if array.dtype.kind == "f" and converted.dtype.kind == "f":
+        if converted.dtype.kind == "f" and array.dtype.kind not in "iu":
+            return array
+        if converted.dtype == np.int64 and np.can_cast(array.dtype, np.int64):
             return array
         return _as_kind(name, array, kind)
 
@@ -188,10 +193,17 @@ def _inputs(
     needed = required_kinds(cascade)
     arrays: dict[str, Array] = {}
     for tensor in cascade.inputs:
-        array = np.asarray(inputs[tensor.name])
+        array = _array(inputs[tensor.name])
         kind = needed.get(tensor.name) or declared_kind(tensor.dtype)
         arrays[tensor.name] = convert(tensor.name, array, kind)
     return arrays
+
+
+def _array(given: Any) -> Array:
+    """What was given, as an array; a tensor of torch whose type NumPy has not as float32."""
+    if str(getattr(given, "dtype", "")) in [f"torch.{name}" for name in NARROW]:
+        given = given.detach().cpu().float()
+    return np.asarray(given)
 
 
 def _as_kind(name: str, array: Array, kind: str) -> Array:
@@ -202,7 +214,7 @@ def _as_kind(name: str, array: Array, kind: str) -> Array:
                 "input-type", f"`{name}` holds truth values, and the spec needs numbers"
             )
         return array
-    if code not in "fiu" and str(array.dtype) not in ("bfloat16",):
+    if code not in "fiu" and str(array.dtype) not in NARROW:
         raise input_error(
             "input-type", f"`{name}` has type {array.dtype}; numbers or truth values are needed"
         )

@@ -19,6 +19,7 @@ from cascade.diagnostics import CascadeError
 from cascade.ir.cascade import Cascade, Tensor
 from cascade.ir.expr import Expr, Map, Read, Reduce
 from cascade.ir.extents import Number
+from cascade.ir.kinds import declared_kind
 from cascade.ir.walk import reads, symbols, transform, walk
 
 TOLERANCE = 1e-9  # relative to max(1, |x|) or the sum of the absolute terms
@@ -149,7 +150,7 @@ def _shape(source: Cascade, tensor: Tensor, size: dict[str, int]) -> tuple[int, 
 def _values(
     chance: np.random.Generator, t: Tensor, shape: tuple[int, ...], values: str, added: bool
 ) -> Array:
-    if t.dtype == "int" or (t.dtype or "").startswith(("int", "uint")):
+    if declared_kind(t.dtype) == "int":
         return chance.integers(-1, 5, shape)
     if t.dtype == "bool":
         return chance.random(shape) < 0.5

@@ -25,6 +25,7 @@ from cascade.schedule.program import Buffer, Program
 CAPABILITIES = {"sm_80": 80, "sm_86": 86, "sm_89": 89, "sm_90": 90, "sm_100": 100}
 SCALARS = {"int": "i32", "real": "fp32", "bool": "i1"}
 SHARED = {80: 166912, 86: 101376, 89: 101376, 90: 232448, 100: 232448}  # bytes an instance may use
+E4M3_FROM = 89
 POINTERS = {
     "f64": "*fp64", "f32": "*fp32", "bf16": "*bf16", "f16": "*fp16", "i64": "*i64", "i32": "*i32",
     "i16": "*i16", "i8": "*i8", "u8": "*u8", "int": "*i64", "bool": "*i1", "f8e4m3": "*fp8e4nv",
@@ -71,6 +72,7 @@ def facts(
             "triton interprets kernels while TRITON_INTERPRET is 1, and compiles none",
             "unset it to compile ahead of time",
         )
+    _check_types(program, target)
     options = options or Options()
     module = _module(source)
     kinds = scalar_kinds(program)
@@ -82,6 +84,16 @@ def facts(
         compiled = _compile(function, program, signature, kinds, target, dtype, warps, stages)
         found.append(_facts(kernel.name, target, compiled, warps, stages))
     return found
+
+
+def _check_types(program: Program, target: str) -> None:
+    for b in program.buffers:
+        if b.dtype == "f8e4m3" and CAPABILITIES[target] < E4M3_FROM:
+            raise input_error(
+                "target",
+                f"{target} has no numbers of type f8e4m3, as `{b.name}` has",
+                "targets from sm_89 on have them, and every target has f8e5m2 and i8",
+            )
 
 
 def _module(source: str) -> ModuleType:

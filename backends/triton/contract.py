@@ -2,7 +2,8 @@
 
 Factors without a summed axis multiply the result. An operand that is a tile of a tensor keeps its
 type; a computed one takes the type of the tile that it meets, so that 16-bit inputs meet on the
-matrix units, with float32 sums.
+matrix units, with float32 sums. Tiles of 8 bits take the type of the other operand as well: a
+computed operand would lose too much in theirs.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from cascade.backends.triton.layout import grouped
 from cascade.backends.triton.missing import held
 from cascade.backends.triton.writer import DOT_LEAST, Axes, Code, Writer, ident
 from cascade.ir.expr import Const, Expr, Map, Read
-from cascade.ir.kinds import declared_kind
+from cascade.ir.kinds import EIGHT_BITS, is_wide_real
+from cascade.schedule.facts import tile_axes
 from cascade.schedule.program import Contract, Load, Place, inside, lane
 
 Masks = dict[Expr, list[Place]]  # factors, and the places past whose extents they are made 0
@@ -127,23 +129,52 @@ def _type(w: Writer, a: Operand, b: Operand) -> str:
     """The type in which two operands meet: that of a tile of a tensor, if one of them is."""
     for operand in (b, a):
         name = _tile(w, operand)
-        if name is not None:
+        if name is not None and w.loaded[name] not in EIGHT_BITS:
             return f"{w.tiles[name].text}.dtype"
     for operand in (b, a):
         for f in operand.factors:
-            if isinstance(f, Read) and f.tensor in w.loaded:
-                return f"{w.tiles[f.tensor].text}.dtype"
+            name = _wide_tile(w, f)
+            if name is not None and w.axes(f) == operand.axes:
+                return f"{w.tiles[name].text}.dtype"
     return _usual_type(w)
 
 
+def _wide_tile(w: Writer, f: Expr) -> str | None:
+    """The tile that a factor is, if it is of a tensor of more than 8 bits as it was loaded."""
+    name = f.tensor if isinstance(f, Read) else ""
+    return name if w.loaded.get(name, EIGHT_BITS[0]) not in EIGHT_BITS else None
+
+
 def _usual_type(w: Writer) -> str:
-    """The type of the first real input that the kernel loads: that of two computed operands."""
-    for node in inside(w.kernel.body):
-        if isinstance(node, Load):
-            buffer = w.program.buffer[node.tensor]
-            if buffer.kind == "in" and declared_kind(buffer.dtype) in ("real", "any"):
-                return f"{ident(node.tensor)}_ptr.dtype.element_ty"
-    return "tl.float32"
+    """The type of the first real input that the kernel loads: that of two computed operands.
+
+    Numbers of 8 bits are operands in another type: in that of an input that is an operand itself
+    (a scale beside them may be wider than it need be), else in bfloat16, which holds them exactly.
+    """
+    loads = [n for n in inside(w.kernel.body) if isinstance(n, Load)]
+    inputs = [n for n in loads if w.program.buffer[n.tensor].kind == "in"]
+    operands = [n for n in inputs if n.name in _operand_tiles(w)]
+    narrow = any(_dtype(w, n) in EIGHT_BITS for n in operands)
+    for node in operands if narrow else inputs:
+        if is_wide_real(_dtype(w, node)):
+            return f"{ident(node.tensor)}_ptr.dtype.element_ty"
+    return "tl.bfloat16" if narrow else "tl.float32"
+
+
+def _dtype(w: Writer, node: Load) -> str:
+    return w.program.buffer[node.tensor].dtype
+
+
+def _operand_tiles(w: Writer) -> set[str]:
+    """Tiles of two axes or more that contractions of the kernel multiply."""
+    axes = tile_axes(w.kernel)
+    return {
+        f.tensor
+        for node in inside(w.kernel.body)
+        if isinstance(node, Contract)
+        for f in node.factors
+        if isinstance(f, Read) and len(axes.get(f.tensor, ())) > 1
+    }
 
 
 def _tile(w: Writer, operand: Operand) -> str | None:

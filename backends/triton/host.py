@@ -9,7 +9,7 @@ from cascade.backends.triton.arithmetic import helpers, python
 from cascade.backends.triton.layout import packed
 from cascade.backends.triton.writer import ident, scalar
 from cascade.ir.expr import Symbol
-from cascade.ir.kinds import declared_kind
+from cascade.ir.kinds import declared_kind, is_wide_real
 from cascade.ir.walk import symbols
 from cascade.schedule.program import Buffer, Program
 
@@ -124,6 +124,8 @@ def _types(inputs: list[Buffer]) -> list[str]:
         lines.append(
             f'    _check({TYPED[kind].format(name)}, f"{shown} is {kind}, not {{{name}.dtype}}")'
         )
+        if is_wide_real(b.dtype):
+            lines.append(f'    _check({name}.element_size() > 1, f"{shown} {NARROW}")')
     for b in inputs[1:]:
         here, first = ident(b.name), ident(inputs[0].name)
         lines.append(
@@ -134,6 +136,7 @@ def _types(inputs: list[Buffer]) -> list[str]:
 
 
 ANYWHERE = '"cuda" if torch.cuda.is_available() else "cpu"'  # where nothing is given
+NARROW = "is not declared as one of 8 bits, and these kernels would round what it meets"
 TYPED = {
     "real": "{}.is_floating_point()",
     "int": "not {0}.is_floating_point() and {0}.dtype != torch.bool",
@@ -207,12 +210,14 @@ def _memory(b: Buffer, inputs: list[Buffer]) -> str:
 
 
 def _dtype(b: Buffer, inputs: list[Buffer]) -> str:
-    """Real outputs have the type of the first real input, temporaries are float32."""
+    """Real outputs have the type of the first real input of more than 8 bits; temporaries are
+    float32.
+    """
     if b.dtype in DTYPES:
         return DTYPES[b.dtype]
     if b.kind == "temp" and b.like is None:
         return "torch.float32"
-    real = [i for i in inputs if i.dtype in ("any", "real") or declared_kind(i.dtype) == "real"]
+    real = [i for i in inputs if is_wide_real(i.dtype)]
     like = b.like or (real[0].name if real else None)
     return f"{ident(like)}.dtype" if like else "torch.float32"
 

@@ -39,6 +39,7 @@ from cascade.ir.arguments import check_inputs, separated
 from cascade.ir.cascade import Cascade
 from cascade.ir.expr import Const
 from cascade.ir.extents import Number, bind
+from cascade.ir.kinds import EIGHT_BITS, is_wide_real
 from cascade.schedule.choose import small_ranks
 from cascade.schedule.pack import few_rows
 from cascade.schedule.roles import CONTRACTED, WIDTH
@@ -48,6 +49,7 @@ SMALL = 2**16  # elements of a tensor that is read to see how far it bounds loop
 KINDS = {
     "int64": "i64", "int32": "i32", "int16": "i16", "int8": "i8", "uint8": "u8", "bool": "bool",
     "float64": "f64", "float32": "f32", "bfloat16": "bf16", "float16": "f16",
+    "float8_e4m3fn": "f8e4m3", "float8_e5m2": "f8e5m2",
 }  # fmt: skip
 
 
@@ -129,7 +131,7 @@ class TritonKernel:
         import torch
 
         newest = torch.cuda.get_device_capability(next(iter(tensors.values())).device)[0] >= 9
-        return newest and all(aligned(t) for t in tensors.values() if t.is_floating_point())
+        return newest and all(aligned(t) for t in tensors.values() if _may_be_described(t))
 
     def _make(
         self,
@@ -144,8 +146,7 @@ class TritonKernel:
         import torch
 
         major, minor = torch.cuda.get_device_capability(device)
-        dtypes = [t.dtype or "f32" for t in spec.inputs if t.dtype not in ("i64", "i32", "bool")]
-        dtype = dtypes[0] if dtypes else "f32"
+        dtype = next((t.dtype for t in spec.inputs if is_wide_real(t.dtype)), None) or "f32"
         target = f"sm_{major}{minor}"
         cut = Cut(self.split, torch.cuda.get_device_properties(device).multi_processor_count)
         return chosen(
@@ -264,6 +265,12 @@ def _key(call: Call, on: Machine) -> dict[str, Any]:
     }
 
 
+def _may_be_described(tensor: Any) -> Any:
+    """Whether kernels load a tensor by descriptors if they can."""
+    name = str(tensor.dtype).removeprefix("torch.")
+    return tensor.is_floating_point() or KINDS.get(name) in EIGHT_BITS
+
+
 def aligned(tensor: Any) -> bool:
     """Whether a descriptor can copy from a tensor, as the emitted test of the same name says."""
     steps = [s * tensor.element_size() for s in tensor.stride()[:-1]]
@@ -282,7 +289,7 @@ def typed(
         if name not in KINDS:
             raise input_error("input-type", f"`{t.name}` has type {name}, which no kernel takes")
         inputs.append(replace(t, dtype=KINDS[name]))
-    reals = {n for n, v in (settings or {}).items() if isinstance(v, float) and v != int(v)}
+    reals = {n for n, v in (settings or {}).items() if isinstance(v, float) and not v.is_integer()}
     params = tuple(
         replace(p, value=Const(float(p.value.value)))
         if p.name in reals and isinstance(p.value, Const)

@@ -58,7 +58,7 @@ def _begin(w: Writer, found: tuple[Carry, ...]) -> None:
     for c in found:
         w.held.pop(c.name, None)
         w.tiles[c.name] = Code(f"t_{ident(c.name)}", w.ordered(c.axes), c.kind)
-        w.loaded.discard(c.name)
+        w.loaded.pop(c.name, None)
 
 
 def _advance(w: Writer, found: tuple[Carry, ...]) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from cascade.backends.triton.contract import contract, permuted
 from cascade.backends.triton.descriptors import described
 from cascade.backends.triton.missing import held, note
 from cascade.backends.triton.writer import Axes, Code, Writer, ident
 from cascade.ir.expr import Const, Coordinate, Expr, Symbol
+from cascade.ir.kinds import EIGHT_BITS
 from cascade.ir.ops import REDUCERS
 from cascade.ir.walk import walk
 from cascade.schedule.program import (
@@ -62,7 +64,7 @@ def put(w: Writer, name: str, code: Code) -> None:
     text = f"t_{ident(name)}"
     w.assign(text, code.text)
     w.tiles[name] = Code(text, code.axes, code.kind)
-    w.loaded.discard(name)
+    w.loaded.pop(name, None)
 
 
 # -- memory
@@ -110,28 +112,30 @@ def _parts(w: Writer, i: Expr) -> list[Expr]:
 
 
 def _load(w: Writer, node: Load) -> None:
+    dtype = w.program.buffer[node.tensor].dtype
     kind = {"int": "int", "bool": "bool"}.get(_kind_of(w, node.tensor), "real")
-    if w.by_descriptor and kind == "real":
+    keeps_type = kind == "real" or dtype in EIGHT_BITS
+    if w.by_descriptor and keeps_type:
         copied = described(w, node)
         if copied is not None:
-            put(w, node.name, copied)
-            w.loaded.add(node.name)
+            put(w, node.name, replace(copied, kind=kind))
+            w.loaded[node.name] = dtype
             return
     found = w.every(node.present)
     pointer, axes = address(w, node.tensor, node.index, found)
     tests = [*found, *w.exists(axes)]
-    other = ", other=0"
-    mask = f", mask={w.together(tests, axes)}{other}" if tests else ""
+    other = "0.0" if kind == "real" else "0"  # of integers no 8-bit real can be made
+    mask = f", mask={w.together(tests, axes)}, other={other}" if tests else ""
     text = f"t_{ident(node.name)}"
     loaded = f"tl.load({pointer}{mask})"
     if kind == "bool":
         loaded = f"({loaded} != 0)"
-    if kind == "int":
+    if kind == "int" and not keeps_type:
         loaded = f"{loaded}.to(tl.int32)"
     w.assign(text, loaded)
     w.tiles[node.name] = Code(text, axes, kind)
-    if kind == "real":
-        w.loaded.add(node.name)
+    if keeps_type:
+        w.loaded[node.name] = dtype
 
 
 def _kind_of(w: Writer, tensor: str) -> str:

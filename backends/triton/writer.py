@@ -52,7 +52,7 @@ class Writer:
     lines: list[str] = field(default_factory=list)
     depth: int = 1
     tiles: dict[str, Code] = field(default_factory=dict)
-    loaded: set[str] = field(default_factory=set)  # tiles that keep the type of a tensor
+    loaded: dict[str, str] = field(default_factory=dict)  # tiles that keep the type of a tensor
     places: dict[str, Place] = field(default_factory=dict)
     given: set[str] = field(default_factory=set)  # coordinates that have a name already
     whole: set[str] = field(default_factory=set)  # axes of loops all of whose lanes exist here
@@ -76,7 +76,7 @@ class Writer:
         """An indented block. What it names is not known after it."""
         self.line(header)
         self.depth += 1
-        kept = (dict(self.tiles), set(self.loaded), set(self.given), dict(self.places))
+        kept = (dict(self.tiles), dict(self.loaded), set(self.given), dict(self.places))
         held = dict(self.held)
         try:
             yield
@@ -121,8 +121,9 @@ class Writer:
                 return self.coordinate(rank)
             case Read(name, ()):
                 found = self.tiles[name]
-                if name in self.loaded and found.kind == "real":
-                    return Code(f"{found.text}.to(tl.float32)", found.axes)
+                if name in self.loaded:
+                    dtype = "tl.int32" if found.kind == "int" else "tl.float32"
+                    return Code(f"{found.text}.to({dtype})", found.axes, found.kind)
                 return found
             case Map(op, args):
                 return self._map(op, args)

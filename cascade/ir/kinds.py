@@ -20,6 +20,7 @@ from cascade.ir.printer import print_expr
 from cascade.ir.walk import symbols, transform
 
 INTEGER_TYPES = ("int", "i64", "i32", "i16", "i8", "u8")
+EIGHT_BITS = ("f8e4m3", "f8e5m2", "i8", "u8")  # numbers that a real of 16 bits holds exactly
 WORDS = {"real": "a real number", "int": "an integer", "bool": "a truth value", "any": "any value"}
 
 
@@ -28,6 +29,11 @@ def declared_kind(dtype: str | None) -> str:
     if dtype is None:
         return "any"
     return "int" if dtype in INTEGER_TYPES else "bool" if dtype == "bool" else "real"
+
+
+def is_wide_real(dtype: str | None) -> bool:
+    """Whether a type is that of real numbers of 16 bits or more, as far as it says."""
+    return declared_kind(dtype) in ("real", "any") and dtype not in EIGHT_BITS
 
 
 def check_kinds(c: Cascade) -> Iterator[Diagnostic]:

@@ -71,7 +71,7 @@ def predict(
 
 
 def _dtype(array: Array) -> str:
-    kind = {"i": "i", "u": "u", "f": "f"}.get(array.dtype.kind)
+    kind = {"i": "i", "u": "u", "f": "f", "V": "f"}.get(array.dtype.kind)
     return "bool" if kind is None else f"{kind}{8 * array.dtype.itemsize}"
 
 

@@ -110,6 +110,13 @@ def soft_cap(x: Arrays, n: Numbers) -> Arrays:
     return attend(cap * np.tanh(logits(x) / cap), x)
 
 
+def quantised_keys(x: Arrays, n: Numbers) -> Arrays:
+    """Attention over the keys and values that the numbers of 8 bits stand for."""
+    keys = x["K"] * x["key_scale"][..., None]
+    values = x["V"] * x["value_scale"][:, None, None]
+    return attend(logits({"Q": x["Q"], "K": keys}), {"V": values})
+
+
 def rotary(x: Arrays, n: Numbers) -> Arrays:
     """Pairs as complex numbers: position p turns pair i by the angle p * base^(-2i/E)."""
 
@@ -333,6 +340,7 @@ FORMULAS: dict[str, Formula] = {
     "pedagogical_deferred": pedagogical,
     "pedagogical_iterative": pedagogical,
     "pointer_network": pointer_network,
+    "quantised_keys": quantised_keys,
     "retention": retention,
     "rmsnorm_matmul": rmsnorm_matmul,
     "rotary": rotary,

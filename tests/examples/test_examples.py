@@ -79,6 +79,13 @@ SIZES: dict[str, list[dict[str, Any]]] = {
 CAUSAL = ("alibi", "causal", "differential_attention", "document_mask")
 SIZES |= {key: [*ATTENTION, SELF[0]] for key in CAUSAL}
 
+
+def e4m3(values: Any) -> Any:
+    """Values with 3 bits after the leading one, as the type has between 2**-6 and 448."""
+    size, exponent = np.frexp(values)
+    return np.ldexp(np.round(size * 16) / 16, exponent)
+
+
 # The inputs that are not standard normal.
 DRAWS: dict[tuple[str, str], Any] = {
     ("cosine_attention", "tau"): lambda rng, shape, n: rng.uniform(0.05, 1, shape),
@@ -90,6 +97,10 @@ DRAWS: dict[tuple[str, str], Any] = {
     ("pedagogical_iterative", "A"): lambda rng, shape, n: rng.uniform(0.5, 2, shape),
     ("pedagogical_iterative", "B"): lambda rng, shape, n: rng.uniform(0.5, 2, shape),
     ("pointer_network", "length"): lambda rng, shape, n: rng.integers(0, n["M"] + 2, shape),
+    ("quantised_keys", "K"): lambda rng, shape, n: rng.integers(-127, 128, shape, np.int8),
+    ("quantised_keys", "V"): lambda rng, shape, n: e4m3(rng.standard_normal(shape)),
+    ("quantised_keys", "key_scale"): lambda rng, shape, n: rng.uniform(0.003, 0.02, shape),
+    ("quantised_keys", "value_scale"): lambda rng, shape, n: rng.uniform(0.5, 2, shape),
     ("selective_state_space", "A"): lambda rng, shape, n: -rng.uniform(0.1, 2, shape),
     ("sliding_window", "window"): lambda rng, shape, n: rng.integers(1, n["P"] + 2, shape),
     ("var_class_split", "class"): lambda rng, shape, n: rng.integers(0, 4, shape),

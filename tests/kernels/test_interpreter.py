@@ -1,5 +1,6 @@
 """Generated kernels in the interpreter of triton, against float64."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,98 @@ def test_large_values_are_finite(name):
     for tensor in LOUD.get(name, ["Q"]):
         arrays[tensor] = arrays[tensor] * 1e4
     for output, array in interpret(kernel(name), single(arrays), settings(name, n)).items():
+        assert not np.isnan(array).any(), output
+
+
+def half(arrays: dict[str, Any]) -> dict[str, Any]:
+    return {t: a.astype(np.float16) if a.dtype.kind == "f" else a for t, a in arrays.items()}
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Of an output in float16: of the kernel, of PyTorch, and of the exact output when rounded.
+
+    The exact one is the formula in float64 of the same inputs. A kernel rounds the output, and by
+    as much a computed operand of a contraction, as weights are; its sums are float32. PyTorch
+    rounds after each operation. So we ask for what PyTorch has, or else for two roundings.
+    """
+
+    ours: Any
+    theirs: Any
+    rounding: Any
+    half_step: float  # between the largest output and the next number
+
+    @property
+    def least(self) -> bool:
+        """Whether the largest error is that of PyTorch, or of two roundings, at most."""
+        theirs = np.nan_to_num(self.theirs.max(initial=0), posinf=0)
+        return bool(self.ours.max(initial=0) <= max(theirs, 2 * self.half_step))
+
+
+def half_errors(name: str, n: dict[str, Any], arrays: dict[str, Any]) -> list[Errors]:
+    given = half(arrays)
+    wanted = FORMULAS[name](
+        {t: a.astype(float) if a.dtype.kind == "f" else a for t, a in given.items()}, n
+    )
+    made = interpret(kernel(name), given, settings(name, n))
+    eager = in_eager(name, given, settings(name, n))
+    found = []
+    for output, expected in wanted.items():
+        finite = np.isfinite(expected)
+        assert np.array_equal(made[output][~finite], expected[~finite]), output
+        exact = expected[finite]
+        rounded = exact.astype(np.float16)
+        ours, theirs, rounding = (
+            np.abs(a - exact) for a in (made[output][finite], eager[output][finite], rounded)
+        )
+        half_step = float(np.spacing(np.abs(rounded).max(initial=0))) / 2
+        found.append(Errors(ours, theirs, rounding, half_step))
+    return found
+
+
+def in_eager(name: str, arrays: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """The outputs by plain PyTorch in the types of the arrays."""
+    tensors = {t: torch.from_numpy(np.ascontiguousarray(a)) for t, a in arrays.items()}
+    out = cascade.as_torch(spec(name))(**tensors, **given)
+    out = out if isinstance(out, dict) else {spec(name).outputs[0]: out}
+    return {t: a.double().numpy() for t, a in out.items()}
+
+
+@pytest.mark.parametrize("name", COPIED)
+def test_half(name):
+    for n in sizes(name)[:2]:
+        assert all(e.least for e in half_errors(name, n, draw(name, n)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in COPIED])
+def test_half_of_the_rest(name):
+    for n in sizes(name)[:2]:
+        assert all(e.least for e in half_errors(name, n, draw(name, n)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_half_on_average(name):
+    """The largest error of one draw is luck; the mean square of many is not."""
+    squares = np.zeros(3)
+    for seed in range(1, 4):
+        for n in sizes(name)[:2]:
+            for e in half_errors(name, n, draw(name, n, seed)):
+                three = (e.ours, e.theirs, e.rounding)
+                squares += [np.square(x / e.half_step).mean() for x in three]
+    ours, theirs, rounding = squares
+    assert ours <= theirs or ours <= 2**2 * rounding, squares
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_large_halves_are_no_nan(name):
+    n = sizes(name)[0]
+    arrays = draw(name, n)
+    for tensor in LOUD.get(name, ["Q"]):
+        arrays[tensor] = arrays[tensor] * 1e3
+    for output, array in interpret(kernel(name), half(arrays), settings(name, n)).items():
         assert not np.isnan(array).any(), output
 
 

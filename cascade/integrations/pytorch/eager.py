@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cascade.integrations.pytorch.labelled import Labelled, combine, every, spread, union
 from cascade.integrations.pytorch.spelling import MAPS, REAL
+from cascade.integrations.pytorch.types import real_type
 from cascade.ir.arguments import check_inputs, separated
 from cascade.ir.cascade import Cascade, Einsum
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Select, Symbol, Where
@@ -77,10 +78,7 @@ class _Evaluation:
         shapes = {n: tuple(t.shape) for n, t in tensors.items()}
         self.bindings = bind(cascade, shapes, numbers)
         self.scalars = {n: v for n, v in settings.items() if isinstance(v, Tensor)}
-        real = [t for t in tensors.values() if t.is_floating_point()]
-        self.dtype = real[0].dtype if real else torch.get_default_dtype()
-        for more in real[1:]:
-            self.dtype = torch.promote_types(self.dtype, more.dtype)
+        self.dtype = real_type(tensors.values(), torch.get_default_dtype())
         first = next(iter(tensors.values()), None)
         self.device = first.device if first is not None else torch.device("cpu")
         self.values: dict[str, Value] = {}  # over the ranks of each tensor, by slot position

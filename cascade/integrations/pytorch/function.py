@@ -19,6 +19,7 @@ from cascade.backends.kernel import TiledKernel
 from cascade.backends.triton.launch import TritonKernel
 from cascade.diagnostics import CascadeError
 from cascade.gradients import Gradients, gradients
+from cascade.integrations.pytorch.types import NOT_IN_NUMPY, real_type
 from cascade.integrations.specs import cascade_of
 from cascade.ir.cascade import Cascade
 from cascade.ir.extents import Number, bind
@@ -132,11 +133,7 @@ class Function:
 
     def dtype(self, tensors: Mapping[str, torch.Tensor]) -> torch.dtype:
         """The type of real outputs: that of the real inputs together."""
-        real = [t.dtype for t in tensors.values() if t.is_floating_point()]
-        found = real[0] if real else torch.float32
-        for dtype in real[1:]:
-            found = torch.promote_types(found, dtype)
-        return found
+        return real_type(tensors.values())
 
     def empty(
         self, tensors: Mapping[str, torch.Tensor], settings: Mapping[str, Number]
@@ -176,8 +173,8 @@ class Function:
 
 
 def as_array(t: torch.Tensor) -> Any:
-    """A NumPy view of a tensor; bfloat16 becomes float32."""
-    return (t.float() if t.dtype == torch.bfloat16 else t).numpy()
+    """A NumPy view of a tensor; what NumPy has no type for becomes float32."""
+    return (t.float() if t.dtype in NOT_IN_NUMPY else t).numpy()
 
 
 @lru_cache(maxsize=256)
