@@ -17,6 +17,7 @@ from cascade.ir.extents import Number, bind, evaluate
 from cascade.ir.walk import free_ranks, walk
 from cascade.schedule.describe import to_dict
 from cascade.schedule.errors import NoSchedule
+from cascade.schedule.lists import with_lists
 from cascade.schedule.lower import lower
 from cascade.schedule.pack import pack
 from cascade.schedule.program import Program
@@ -90,7 +91,8 @@ def schedule(cascade: Cascade, sizes: Sizes, as_written: bool = False) -> Schedu
         try:
             program = lower(attempt.cascade, sizes, attempt.unordered, attempt.free)
             program = pack(program, sizes)
-            return Schedule(cascade, attempt, _split(cascade, program, sizes))
+            program = _split(cascade, program, sizes)
+            return Schedule(cascade, attempt, with_lists(program, sizes))
         except NoSchedule as reason:
             if n == len(attempts) - 1:
                 raise fail(

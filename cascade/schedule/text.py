@@ -29,6 +29,7 @@ from cascade.schedule.program import (
     Program,
     Seq,
     Store,
+    TileList,
     lane,
 )
 
@@ -129,6 +130,7 @@ def _loop(loop: For | Seq, indent: str) -> Iterator[str]:
     match loop:
         case For():
             tiles = f"tiles of {loop.tile}" + f" and {loop.part}" * (loop.part != loop.tile)
+            tiles += f" listed in {' and '.join(map(_list, loop.lists))}" * bool(loop.lists)
             yield f"{indent}for {loop.place.rank} in {tiles}{_where(_shown(loop))}:"
             yield f"{inner}at {_place(loop.place)}"
         case Seq():
@@ -136,6 +138,10 @@ def _loop(loop: For | Seq, indent: str) -> Iterator[str]:
             yield from _places(loop.places, inner)
     yield from _nodes(loop.body, inner)
     yield from _listed(f"{inner}next ", [f"{c.name} = {c.next}" for c in loop.carries if _moves(c)])
+
+
+def _list(found: TileList) -> str:
+    return _element(found.tiles, found.index)
 
 
 def _moves(c: Carry) -> bool:
