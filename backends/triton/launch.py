@@ -20,12 +20,13 @@ from types import ModuleType
 from typing import Any
 
 from cascade.backends.triton.host import number_keyword
-from cascade.backends.triton.tiles import Cut, Made, chosen, first
+from cascade.backends.triton.tiles import CANDIDATES, Cut, Made, chosen, first
 from cascade.backends.triton.writer import ident
 from cascade.diagnostics import input_error
 from cascade.ir.cascade import Cascade
 from cascade.ir.extents import Number, bind
 from cascade.schedule.choose import small_ranks
+from cascade.schedule.lists import few_tiles
 from cascade.schedule.pack import few_rows
 from cascade.schedule.roles import CONTRACTED, WIDTH
 
@@ -85,7 +86,10 @@ class TritonKernel:
             for r, n in bound.extents.items()
         )
         by_descriptor = self._by_descriptor(tensors)
-        few = few_rows(spec, bound.extents)
+        few = (
+            few_rows(spec, bound.extents),
+            few_tiles(spec, bound.extents, self.tiles, CANDIDATES[0].stream),
+        )
         key = (spec, classes, tuple(sorted(settings.items())), by_descriptor, few)
         known = self.known.setdefault(key, [])
         for made, module in known:

@@ -20,7 +20,19 @@ from cascade.ir.extents import Number
 from cascade.ir.walk import walk
 from cascade.schedule.disjuncts import Interval
 from cascade.schedule.numbers import Value, evaluate
-from cascade.schedule.program import Fold, For, Let, Load, Mask, Node, Pick, Place, Seq, Store, results
+from cascade.schedule.program import (
+    Fold,
+    For,
+    Let,
+    Load,
+    Mask,
+    Node,
+    Pick,
+    Place,
+    Seq,
+    Store,
+    results,
+)
 from cascade.schedule.segments import Bounds, Segments, segments
 
 Array = np.ndarray[Any, Any]

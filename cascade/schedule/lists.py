@@ -46,13 +46,12 @@ from cascade.schedule.program import (
     Seq,
     Store,
     TileList,
-    inside,
     lane,
     results,
     tile,
 )
 from cascade.schedule.prune import expressions
-from cascade.schedule.reach import Reach
+from cascade.schedule.reach import Reach, Truth
 from cascade.schedule.settle import conjoin, disjoin, negate
 from cascade.schedule.sizes import Sizes
 
@@ -72,7 +71,8 @@ def with_lists(program: Program, sizes: Sizes) -> Program:
         for loop in [n for n in kernel.body if isinstance(n, For) and n.values]:
             if not _pays(kernel, loop, sizes):
                 continue
-            made = _Lister(program, kernel, loop, sizes, names).made()
+            listers = (_Lister(program, kernel, loop, sizes, names, n) for n in (BLOCK, 1))
+            made = next((found for x in listers if (found := x.made()) is not None), None)
             if made is not None:
                 kernels.append(made.kernel)
                 buffers += made.buffers
@@ -143,13 +143,15 @@ class _Level:
 
 
 class _Lister:
-    """Makes the list of one loop."""
+    """Makes the list of one loop. `tiles` are looked at in a step; if it is one, what is loaded for
+    each point of a tile can be looked at point by point.
+    """
 
     def __init__(
-        self, program: Program, kernel: Kernel, loop: For, sizes: Sizes, names: set[str]
+        self, program: Program, kernel: Kernel, loop: For, sizes: Sizes, names: set[str], tiles: int
     ):
         self.kernel, self.loop, self.names = kernel, loop, names
-        self.size = loop.part
+        self.size, self.tiles = loop.part, tiles
         self.kinds = tile_kinds(program, kernel)
         self.real = real_values(program.values)
         self.positive = _positive(program, sizes)
@@ -175,13 +177,12 @@ class _Lister:
         start = self._put("start", Map("*", (Coordinate(self.tile_rank), Const(self.size))))
         end = self._put("end", Map("+", (start, Const(self.size))))
         reach = self._reach(start, end)
-        truths = [[reach.truth(c) for c in i.residual] for i in found]
-        if all(can == TRUE for parts in truths for can, _ in parts):
+        parts = [self._part(i, [reach.truth(c) for c in i.residual]) for i in found]
+        if all(p.can == TRUE for p in parts):
             return None
-        ranges = [self._range(i) for i in found]
-        stop = reduce(lambda a, b: Map("max", (a, b)), (r.last for r in ranges))
-        can = disjoin([r.meets(start, end, [c for c, _ in t]) for r, t in zip(ranges, truths)])
-        must = disjoin([r.holds(start, end, [m for _, m in t]) for r, t in zip(ranges, truths)])
+        stop = reduce(lambda a, b: Map("max", (a, b)), (p.last for p in parts))
+        can = disjoin([p.can_hold(start, end) for p in parts])
+        must = disjoin([p.must_hold(start, end) for p in parts])
         lists: list[tuple[str, Expr]] = []
         if must != FALSE:
             full = self._put("full", conjoin((can, must)))
@@ -231,25 +232,28 @@ class _Lister:
             (start, last),
             self._axes,
             self._fold,
-            self._is_known,
             self.makers,
             self.kinds,
             self.real,
+            self._is_known,
+            self.tiles == 1,
         )
 
-    def _range(self, i: Interval) -> _Range:
-        """The bounds of an interval for all rows, as `cascade.schedule.segments` has them."""
+    def _part(self, i: Interval, residual: list[Truth]) -> _Part:
+        """An interval for all rows, with bounds as `cascade.schedule.segments` has them."""
         low = self._put("low", _joined("max", i.low))
         high = self._put("high", _joined("min", i.high))
         some = self._put("rows", conjoin((Map("<", (low, high)), *i.row)))
         full = high
         if i.row:
             full = self._masked("high", high, i.row, Const(0))
-        return _Range(
+        return _Part(
             self._over_rows("min", self._masked("low", low, (some,), FAR)),
             self._over_rows("max", self._masked("high", high, (some,), Const(0))),
             self._over_rows("max", low),
             self._over_rows("min", full),
+            conjoin(tuple(can for can, _ in residual)),
+            conjoin(tuple(must for _, must in residual)),
         )
 
     # -- nodes
@@ -315,7 +319,7 @@ class _Lister:
         return self.folds[op, e]
 
     def _tile_place(self) -> Place:
-        at = Map("+", (Map("*", (Symbol(self.step), Const(BLOCK))), lane(self.block)))
+        at = Map("+", (Map("*", (Symbol(self.step), Const(self.tiles))), lane(self.block)))
         return Place(self.tile_rank, at, _quotient(self.loop.place.extent, self.size))
 
     def _column_place(self) -> Place:
@@ -354,10 +358,10 @@ class _Lister:
             whole = (*shape, self._tile_place().extent)
             buffers.append(Buffer(tiles, (*along, self.tile_rank), whole, "int", "temp"))
             buffers.append(Buffer(number, along, shape, "int", "temp"))
-        blocks = _quotient(stop, self.size * BLOCK)
+        blocks = _quotient(stop, self.size * self.tiles)
         own = (self._tile_place(), self._column_place())
         over = Seq(self.step, blocks, own, tuple(carries), tuple(body))
-        before = Place(self.other, lane(self.other), Const(BLOCK))
+        before = Place(self.other, lane(self.other), Const(self.tiles))
         kernel = Kernel(
             _fresh(f"{self.kernel.name}_{rank}_tiles", self.names),
             grid,
@@ -392,7 +396,7 @@ class _Lister:
         return Carry(count, Const(0), (), after, "int"), nodes
 
     def _needed_places(self, shown: list[Expr]) -> Iterator[Place]:
-        """The places of coordinates that are read, and those that say which of their lanes exist."""
+        """The places of coordinates that are read, and those that end their lanes."""
         ranks = {n.rank for e in shown for n in walk(e) if isinstance(n, Coordinate)}
         read = [p for p in self.kernel.places if p.rank in ranks]
         scalars = {s for e in (*shown, *(p.value for p in read)) for s in symbols(e)}
@@ -406,28 +410,32 @@ class _Lister:
     def _needed_axes(self, shown: list[Expr], places: Iterable[Place]) -> Iterator[Axis]:
         lanes = set(_lanes([*shown, *(p.value for p in places)]))
         yield from (a for a in self.kernel.axes if a.name in lanes and a.name != self.loop.axis)
-        yield from (Axis(name, Const(BLOCK)) for name in (self.block, self.other))
+        yield from (Axis(name, Const(self.tiles)) for name in (self.block, self.other))
         yield Axis(self.loop.axis, Const(self.size))
 
 
 @dataclass(frozen=True)
-class _Range:
-    """Where some row has a point, and where every row has all: numbers of an instance."""
+class _Part:
+    """Of an interval: where some row is in it, where every row is, and whether what is residual can
+    hold in a tile, and must.
+    """
 
     first: Expr
     last: Expr
     full_first: Expr
     full_last: Expr
+    can: Expr
+    must: Expr
 
-    def meets(self, start: Expr, end: Expr, conditions: list[Expr]) -> Expr:
+    def can_hold(self, start: Expr, end: Expr) -> Expr:
         """Whether a tile can have a point."""
-        inside = (Map("<", (self.first, end)), Map("<", (start, self.last)))
-        return conjoin((*inside, *conditions))
+        meets = (Map("<", (self.first, end)), Map("<", (start, self.last)))
+        return conjoin((*meets, self.can))
 
-    def holds(self, start: Expr, end: Expr, conditions: list[Expr]) -> Expr:
+    def must_hold(self, start: Expr, end: Expr) -> Expr:
         """Whether every point of a tile counts."""
-        inside = (Map("<=", (self.full_first, start)), Map("<=", (end, self.full_last)))
-        return conjoin((*inside, *conditions))
+        within = (Map("<=", (self.full_first, start)), Map("<=", (end, self.full_last)))
+        return conjoin((*within, self.must))
 
 
 def _bounds(i: Interval) -> tuple[Expr, ...]:

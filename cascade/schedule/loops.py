@@ -210,7 +210,7 @@ class _Pass:
         return Map("<", (Coordinate(self.loop.rank), self.builder.extent(self.loop.rank)))
 
     def _shared(self) -> list[Expr]:
-        """What every reduction along a loop in any order asks of its points, but that they exist."""
+        """What every reduction along a loop in any order asks of a point that exists."""
         b = self.builder
         if self.ordered or self.stores or b.pinned or not b.filters:
             return []

@@ -186,9 +186,9 @@ class For:
     which the predicate holds only in part are visited in pieces of `part` coordinates.
 
     `values` are further conditions of every point that counts, on what is loaded tile by tile: they
-    bound nothing, but lists can be made of them (`cascade.schedule.lists`). A loop with a list then
-    visits the tiles that `some` lists, and before them those of `full`, where there are any in which
-    the whole predicate holds.
+    bound nothing, but lists can be made of them (`cascade.schedule.lists`). A loop with lists
+    visits the tiles of `full`, in which the whole predicate holds, and those of `some`, in which it
+    may.
     """
 
     scalar: str

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from cascade.ir.expr import FALSE, TRUE, Const, Coordinate, Expr, Map, Read
 from cascade.schedule.facts import Axes, Kinds, kind_of
-from cascade.schedule.program import Let, Node
+from cascade.schedule.program import Let, Load, Node
 from cascade.schedule.settle import conjoin, disjoin, negate
 
 Range = tuple[Expr, Expr]  # the least value, and the largest
@@ -27,6 +27,8 @@ class Reach:
     """Of conditions over `rows` and the axis `column`. `fold` gives the tile of a reduction along
     axes, `column_range` is that of the coordinate `rank` along the columns, `makers` are nodes by
     the tiles that they make, and `known` says whether a value can be had before the loop has run.
+    If it is `dense`, what is loaded for each point of a tile (a mask of blocks) is looked at point
+    by point.
     """
 
     rank: str
@@ -35,10 +37,11 @@ class Reach:
     column_range: Range
     axes: Callable[[Expr], Axes]
     fold: Callable[[str, Expr, Axes], Expr]
-    known: Callable[[Expr], bool]
     makers: Mapping[str, Node]
     kinds: Kinds
     real: frozenset[str]
+    known: Callable[[Expr], bool]
+    dense: bool = False
 
     def truth(self, e: Expr) -> Truth:
         if isinstance(e, Const):
@@ -103,9 +106,15 @@ class Reach:
                 return None
 
     def _is_apart(self, e: Expr) -> bool:
-        """Whether a value varies along rows or along columns, and not along both."""
+        """Whether a value varies along rows or along columns, and not along both; or is to be
+        looked at point by point.
+        """
         axes = self.axes(e)
-        return (self.column not in axes or not axes & self.rows) and self.known(e)
+        mixed = self.column in axes and bool(axes & self.rows)
+        return self.known(e) and (not mixed or (self.dense and self._is_loaded(e)))
+
+    def _is_loaded(self, e: Expr) -> bool:
+        return isinstance(e, Read) and isinstance(self.makers.get(e.tensor), Load)
 
     def _folded(self, op: str, e: Expr) -> Expr:
         along = self.axes(e) & {*self.rows, self.column}
