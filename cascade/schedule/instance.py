@@ -166,6 +166,8 @@ class Instance:
             there = there & (i >= 0) & (i < extent)
         safe = [np.clip(i, 0, max(n - 1, 0)) for i, n in zip(index, array.shape, strict=True)]
         found = array[tuple(safe)] if array.size else np.zeros((), array.dtype)
+        if array.dtype.kind == "f":
+            found = found.astype(np.float32)  # as kernels compare it
         return np.where(there, found, np.zeros((), array.dtype))
 
     def _all(self, conditions: tuple[Expr, ...]) -> Value:

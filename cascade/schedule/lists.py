@@ -33,6 +33,7 @@ from cascade.schedule.program import (
     Axis,
     Buffer,
     Carry,
+    Contract,
     Fold,
     For,
     Kernel,
@@ -94,14 +95,15 @@ def few_tiles(
 
 
 def _pays(kernel: Kernel, loop: For, sizes: Sizes) -> bool:
-    """Whether a loop is long, as far as that is known, and loads more than what decides on it."""
+    """Whether a loop is long, as far as that is known, and does more at a point than to test it:
+    there is a product of tiles.
+    """
     length = sizes.extents.get(loop.place.rank)
     if length is not None and -(-length // loop.part) < FEW:
         return False
     axes = tile_axes(kernel)
-    rows = {a for c in loop.values for r in reads(c) for a in axes[r.tensor]}
-    loads = (axes[n.name] for n in loop.body if isinstance(n, Load))
-    return any(loop.axis in own and own - rows - {loop.axis} for own in loads)
+    products = (n for n in loop.body if isinstance(n, Contract))
+    return any(len(axes[n.name] | set(n.axes)) > 2 for n in products)
 
 
 def _names(program: Program) -> set[str]:
@@ -154,6 +156,7 @@ class _Lister:
         self.size, self.tiles = loop.part, tiles
         self.kinds = tile_kinds(program, kernel)
         self.real = real_values(program.values)
+        self.inputs = {b.name for b in program.buffers if b.kind == "in"}
         self.positive = _positive(program, sizes)
         self.tile_axes = tile_axes(kernel)
         before = kernel.body[: kernel.body.index(loop)]
@@ -181,8 +184,8 @@ class _Lister:
         if all(p.can == TRUE for p in parts):
             return None
         stop = reduce(lambda a, b: Map("max", (a, b)), (p.last for p in parts))
-        can = disjoin([p.can_hold(start, end) for p in parts])
-        must = disjoin([p.must_hold(start, end) for p in parts])
+        can = self._put("can", disjoin([p.can_hold(start, end) for p in parts]))
+        must = self._put("must", disjoin([p.must_hold(start, end) for p in parts]))
         lists: list[tuple[str, Expr]] = []
         if must != FALSE:
             full = self._put("full", conjoin((can, must)))
@@ -218,6 +221,8 @@ class _Lister:
                     return False
                 if isinstance(node, Fold | Pick) and n.tensor in self.in_loop:
                     return False
+                if isinstance(node, Load) and node.tensor not in self.inputs:
+                    return False  # so that what is visited follows from the arguments
                 if not all(self._is_known(x) for x in expressions(node)):
                     return False
         return True

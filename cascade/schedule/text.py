@@ -130,8 +130,11 @@ def _loop(loop: For | Seq, indent: str) -> Iterator[str]:
     match loop:
         case For():
             tiles = f"tiles of {loop.tile}" + f" and {loop.part}" * (loop.part != loop.tile)
-            tiles += f" listed in {' and '.join(map(_list, loop.lists))}" * bool(loop.lists)
-            yield f"{indent}for {loop.place.rank} in {tiles}{_where(_shown(loop))}:"
+            head = f"{indent}for {loop.place.rank} in {tiles}{_where(_shown(loop))}"
+            if loop.lists:
+                yield f"{head},"
+                head = f"{inner}{INDENT}listed in {' and '.join(map(_list, loop.lists))}"
+            yield f"{head}:"
             yield f"{inner}at {_place(loop.place)}"
         case Seq():
             yield f"{indent}for {loop.scalar} = 0 .. {print_expr(loop.count)} - 1, in order:"
