@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from cascade.diagnostics import did_you_mean, input_error
+from cascade.diagnostics import input_error
+from cascade.ir.arguments import check_inputs
 from cascade.ir.cascade import Cascade
 from cascade.ir.kinds import declared_kind, required_kinds
 
@@ -183,15 +184,10 @@ def checked_inputs(cascade: Cascade, inputs: Mapping[str, Any]) -> dict[str, Arr
 def _inputs(
     cascade: Cascade, inputs: Mapping[str, Any], convert: Callable[[str, Array, str], Array]
 ) -> dict[str, Array]:
+    check_inputs(cascade, inputs)
     needed = required_kinds(cascade)
     arrays: dict[str, Array] = {}
     for tensor in cascade.inputs:
-        if tensor.name not in inputs:
-            raise input_error(
-                "missing-input",
-                f"the input `{tensor.name}[{','.join(tensor.ranks)}]` is missing",
-                *did_you_mean(tensor.name, inputs),
-            )
         array = np.asarray(inputs[tensor.name])
         kind = needed.get(tensor.name) or declared_kind(tensor.dtype)
         arrays[tensor.name] = convert(tensor.name, array, kind)

@@ -18,6 +18,7 @@ import numpy as np
 
 from cascade.backends.arrays import checked_inputs
 from cascade.backends.tiled.threads import available
+from cascade.ir.arguments import separated
 from cascade.ir.cascade import Cascade
 from cascade.ir.extents import Number, bind
 from cascade.schedule.choose import Schedule, schedule
@@ -51,15 +52,13 @@ class TiledKernel:
     split: int = 1
     known: dict[tuple[Any, ...], Schedule] = field(default_factory=dict, repr=False)
 
-    def __call__(self, **given: Any) -> Any:
+    def __call__(self, *args: Any, **given: Any) -> Any:
         """The output, or a dictionary of the outputs where there are several.
 
         Keywords are inputs (arrays) and settings (numbers of extents and params). Real outputs are
         float32. Raises `InputError`.
         """
-        names = {t.name for t in self.spec.inputs}
-        settings = {n: v for n, v in given.items() if n not in names}
-        arrays = {n: v for n, v in given.items() if n in names}
+        arrays, settings = separated(self.spec, args, given)
         outputs = self.run(arrays, settings).outputs
         return outputs if len(outputs) > 1 else next(iter(outputs.values()))
 

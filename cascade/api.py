@@ -1,21 +1,21 @@
 """The composition root: the only module that names frontends and backends.
 
 Everything the command line does is a call of a function here; imports are lazy, by what is asked.
+A function that takes a spec takes a cascade, its text, or the path of a file.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cascade.diagnostics import Source, did_you_mean, fail, input_error
-from cascade.files import check_output, read_arrays, write_arrays
+from cascade.diagnostics import Diagnostic, Source, did_you_mean, fail, input_error
+from cascade.files import check_output, read_arrays, read_source, write_arrays
 from cascade.ir.cascade import Cascade
 
 if TYPE_CHECKING:
@@ -26,10 +26,12 @@ if TYPE_CHECKING:
     from cascade.backends.triton.launch import TritonKernel
     from cascade.gradients import Gradients
     from cascade.schedule.choose import Schedule
+    from cascade.schedule.program import Program
     from cascade.transforms.chunk import Chunked
     from cascade.transforms.derive import Derivation
 
 Number = int | float | bool
+Spec = Cascade | str | Path  # a cascade, its text (with a line end), or the path of a file
 Progress = Callable[[int, int], None]
 
 MOST_DERIVED = 60  # statements up to which a report shows the derived passes, too
@@ -55,28 +57,13 @@ __all__ = [
 ]
 
 
-def read_source(path: str | Path) -> Source:
-    """The text of a spec. Raises `CascadeError` for what cannot be read as text."""
-    if str(path) == "-":
-        return Source("<stdin>", sys.stdin.read())
-    path = Path(path)
-    name = str(path)
-    if path.is_dir():
-        raise fail("file", f"{name} is a directory, not a .cascade file")
-    try:
-        return Source(name, path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n"))
-    except FileNotFoundError:
-        raise fail("file", f"there is no file {name}", hints=_nearby(path)) from None
-    except UnicodeDecodeError as e:
-        raise fail("file", f"{name} is not UTF-8 text (byte {e.start})") from None
-    except OSError as e:
-        raise fail("file", f"{name} cannot be read: {e.strerror}") from None
+def _cascade(spec: Spec) -> Cascade:
+    """What a function was given for a spec, as a cascade. Raises `CascadeError`."""
+    if isinstance(spec, Cascade):
+        return spec
+    from cascade.integrations.specs import cascade_of
 
-
-def _nearby(path: Path) -> tuple[str, ...]:
-    folder = path.parent
-    names = [p.name for p in folder.glob("*.cascade")] if folder.is_dir() else []
-    return did_you_mean(path.name, names) or ("`cascade examples` lists specs to start from",)
+    return cascade_of(spec)
 
 
 def parse(text: str, name: str = "<text>") -> Cascade:
@@ -95,7 +82,7 @@ def load(path: str | Path) -> Cascade:
 
 
 def analyse(
-    spec: Cascade,
+    spec: Spec,
     settings: Mapping[str, Number] | None = None,
     target: str | None = None,
     inputs: Mapping[str, Any] | None = None,
@@ -108,6 +95,7 @@ def analyse(
     """
     from cascade.analysis.report import analyse
 
+    spec = _cascade(spec)
     shapes = {name: tuple(getattr(a, "shape", ())) for name, a in (inputs or {}).items()}
     report = analyse(spec, dict(settings or {}), shapes, target)
     if len(spec.einsums) > MOST_DERIVED:
@@ -117,14 +105,14 @@ def analyse(
     return replace(report, derived_passes=derived_passes(spec))
 
 
-def derive(spec: Cascade, steps: int | None = None) -> Derivation:
+def derive(spec: Spec, steps: int | None = None) -> Derivation:
     """The form with the fewest passes and the steps that lead to it, at most `steps` of them."""
     from cascade.transforms.derive import derive
 
-    return derive(spec, steps)
+    return derive(_cascade(spec), steps)
 
 
-def gradient(spec: Cascade, wrt: Sequence[str] | None = None, save: bool = True) -> Gradients:
+def gradient(spec: Spec, wrt: Sequence[str] | None = None, save: bool = True) -> Gradients:
     """The cascade of the gradients of a cascade, by all its real inputs or those of `wrt`.
 
     With `save` the backward cascade reads row statistics and outputs that the forward one leaves;
@@ -132,14 +120,14 @@ def gradient(spec: Cascade, wrt: Sequence[str] | None = None, save: bool = True)
     """
     from cascade.gradients import gradients
 
-    return gradients(spec, wrt, save)
+    return gradients(_cascade(spec), wrt, save)
 
 
-def as_torch(spec: Cascade) -> Callable[..., Any]:
+def as_torch(spec: Spec) -> Callable[..., Any]:
     """The cascade as a function in plain PyTorch: eager, whole tensors, for comparison."""
     from cascade.integrations.pytorch.eager import as_torch
 
-    return as_torch(spec)
+    return as_torch(_cascade(spec))
 
 
 def trace(function: Callable[..., Any], *examples: Any, name: str | None = None) -> Cascade:
@@ -154,10 +142,11 @@ def trace(function: Callable[..., Any], *examples: Any, name: str | None = None)
     return trace(function, *examples, name=name)
 
 
-def check_gradient(spec: Cascade, found: Gradients, trials: int = 12) -> dict[str, Any]:
+def check_gradient(spec: Spec, found: Gradients, trials: int = 12) -> dict[str, Any]:
     """Compare a derived gradient with central differences on random data, in float64."""
     from cascade.backends.differences import differences
 
+    spec = _cascade(spec)
     made = differences(spec, found, 0, trials)
     smooth = [t for t in made if t.smooth]
     wrong = [t for t in made if not t.ok]
@@ -171,13 +160,14 @@ def check_gradient(spec: Cascade, found: Gradients, trials: int = 12) -> dict[st
     }
 
 
-def chunk(spec: Cascade) -> Chunked:
+def chunk(spec: Spec) -> Chunked:
     """The chunked form of prefix sums and recurrences, with what was refused and why.
 
     Raises `CascadeError` where nothing in the cascade asks for one.
     """
     from cascade.transforms.chunk import chunk
 
+    spec = _cascade(spec)
     found = chunk(spec)
     if found is None:
         raise fail(
@@ -189,7 +179,7 @@ def chunk(spec: Cascade) -> Chunked:
 
 
 def check_derivation(
-    spec: Cascade, derivation: Derivation | Chunked, trials: int = 21
+    spec: Spec, derivation: Derivation | Chunked, trials: int = 21
 ) -> dict[str, Any]:
     """Replay a derivation: each obligation by itself, then both cascades on random and extreme
     data. A chunked form is compared only.
@@ -198,6 +188,7 @@ def check_derivation(
     from cascade.transforms.check import CheckReport, check
     from cascade.transforms.derive import Derivation
 
+    spec = _cascade(spec)
     proved = check(derivation) if isinstance(derivation, Derivation) else None
     report = proved or CheckReport(spec.name, ())
     compared = compare(spec, derivation.result, 0, trials)
@@ -212,7 +203,7 @@ def check_derivation(
 
 
 def run(
-    spec: Cascade,
+    spec: Spec,
     inputs: Mapping[str, Any],
     settings: Mapping[str, Number] | None = None,
     progress: Progress | None = None,
@@ -220,11 +211,11 @@ def run(
     """The outputs, by the reference evaluator: float64, whole tensors. Raises `InputError`."""
     from cascade.backends.reference import evaluate
 
-    return evaluate(spec, inputs, settings, progress)
+    return evaluate(_cascade(spec), inputs, settings, progress)
 
 
 def schedule(
-    spec: Cascade,
+    spec: Spec,
     settings: Mapping[str, Number] | None = None,
     tiles: Mapping[str, int] | None = None,
     as_written: bool = False,
@@ -239,6 +230,7 @@ def schedule(
     from cascade.schedule.choose import schedule
     from cascade.schedule.sizes import Sizes
 
+    spec = _cascade(spec)
     check_tiles(spec, tiles or {})
     extents = known_extents(spec, settings or {})
     sizes = Sizes(extents, tiles=dict(tiles or {}), split=split_number(split))
@@ -275,7 +267,7 @@ def split_number(split: int | str) -> int:
 
 
 def compile(
-    spec: Cascade,
+    spec: Spec,
     backend: str = "tiled",
     tiles: Mapping[str, int] | None = None,
     as_written: bool = False,
@@ -291,6 +283,7 @@ def compile(
     for few long rows, as in decoding. "auto" takes what fills the device; the order of additions
     then depends on the size of the batch, and with a number it does not.
     """
+    spec = _cascade(spec)
     check_tiles(spec, tiles or {})
     number = split_number(split)
     if backend in ("tiled", "triton"):
@@ -302,7 +295,7 @@ def compile(
 
 
 def write_kernel(
-    spec: Cascade,
+    spec: Spec,
     path: str,
     settings: Mapping[str, Number],
     target: str | None = None,
@@ -326,6 +319,7 @@ def write_kernel(
 
     from cascade.backends.triton.tiles import Cut, chosen, first
 
+    spec = _cascade(spec)
     if not path.endswith(".py"):
         raise input_error("file-write", f"{path} is no .py file")
     check_tiles(spec, tiles or {})
@@ -338,9 +332,11 @@ def write_kernel(
         made = chosen(
             spec, extents, target, dtype, tiles, as_written, progress, descriptors, cut, stages
         )
+    assumed = assumed_sizes(made.program, settings)
     found: dict[str, Any] = {
         "name": spec.name,
         "written": path,
+        "warnings": [d.to_dict() for d in assumed],
         "form": made.schedule.form.how,
         "widths": dict(made.program.widths),
         "tiles": {"rows": made.candidate.rows, "stream": made.candidate.stream} | dict(tiles or {}),
@@ -354,6 +350,25 @@ def write_kernel(
     new_text(path, made.source)
     new_text(f"{path[:-3]}.json", json.dumps(found, indent=2) + "\n")
     return found
+
+
+def assumed_sizes(program: Program, settings: Mapping[str, Number]) -> tuple[Diagnostic, ...]:
+    """A warning of the sizes that kernels have for good and that nobody gave."""
+    from cascade.ir.expr import Const
+
+    given = {*settings, *(n for n, e in program.values if isinstance(e, Const))}
+    sizes = [(n, size) for n, size in program.widths if n not in given]
+    if not sizes:
+        return ()
+    only = f"for {', '.join(f'{n} = {size}' for n, size in sizes)} only"
+    return (
+        Diagnostic(
+            "assumed-size",
+            f"the kernels run {only}: tiles hold these ranks whole, and no size was given",
+            hints=(f"give the sizes: `--set {','.join(f'{n}=…' for n, _ in sizes)}`",),
+            severity="warning",
+        ),
+    )
 
 
 def draw_comparison(found: Mapping[str, Any], path: str) -> None:
@@ -376,7 +391,7 @@ def require_package(name: str, what: str) -> None:
 
 
 def kernel_text(found: Mapping[str, Any]) -> str:
-    """What was written, and a line for each kernel."""
+    """What was written, a line for each kernel, and what was assumed."""
     from cascade.analysis.tables import table
 
     lines = [f"{found['name']}: {found['form']}, written to {found['written']}"]
@@ -390,11 +405,14 @@ def kernel_text(found: Mapping[str, Any]) -> str:
             for k in found["kernels"]
         ]  # fmt: skip
         lines.append(table(header, rows, indent=""))
+    for w in found["warnings"]:
+        lines.append(f"warning[{w['code']}]: {w['message']}")
+        lines += [f"  hint: {hint}" for hint in w["hints"]]
     return "\n".join(lines)
 
 
 def run_program(
-    spec: Cascade,
+    spec: Spec,
     inputs: Mapping[str, Any],
     settings: Mapping[str, Number],
     tiles: Mapping[str, int],
@@ -405,6 +423,7 @@ def run_program(
     """The outputs by the Program in NumPy, and, to `measure`, what was predicted and counted."""
     from cascade.backends.kernel import TiledKernel
 
+    spec = _cascade(spec)
     check_tiles(spec, tiles)
     kernel = TiledKernel(spec, dict(tiles), split=split_number(split))
     result = kernel.run(inputs, settings, progress)
@@ -412,7 +431,7 @@ def run_program(
 
 
 def recheck(
-    spec: Cascade,
+    spec: Spec,
     inputs: Mapping[str, Any],
     settings: Mapping[str, Number] | None,
     outputs: Mapping[str, Any],
@@ -424,13 +443,14 @@ def recheck(
     """
     from cascade.backends.pointwise import check
 
+    spec = _cascade(spec)
     compared = check(spec, inputs, settings, outputs)
     least = AGREEMENT_SINGLE if single else AGREEMENT
     return [r.to_dict() | {"agrees": r.error <= least} for r in compared]
 
 
 def random_inputs(
-    spec: Cascade, inputs: Mapping[str, Any], settings: Mapping[str, Number], seed: int
+    spec: Spec, inputs: Mapping[str, Any], settings: Mapping[str, Number], seed: int
 ) -> dict[str, Any]:
     """The inputs, with those that are missing drawn from N(0, 1). Extents must be known.
 
@@ -441,6 +461,7 @@ def random_inputs(
     from cascade.ir.extents import bind
     from cascade.ir.kinds import declared_kind, required_kinds
 
+    spec = _cascade(spec)
     shapes = {name: np.shape(a) for name, a in inputs.items()}
     bindings = bind(spec, shapes, settings)
     needed = required_kinds(spec)
@@ -475,15 +496,8 @@ def summary(spec: Cascade) -> dict[str, Any]:
 
 def describe(spec: Cascade) -> str:
     """What a spec declares, on one line."""
-
-    def tensor(name: str) -> str:
-        ranks = spec.tensors[name].ranks
-        return f"{name}[{','.join(ranks)}]" if ranks else name
-
-    inputs = ", ".join(tensor(t.name) for t in spec.inputs) or "no input"
-    outputs = ", ".join(tensor(name) for name in spec.outputs)
     count = len(spec.einsums)
-    return f"{spec.name}: {inputs} -> {outputs} ({count} statement{'s' * (count != 1)})"
+    return f"{spec.name}: {spec.signature()} ({count} statement{'s' * (count != 1)})"
 
 
 def format_file(path: str) -> tuple[str, str]:
@@ -589,12 +603,13 @@ def check_line(result: Mapping[str, Any]) -> str:
     )
 
 
-def draw(spec: Cascade, path: str) -> dict[str, Any]:
+def draw(spec: Spec, path: str) -> dict[str, Any]:
     """Write the graph of a cascade to .svg, .png or .dot. Raises `InputError`."""
     from cascade.analysis.passes import count_passes
     from cascade.backends.drawing import draw as draw_graph
     from cascade.backends.drawing import to_dict
 
+    spec = _cascade(spec)
     passes = count_passes(spec)
     draw_graph(spec, passes, path)
     return {"written": path, **to_dict(spec, passes)}

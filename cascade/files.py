@@ -1,13 +1,16 @@
-"""Arrays from and to files: .npz, .npy, .safetensors. Nothing in a file is ever executed."""
+"""Specs and arrays from and to files: .cascade, .npz, .npy, .safetensors. Nothing in a file is
+ever executed.
+"""
 
 from __future__ import annotations
 
+import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cascade.diagnostics import InputError, input_error
+from cascade.diagnostics import InputError, Source, did_you_mean, fail, input_error
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,6 +23,30 @@ NUMPY_TYPE = {
     "BOOL": "?",
 }
 FORMATS = "formats: .npz, .safetensors, or NAME=file.npy"
+
+
+def read_source(path: str | Path) -> Source:
+    """The text of a spec. Raises `CascadeError` for what cannot be read as text."""
+    if str(path) == "-":
+        return Source("<stdin>", sys.stdin.read())
+    path = Path(path)
+    name = str(path)
+    if path.is_dir():
+        raise fail("file", f"{name} is a directory, not a .cascade file")
+    try:
+        return Source(name, path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n"))
+    except FileNotFoundError:
+        raise fail("file", f"there is no file {name}", hints=_nearby(path)) from None
+    except UnicodeDecodeError as e:
+        raise fail("file", f"{name} is not UTF-8 text (byte {e.start})") from None
+    except OSError as e:
+        raise fail("file", f"{name} cannot be read: {e.strerror}") from None
+
+
+def _nearby(path: Path) -> tuple[str, ...]:
+    folder = path.parent
+    names = [p.name for p in folder.glob("*.cascade")] if folder.is_dir() else []
+    return did_you_mean(path.name, names) or ("`cascade examples` lists specs to start from",)
 
 
 def read_arrays(arguments: tuple[str, ...]) -> dict[str, Array]:

@@ -13,7 +13,7 @@ from cascade.backends.triton.nodes import write
 from cascade.backends.triton.scalars import scalar_kinds
 from cascade.backends.triton.spell import helpers
 from cascade.backends.triton.writer import DOT_LEAST, Writer, ident, position, scalar
-from cascade.diagnostics import fail
+from cascade.diagnostics import CascadeError, Diagnostic
 from cascade.ir.expr import Expr, Read
 from cascade.ir.extents import evaluate
 from cascade.ir.walk import symbols
@@ -104,18 +104,19 @@ def lanes(program: Program, kernel: Kernel) -> tuple[dict[str, int], dict[str, i
     contracted = _contracted(kernel)
     sizes: dict[str, int] = {}
     actual: dict[str, int] = {}
+    missing = sorted({s for axis in kernel.axes for s in symbols(axis.size)} - set(widths))
+    if missing:
+        raise CascadeError(*map(_unknown_width, missing))
     for axis in kernel.axes:
-        missing = sorted(symbols(axis.size) - set(widths))
-        if missing:
-            raise fail(
-                "width",
-                f"the extent `{missing[0]}` must be known when a kernel is made",
-                hints=(f"set it: `--set {missing[0]}=64`",),
-            )
         size = int(evaluate(axis.size, widths.__getitem__))
         sizes[axis.name] = whole_lanes(size, axis.name in contracted)
         actual[axis.name] = size
     return sizes, actual
+
+
+def _unknown_width(extent: str) -> Diagnostic:
+    message = f"the extent `{extent}` must be known when a kernel is made"
+    return Diagnostic("width", message, hints=(f"set it: `--set {extent}=64`",))
 
 
 def whole_lanes(size: int, contracted: bool) -> int:

@@ -23,7 +23,9 @@ from cascade.backends.triton.host import number_keyword
 from cascade.backends.triton.tiles import CANDIDATES, Cut, Made, chosen, first
 from cascade.backends.triton.writer import ident
 from cascade.diagnostics import input_error
+from cascade.ir.arguments import check_inputs, separated
 from cascade.ir.cascade import Cascade
+from cascade.ir.expr import Const
 from cascade.ir.extents import Number, bind
 from cascade.schedule.choose import small_ranks
 from cascade.schedule.lists import few_tiles
@@ -54,15 +56,13 @@ class TritonKernel:
         default_factory=dict, repr=False
     )
 
-    def __call__(self, **given: Any) -> Any:
+    def __call__(self, *args: Any, **given: Any) -> Any:
         """The output, or a dictionary of the outputs where there are several.
 
         Keywords are inputs (torch tensors on one device) and settings. Real outputs have the type
         of the first real input. Raises `InputError`.
         """
-        names = {t.name for t in self.spec.inputs}
-        tensors = {n: v for n, v in given.items() if n in names}
-        settings = {n: v for n, v in given.items() if n not in names}
+        tensors, settings = separated(self.spec, args, given)
         outputs = self.launch(tensors, settings)
         return outputs if len(outputs) > 1 else next(iter(outputs.values()))
 
@@ -77,7 +77,7 @@ class TritonKernel:
         self, tensors: Mapping[str, Any], settings: Mapping[str, Number]
     ) -> tuple[Made, ModuleType]:
         """The source for tensors of these types and widths, and its module."""
-        spec = typed(self.spec, tensors)
+        spec = typed(self.spec, tensors, settings)
         shapes = {n: tuple(t.shape) for n, t in tensors.items()}
         bound = bind(spec, shapes, settings)
         small = small_ranks(spec, bound.extents)
@@ -140,17 +140,25 @@ def aligned(tensor: Any) -> bool:
     return last and all(n % 16 == 0 for n in (tensor.data_ptr(), *steps))
 
 
-def typed(spec: Cascade, tensors: Mapping[str, Any]) -> Cascade:
-    """The spec with the types that the arguments have."""
+def typed(
+    spec: Cascade, tensors: Mapping[str, Any], settings: Mapping[str, Number] | None = None
+) -> Cascade:
+    """The spec with the types that the arguments have; a param that is set to a real is one."""
+    check_inputs(spec, tensors)
     inputs = []
     for t in spec.inputs:
-        if t.name not in tensors:
-            raise input_error("missing-input", f"the input `{t.name}` is missing")
         name = str(tensors[t.name].dtype).removeprefix("torch.")
         if name not in KINDS:
             raise input_error("input-type", f"`{t.name}` has type {name}, which no kernel takes")
         inputs.append(replace(t, dtype=KINDS[name]))
-    return replace(spec, inputs=tuple(inputs))
+    reals = {n for n, v in (settings or {}).items() if isinstance(v, float) and v != int(v)}
+    params = tuple(
+        replace(p, value=Const(float(p.value.value)))
+        if p.name in reals and isinstance(p.value, Const)
+        else p
+        for p in spec.params
+    )
+    return replace(spec, inputs=tuple(inputs), params=params)
 
 
 def _last_ranks(spec: Cascade) -> set[str]:

@@ -18,7 +18,7 @@ from cascade.analysis.whynot import Barrier, barriers
 from cascade.analysis.work import StepWork, operations, step_work, sum_work
 from cascade.diagnostics import CascadeError, Diagnostic, InputError
 from cascade.ir.cascade import Cascade
-from cascade.ir.extents import Bindings, Number, bind, check_settings
+from cascade.ir.extents import NOT_GIVEN, Bindings, Number, bind, check_settings
 
 
 @dataclass(frozen=True)
@@ -254,7 +254,7 @@ def _bind(
     try:
         return bind(cascade, shapes, settings), ()
     except CascadeError as e:
-        if all(d.code in ("unknown-extent", "unknown-param") for d in e.diagnostics):
+        if all(d.code in NOT_GIVEN for d in e.diagnostics):
             return None, e.diagnostics
         raise
 

@@ -22,8 +22,8 @@ from cascade.gradients.record import GradientStep, Record
 from cascade.gradients.reverse import Reverse
 from cascade.gradients.saved import assembled, choose, closure
 from cascade.gradients.stabiliser import stabilisers
-from cascade.ir.cascade import Cascade, Einsum, Rank, Tensor
-from cascade.ir.kinds import declared_kind, required_kinds, tensor_kinds
+from cascade.ir.cascade import Cascade, Einsum, Param, Rank, Tensor
+from cascade.ir.kinds import check_settings_kinds, declared_kind, required_kinds, tensor_kinds
 from cascade.ir.verify import verify
 from cascade.ir.walk import reads, symbols
 from cascade.transforms.present import present
@@ -145,8 +145,10 @@ def _wanted(cascade: Cascade, wrt: Sequence[str] | None) -> tuple[str, ...]:
     ]
     if wrt is None:
         return tuple(real)
-    params = [p.name for p in cascade.params]
+    params = {p.name: p for p in cascade.params}
     for name in wrt:
+        if name in params:
+            _check_param(cascade, params[name])
         if name in real or name in params:
             continue
         if name in {t.name for t in cascade.inputs}:
@@ -161,6 +163,29 @@ def _wanted(cascade: Cascade, wrt: Sequence[str] | None) -> tuple[str, ...]:
             hints=did_you_mean(name, [*real, *params]) or (f"it has {', '.join(real)}",),
         )
     return tuple(dict.fromkeys(wrt))
+
+
+def _check_param(cascade: Cascade, param: Param) -> None:
+    """Raise `CascadeError` for a param that a real number could not replace."""
+    findings = check_settings_kinds(cascade, {param.name: "real"})
+    if findings:
+        place = next((d.span for d in findings if d.span), param.span)
+        raise fail(
+            "no-derivative",
+            f"`{param.name}` is no real input: it stands where an integer or truth value is needed",
+            place,
+            hints=("gradients are taken by real inputs and params",),
+        )
+    for other in cascade.params:
+        if other.value is not None and param.name in symbols(other.value):
+            raise fail(
+                "no-derivative",
+                f"`{other.name}` is defined by `{param.name}`, and may be set to something else",
+                other.span,
+                hints=(
+                    f"take the gradient by `{other.name}`, or write its definition in its place",
+                ),
+            )
 
 
 def _active(cascade: Cascade, wanted: Iterable[str], still: frozenset[str]) -> frozenset[str]:

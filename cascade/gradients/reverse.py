@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from cascade.diagnostics import fail
 from cascade.gradients.build import ZERO, at, or_zero, plus, point
 from cascade.gradients.hoist import Hoist
 from cascade.gradients.names import Names
@@ -12,14 +13,17 @@ from cascade.gradients.pinned import pinned
 from cascade.gradients.products import Products
 from cascade.gradients.pull import Pull, Pulled
 from cascade.gradients.record import Record
+from cascade.gradients.rules import Factor
 from cascade.gradients.solve import Solve
 from cascade.gradients.stages import staged
 from cascade.gradients.sums import Sums
+from cascade.gradients.telescope import Gate, gate_of
 from cascade.gradients.term import Term
 from cascade.ir.affine import always, divisible, simplified_indexes
 from cascade.ir.cascade import Cascade, Einsum
-from cascade.ir.expr import Const, Coordinate, Expr, Map, Read
+from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol
 from cascade.ir.order import Group, evaluation_order, offset
+from cascade.ir.printer import print_einsum
 from cascade.ir.walk import free_ranks, reads, substitute
 from cascade.transforms.presence import is_present
 from cascade.transforms.present import Present
@@ -75,9 +79,25 @@ class Reverse:
             if terms:
                 self._write(result, left, terms, frozenset())
             else:
-                zero = Map("*", (ZERO, at(name, left)))
-                there = Map("select", (Map("==", (at(name, left), at(name, left))), ZERO, ZERO))
-                self.statements.append(Einsum(result, left, there if left else zero))
+                self.statements.append(Einsum(result, left, self._zero(name, left)))
+
+    def _zero(self, name: str, left: tuple[str, ...]) -> Expr:
+        """The gradient by what reaches no output but through conditions and indices.
+
+        Raises `CascadeError` for a param that is an integer: it was never meant to be real.
+        """
+        param = next((p for p in self.cascade.params if p.name == name), None)
+        if param is None:
+            there = Map("select", (Map("==", (at(name, left), at(name, left))), ZERO, ZERO))
+            return there if left else Map("*", (ZERO, at(name, left)))
+        if isinstance(param.value, Const) and not isinstance(param.value.value, float):
+            raise fail(
+                "no-derivative",
+                f"`{name}` is no real input: it only says which points there are",
+                param.span,
+                hints=("gradients are taken by real inputs and params",),
+            )
+        return Map("*", (Const(0.0), Symbol(name)))
 
     def _statement(self, e: Einsum) -> None:
         if e.tensor not in self.active:
@@ -131,6 +151,7 @@ class Reverse:
         """Products that have a name under it; no condition that a factor brings anyway."""
         self._meet_ranks()
         term = pinned(term, self.names, self._ranks_of)
+        term = replace(term, factors=_cancelled(term.factors))
         term = self.sums.fold(replace(term, factors=self.products.fold(term.factors)))
         implied = {*self._brought(term), *_implied(term.conditions, self.names)}
         kept = (c for c in term.conditions if c not in implied)
@@ -225,15 +246,20 @@ class Reverse:
             return
         back = self.names.rank(rank, self.names.last(rank))
         inits = {e.tensor: e for e in group.inits}
+        gate = gate_of(self.cascade, group, self.active, self.cotangents) if self.defer else None
+        if gate is not None and self.presence.of(gate.following.body):
+            gate = None
         for t in members:
             if t in self.active:
                 self.cotangent[t] = Term(self._reversed(members[t], rank))
         for e in reversed(group.einsums):
             if e.tensor not in self.active:
                 continue
-            if e.step is None:
-                self._member(e, rank, back)
-            self._spread(e, self.cotangent[e.tensor])
+            readers = self._member(e, rank, back) if e.step is None else []
+            if gate is not None and e is gate.following:
+                self._gated(gate, readers, rank, back)
+            else:
+                self._spread(e, self.cotangent[e.tensor])
         for e in group.einsums:
             if e.step is not None and e.tensor in self.active:
                 self._state(e, rank, back)
@@ -266,8 +292,55 @@ class Reverse:
             conditions=tuple(simplified_indexes(c) for c in moved.conditions),
         )
 
-    def _member(self, e: Einsum, rank: str, back: str) -> None:
-        """The cotangent of a tensor inside a recurrence, in reverse steps."""
+    def _gated(self, gate: Gate, readers: list[Term], rank: str, back: str) -> None:
+        """What a step passes on, and to its gate a sum over later steps (telescope.py)."""
+        e, name = gate.following, self.cotangent[gate.following.tensor].read.tensor
+        for pulled in self.pull.statement(e, self.cotangent[e.tensor]):
+            if pulled.tensor != gate.weight.tensor:
+                self.pending.setdefault(pulled.tensor, []).append(pulled)
+        sent = [t for t in readers if t.read.tensor != self.cotangent[gate.state].read.tensor]
+        own = at(e.tensor, e.ranks)
+        terms = [t.times(((own, 1),)).over(gate.summed) for t in sent]
+        for sign, x in gate.rest:
+            factors = ((x, 1),) if sign < 0 else ((Const(-1), 1), (x, 1))
+            terms.append(Term(self.cotangent[e.tensor].read, factors, gate.summed))
+        left = tuple(i.rank for i in gate.weight.index if isinstance(i, Coordinate))
+        step = self.names.tensor(f"d{gate.weight.tensor}_step")
+        self._write(step, left, [self.shortened(t) for t in terms], frozenset())
+        later = self.names.tensor(f"d{gate.weight.tensor}_later")
+        ranks = tuple(back if r == rank else r for r in left)
+        slot = left.index(rank)
+        index = tuple(self._flip(rank, back) if r == rank else Coordinate(r) for r in left)
+        self.statements.append(Einsum(later, ranks, Const(0.0), slot, init=True))
+        self.statements.append(
+            Einsum(later, ranks, plus(at(later, ranks), Read(step, index)), slot)
+        )
+        whole = list(point(left))
+        whole[slot] = Map("-", (self.names.last(rank), Coordinate(rank)))
+        term = Term(Read(later, tuple(whole)), ((gate.weight, -1),))
+        self.pending.setdefault(gate.weight.tensor, []).append(
+            Pulled(gate.weight.tensor, gate.weight.index, term, left)
+        )
+        self._tell_gate(gate, name, step, later)
+
+    def _tell_gate(self, gate: Gate, name: str, step: str, later: str) -> None:
+        made = {e.tensor: print_einsum(e) for e in self.statements if not e.init}
+        over, weight = ",".join(gate.summed), gate.weight.tensor
+        self.record.add(
+            "telescope",
+            f"d{weight}",
+            (f"{weight} * sum[{over}]({gate.state} * {name}): a product of states at every step",),
+            (made[step], made[later]),
+            (
+                f"{weight} * {gate.state} is what the step makes, less what it adds",
+                f"{name} is what readers send back, and {weight} * {name} of the step after",
+            ),
+        )
+
+    def _member(self, e: Einsum, rank: str, back: str) -> list[Term]:
+        """The cotangent of a tensor inside a recurrence, in reverse steps; what its readers send,
+        in steps of the recurrence.
+        """
         name = self.cotangent[e.tensor].read.tensor
         ranks = tuple(back if r == rank else r for r in e.ranks)
         own = [p for p in self.pending.get(e.tensor, [])]
@@ -275,16 +348,19 @@ class Reverse:
             own += list(self.pull.statement(e, self.cotangent[e.tensor]))
             own = [p for p in own if p.tensor == e.tensor]
         self.pending[e.tensor] = own
-        terms = [self._turned(t, rank, back) for t in self._terms(e.tensor, e.ranks)]
+        sent = self._terms(e.tensor, e.ranks)
+        terms = [self._turned(t, rank, back) for t in sent]
         terms = [self._earlier(t, name, rank, back) for t in terms]
         arrived = self.cotangents.get(e.tensor)
         if arrived is not None:
             term = Term(at(arrived, e.ranks), conditions=self.presence.of(at(e.tensor, e.ranks)))
             terms.append(self._turned(term, rank, back))
-        if not terms:
+            sent.append(term)
+        if terms:
+            self._write(name, ranks, terms, frozenset())
+        else:
             self.statements.append(Einsum(name, ranks, ZERO))
-            return
-        self._write(name, ranks, terms, frozenset())
+        return sent
 
     def _earlier(self, term: Term, name: str, rank: str, back: str) -> Term:
         """A sum over later points of the tensor itself, as one over earlier points of the
@@ -362,6 +438,16 @@ class Reverse:
             body = or_zero(body)
         self.statements.append(Einsum(name, left, body))
         return name
+
+
+def _cancelled(factors: tuple[Factor, ...]) -> tuple[Factor, ...]:
+    """The factors without any that stands above and below the line."""
+    left = list(factors)
+    for e, n in factors:
+        if n == 1 and (e, -1) in left and (e, 1) in left:
+            left.remove((e, 1))
+            left.remove((e, -1))
+    return tuple(left)
 
 
 def _implied(conditions: tuple[Expr, ...], names: Names) -> set[Expr]:

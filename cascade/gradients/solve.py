@@ -18,7 +18,7 @@ from cascade.gradients.term import Term
 from cascade.ir.affine import grouped
 from cascade.ir.cascade import Cascade
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read
-from cascade.ir.walk import free_ranks, reads, substitute
+from cascade.ir.walk import bound_ranks, free_ranks, reads, substitute, walk
 
 MARK = "'"  # ends the names of ranks while they are not yet those of the result
 
@@ -160,9 +160,16 @@ class Solve:
         taken = set(left) | {r for r in term.ranks() if not r.endswith(MARK)}
         names: dict[str, str] = {}
         for rank in bound:
-            names[rank + MARK] = rank if rank not in taken else self.copy(rank, taken)
+            away = taken | _bound_around(rank + MARK, term)
+            names[rank + MARK] = rank if rank not in away else self.copy(rank, away)
             taken.add(names[rank + MARK])
         return replace(term, bound=tuple(r + MARK for r in bound)).renamed(names)
+
+
+def _bound_around(rank: str, term: Term) -> set[str]:
+    """The ranks that a rank cannot be named as: those of reductions in the term that mention it."""
+    nodes = (n for part in term.parts() for n in walk(part) if bound_ranks(n))
+    return {r for n in nodes if rank in free_ranks(n) for r in bound_ranks(n)}
 
 
 def _settle(solved: dict[str, Expr]) -> dict[str, Expr]:

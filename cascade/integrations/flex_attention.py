@@ -101,7 +101,7 @@ def flex_attention(
     return _attend(query, key, value, *options)
 
 
-@torch.compiler.disable(reason="the functions are traced to a cascade, not to a graph")
+@torch.compiler.disable(reason="the functions are traced to a cascade, not to a graph")  # type: ignore[no-untyped-call, untyped-decorator]
 def _attend(
     query: torch.Tensor,
     key: torch.Tensor,

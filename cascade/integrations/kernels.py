@@ -7,6 +7,7 @@ from typing import Any
 
 from cascade.backends.kernel import TiledKernel
 from cascade.backends.triton.launch import TritonKernel
+from cascade.ir.arguments import refuse_positions
 from cascade.ir.cascade import Cascade
 
 
@@ -15,7 +16,7 @@ class _InTorch:
 
     backend = ""
 
-    def __call__(self: Any, **given: Any) -> Any:
+    def __call__(self: Any, *args: Any, **given: Any) -> Any:
         """The output, or a dictionary of the outputs where there are several.
 
         Keywords are inputs (arrays or tensors) and settings (numbers of extents and params). NumPy
@@ -24,9 +25,10 @@ class _InTorch:
         """
         torch = sys.modules.get("torch")
         if torch is None or not any(isinstance(v, torch.Tensor) for v in given.values()):
-            return super().__call__(**given)  # type: ignore[misc]
+            return super().__call__(*args, **given)  # type: ignore[misc]
         from cascade.integrations.pytorch.operator import call
 
+        refuse_positions(self.spec, args)
         outputs = call(self.number(), given)
         return outputs if len(outputs) > 1 else next(iter(outputs.values()))
 

@@ -55,9 +55,9 @@ class Attention:
     """
 
     spec: Cascade
-    names: Roles
+    names: Roles = field(repr=False)
     backend: str | None = None
-    kernels: dict[Host, Any] = field(default_factory=dict)
+    kernels: dict[Host, Any] = field(default_factory=dict, repr=False)
 
     def __call__(
         self,

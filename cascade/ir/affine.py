@@ -35,6 +35,27 @@ def simplified_indexes(e: Expr) -> Expr:
     return transform(e, rule)
 
 
+def compared(e: Expr) -> Expr:
+    """The same truth, with `<` and `<=` of sums that share terms in their shortest form."""
+
+    def rule(n: Expr) -> Expr | None:
+        match n:
+            case Map("<" | "<=" | ">" | ">=" as op, (a, b)):
+                found = _joined(_sum(a), _sum(b), -1)
+                if found is None or not _shorter(found, a, b):
+                    return None
+                low = {x: k for x, k in found.items() if k > 0}
+                high = {x: -k for x, k in found.items() if k < 0}
+                return Map(op, (_written(low), _written(high)))
+        return None
+
+    return transform(e, rule)
+
+
+def _shorter(found: Sum, a: Expr, b: Expr) -> bool:
+    return len([k for k in found.values() if k]) < _sums(a) + _sums(b) + 2
+
+
 def divisible(cascade: Cascade) -> frozenset[tuple[Expr, Expr]]:
     """(x, y) for each `require x % y == 0`."""
     found = set()

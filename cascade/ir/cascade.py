@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NoReturn
 
-from cascade.diagnostics import Diagnostic, Span
+from cascade.diagnostics import Diagnostic, Span, fail
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Symbol
 
 
@@ -140,6 +141,30 @@ class Cascade:
         """The number of coordinates of a slot (one more where it is iterative)."""
         extent = self.rank[tensor.ranks[slot]].extent
         return Map("+", (extent, Const(1))) if slot == tensor.iterative else extent
+
+    def signature(self) -> str:
+        """What goes in and what comes out: `Q[p,e], K[m,e] -> O[p,e]`."""
+
+        def form(t: Tensor) -> str:
+            return f"{t.name}[{','.join(t.ranks)}]" if t.ranks else t.name
+
+        inputs = ", ".join(map(form, self.inputs)) or "no input"
+        return f"{inputs} -> {', '.join(form(self.tensors[n]) for n in self.outputs)}"
+
+    def __call__(self, *args: object, **given: object) -> NoReturn:
+        """A cascade says what is computed; what computes it is a kernel. Raises `CascadeError`."""
+        raise fail(
+            "not-a-kernel",
+            f"`{self.name}` is a spec and cannot be called",
+            hints=(
+                "`cascade.compile(spec)` makes a function of it",
+                '`cascade.run(spec, {"Q": q, …})` evaluates it once',
+            ),
+        )
+
+    def __repr__(self) -> str:
+        """Short, since kernels and models that hold a cascade show it; `str` is its text."""
+        return f"<Cascade {self.name}: {self.signature()}>"
 
     def __str__(self) -> str:
         from cascade.ir.printer import print_cascade

@@ -10,9 +10,17 @@ import math
 import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
-from cascade.diagnostics import CascadeError, did_you_mean, fail, input_error
-from cascade.ir.cascade import Cascade, Rank, Tensor
+from cascade.diagnostics import (
+    CascadeError,
+    Diagnostic,
+    InputError,
+    did_you_mean,
+    fail,
+    input_error,
+)
+from cascade.ir.cascade import Cascade, Partition, Rank, Tensor
 from cascade.ir.expr import Const, Expr, Map, Symbol
 from cascade.ir.kinds import check_settings_kinds
 from cascade.ir.printer import print_expr
@@ -21,6 +29,7 @@ from cascade.ir.walk import symbols
 Number = int | float | bool
 
 LARGEST = 2**62  # coordinates of a rank
+NOT_GIVEN = ("unknown-extent", "unknown-param")  # codes of errors that a setting mends
 LONGEST_CHAIN = 100  # params and extents, each defined by the next
 
 SCALAR: dict[str, Callable[..., Number]] = {
@@ -136,8 +145,10 @@ class _Binding:
         if len(self.pending) > LONGEST_CHAIN:
             raise input_error("extent", f"`{name}` follows from more than {LONGEST_CHAIN} others")
         self.pending.append(name)
-        self.known[name] = self._define(name)
-        self.pending.pop()
+        try:
+            self.known[name] = self._define(name)
+        finally:
+            self.pending.pop()
         return self.known[name]
 
     def _define(self, name: str) -> Number:
@@ -216,14 +227,41 @@ def bind(
             )
         for slot, extent in enumerate(shape):
             _learn(binding, tensor, slot, int(extent), checks)
-    _check_strides(binding)
+    missing = _Missing()
+    for p in cascade.partitions:
+        missing.unless(partial(_check_strides, binding, p))
     for tensor, slot, extent in checks:
-        _compare(binding, tensor, slot, extent)
+        missing.unless(partial(_compare, binding, tensor, slot, extent))
+    for r in cascade.ranks:
+        missing.unless(partial(binding.extent, r.name))
+    for param in cascade.params:
+        missing.unless(partial(binding.value, param.name))
+    missing.stop()
     extents = {r.name: binding.extent(r.name) for r in cascade.ranks}
     values: dict[str, Number] = {p.name: binding.value(p.name) for p in cascade.params}
     values |= {name.upper(): extent for name, extent in extents.items()}
     _check_requirements(cascade, binding)
     return Bindings(extents, values)
+
+
+class _Missing:
+    """Extents and params that nothing gives: a user is told of all of them at once."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Diagnostic] = {}
+
+    def unless(self, check: Callable[[], object]) -> None:
+        """Make a check, unless it needs a number that is missing. Raises its other errors."""
+        try:
+            check()
+        except InputError as error:
+            if any(d.code not in NOT_GIVEN for d in error.diagnostics):
+                raise
+            self.found.update({d.message: d for d in error.diagnostics})
+
+    def stop(self) -> None:
+        if self.found:
+            raise InputError(*self.found.values())
 
 
 def _dimensions(shape: tuple[int, ...]) -> str:
@@ -236,25 +274,28 @@ def _form(tensor: Tensor) -> str:
     return f"{tensor.name}[{','.join(tensor.ranks)}]" if tensor.ranks else tensor.name
 
 
-def _check_strides(binding: _Binding) -> None:
-    for p in binding.cascade.partitions:
-        for stride in sorted(symbols(p.expression)):
-            if binding.value(stride) <= 0:
-                message = f"the stride `{stride}` of the partition of `{p.rank}` must be positive"
-                raise input_error("extent", f"{message}, not {binding.value(stride)}", span=p.span)
+def _check_strides(binding: _Binding, p: Partition) -> None:
+    for stride in sorted(symbols(p.expression)):
+        if binding.value(stride) <= 0:
+            message = f"the stride `{stride}` of the partition of `{p.rank}` must be positive"
+            raise input_error("extent", f"{message}, not {binding.value(stride)}", span=p.span)
+
+
+def setting_names(cascade: Cascade) -> set[str]:
+    """Every name of an extent or param."""
+    names = {p.name for p in cascade.params} | {r.name.upper() for r in cascade.ranks}
+    names |= {s for r in cascade.ranks for s in symbols(r.extent)}
+    return names | {s for p in cascade.partitions for s in symbols(p.expression)}
 
 
 def check_settings(cascade: Cascade, settings: Mapping[str, Number]) -> dict[str, Number]:
     """The settings as numbers of Python. Raises `InputError` for one that cannot be."""
-    names = [p.name for p in cascade.params] + [r.name.upper() for r in cascade.ranks]
-    known = {*names} | {s for r in cascade.ranks for s in symbols(r.extent)}
-    known |= {s for p in cascade.partitions for s in symbols(p.expression)}
+    known = setting_names(cascade)
     checked: dict[str, Number] = {}
+    if unknown := [n for n in settings if n not in known]:
+        raise InputError(*(_unknown_setting(n, known) for n in unknown))
     for name, value in settings.items():
-        if name not in known:
-            hints = did_you_mean(name, known) or (f"it has {', '.join(sorted(known))}",)
-            raise input_error("setting", f"there is no extent or param `{name}`", *hints)
-        checked[name] = _number(name, value)
+        checked[name] = number_of_setting(name, value)
         rank = next((r for r in cascade.ranks if r.name.upper() == name), None)
         if rank is not None:
             _check_extent(rank, name, checked[name])
@@ -262,7 +303,13 @@ def check_settings(cascade: Cascade, settings: Mapping[str, Number]) -> dict[str
     return checked
 
 
-def _number(name: str, value: object) -> Number:
+def _unknown_setting(name: str, known: set[str]) -> Diagnostic:
+    hints = did_you_mean(name, known) or (f"it has {', '.join(sorted(known))}",)
+    return Diagnostic("setting", f"there is no extent or param `{name}`", hints=hints)
+
+
+def number_of_setting(name: str, value: object) -> Number:
+    """The value as a number of Python. Raises `InputError` for what is none."""
     if isinstance(value, bool):
         return value
     if isinstance(value, numbers.Integral):
@@ -272,13 +319,18 @@ def _number(name: str, value: object) -> Number:
     raise input_error("setting", f"`{name}` is set to {value!r:.40}, which is no number")
 
 
+def refuse_derived(rank: Rank) -> None:
+    """Raise `InputError` where the extent of a rank follows from others."""
+    name = rank.name.upper()
+    if rank.extent == Symbol(name):
+        return
+    message = f"`{name}` follows from other extents ({print_expr(rank.extent)}) and cannot be set"
+    hints = [f"set {' or '.join(f'`{s}`' for s in sorted(symbols(rank.extent)))}"]
+    raise input_error("setting", message, *hints, span=rank.span)
+
+
 def _check_extent(rank: Rank, name: str, value: Number) -> None:
-    if rank.extent != Symbol(name):
-        message = (
-            f"`{name}` follows from other extents ({print_expr(rank.extent)}) and cannot be set"
-        )
-        hints = [f"set {' or '.join(f'`{s}`' for s in sorted(symbols(rank.extent)))}"]
-        raise input_error("setting", message, *hints, span=rank.span)
+    refuse_derived(rank)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST:
         message = f"`{name}` is set to {value}, and an extent is a whole number from 0 to 2**62"
         raise input_error("setting", message, span=rank.span)

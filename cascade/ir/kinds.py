@@ -59,6 +59,9 @@ class _Kinds:
         self.needed: dict[str, str] = {}
         self.kind = {t.name: declared_kind(t.dtype) for t in c.inputs}
         self.inputs = {t.name: t for t in c.inputs}
+        self.bodies: dict[str, list[Expr]] = {}
+        for statement in c.einsums:
+            self.bodies.setdefault(statement.tensor, []).append(statement.body)
         self.params = dict(settings or {})
         values = {p.name: p.value for p in c.params}
         edges = {n: sorted(symbols(v) & set(values)) if v else [] for n, v in values.items()}
@@ -138,17 +141,27 @@ class _Kinds:
         return (compare,)
 
     def _need(self, e: Expr, kind: str) -> None:
-        """Remember that an untyped input must have a kind."""
+        """Remember that an untyped input must have a kind: the one read, or those it is made of."""
         if isinstance(e, Read) and self.kind.get(e.tensor) == "any":
+            known = e.tensor in self.needed
             before = self.needed.setdefault(e.tensor, kind)
-            if before != kind:
+            if not known:
+                for body in self.bodies.get(e.tensor, ()):
+                    self._need(body, kind)
+            elif before != kind:
                 message = f"`{e.tensor}` is {WORDS[kind]} here, and {WORDS[before]} elsewhere"
                 self._report(
                     "kind", message, e.span, "make two inputs of it, or compare one of them"
                 )
-        elif isinstance(e, Map) and MAPS[e.op].gives == "same" and kind == "int":
+        elif isinstance(e, Where):
+            self._need(e.body, kind)
+        elif isinstance(e, Map) and MAPS[e.op].gives == "same" and self._may_be(e, kind):
             for arg in e.args[1:] if e.op == "select" else e.args:
                 self._need(arg, kind)
+
+    def _may_be(self, e: Map, kind: str) -> bool:
+        """Whether a map whose kind is that of its operands can be of a kind."""
+        return kind == "int" or MAPS[e.op].takes != "number"
 
     def _want(self, e: Expr, kind: str, what: str) -> None:
         found = self.of(e)

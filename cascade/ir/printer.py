@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from cascade.ir import text
-from cascade.ir.cascade import Cascade, Einsum, Requirement, Tensor
+from cascade.ir.cascade import Cascade, Einsum, Rank, Requirement, Tensor, extent_symbol
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Select, Symbol, Where
 from cascade.ir.implicit import implicit_sum
 from cascade.ir.ops import ATOM, COMPARE, MAPS, NEGATE
 from cascade.ir.text import Text
-from cascade.ir.walk import conjunction, free_ranks, unfiltered
+from cascade.ir.walk import conjunction, free_ranks, unfiltered, walk
 
 
 def print_expr(e: Expr) -> str:
@@ -89,6 +89,26 @@ def _requirement(r: Requirement) -> str:
     return f"require {print_expr(r.condition)}{tail}"
 
 
+def _declared(c: Cascade) -> list[Rank]:
+    """The ranks whose extents a reader would not find by himself.
+
+    Cascades that programs build may have such ranks without `declared`: two inputs that share an
+    extent, or a rank that nothing carries.
+    """
+    carried = {r for t in c.inputs for r in t.ranks}
+    for e in c.einsums:  # a selection bounds its target
+        selections = (node for node in walk(e.body) if isinstance(node, Select))
+        carried |= {n.target for n in selections if n.target != n.rank}
+    parts = {r for p in c.partitions for r in (p.rank, *p.parts)}
+
+    def is_found(rank: Rank) -> bool:
+        """By a carrier or a partition; an extent of other ranks' follows from what is read."""
+        own = rank.extent == extent_symbol(rank.name)
+        return own if rank.name in carried else rank.name in parts or not own
+
+    return [r for r in c.ranks if r.declared or not is_found(r)]
+
+
 def print_cascade(c: Cascade) -> str:
     """Canonical text: header, declarations, statements in file order, outputs."""
     blocks = [[f"cascade {c.name}"]]
@@ -98,7 +118,7 @@ def print_cascade(c: Cascade) -> str:
         for p in c.params
     ]
     declarations += [
-        f"rank {r.name} < {text.paren(spell(r.extent), COMPARE + 1)}" for r in c.ranks if r.declared
+        f"rank {r.name} < {text.paren(spell(r.extent), COMPARE + 1)}" for r in _declared(c)
     ]
     declarations += [
         f"rank {p.rank} = {text.tight_product(print_expr(p.expression))}" for p in c.partitions

@@ -63,7 +63,10 @@ class Builder:
         self.draft = draft
         self.tiles = tiles
         self.scopes = [Scope()]
-        self.depths: dict[str, int] = {}  # tiles and loop scalars -> scope
+        self.depths: dict[str, int] = {}  # tiles -> scope
+        self.counters: dict[
+            str, int
+        ] = {}  # loop scalars -> scope; an extent may be named as a tile
         self.tile_axes: dict[str, tuple[str, ...]] = {}
         self.places: dict[str, tuple[Place, int]] = {}  # rank -> its place, and the scope of it
         self.axes: dict[str, Expr] = {}
@@ -140,7 +143,7 @@ class Builder:
                 case Read(name, ()):
                     found = max(found, self.depths.get(name, 0))
                 case Symbol(name):
-                    found = max(found, self.depths.get(name, 0))
+                    found = max(found, self.counters.get(name, 0))
                 case Coordinate(rank) if rank.startswith("#"):
                     found = max(found, self._depth_of_axis(rank[1:]))
                 case Coordinate(rank):
@@ -387,6 +390,7 @@ class Builder:
         assert step.op is not None
         captured = {r for i in places.values() for r in free_ranks(i)} & set(step.bound)
         captured -= {r for r in captured if places.get(r) == Coordinate(r)}
+        captured |= self._whole_along(step)
         renamed: dict[str, Expr] = {r: Coordinate(f"{r}'") for r in captured}
         for r in captured:
             self.roles.widths.add(f"{r}'")
@@ -395,6 +399,15 @@ class Builder:
         value = placed(step.value, moved)
         filters = tuple(placed(c, moved) for c in step.filters)
         return self.reduced(step, value, filters, bound)
+
+    def _whole_along(self, step: Settled) -> set[str]:
+        """The bound ranks of a step that the loop of the kernel runs along, if it holds them whole:
+        their lanes are no tile of the loop.
+        """
+        loop = self.draft.loop
+        if loop is None or not {loop.rank, loop.outer} & set(step.bound):
+            return set()
+        return set(loop.ranks & set(step.bound))
 
     def reduced(
         self, step: Settled, value: Expr, filters: tuple[Expr, ...], bound: tuple[str, ...]
@@ -713,7 +726,7 @@ class Builder:
         name = self.fresh(step.name)
         depth = len(self.scopes)
         self.scopes.append(Scope())
-        self.depths[scalar] = self.depths[name] = depth
+        self.counters[scalar] = self.depths[name] = depth
         self.tile_axes[name] = axes
         self.fixed[rank] = Symbol(scalar)
         self.solving[step.name] = (name, rank)

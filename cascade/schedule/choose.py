@@ -121,16 +121,32 @@ def _split(cascade: Cascade, program: Program, sizes: Sizes) -> Program:
 def _sized(chosen: Form, sizes: Sizes) -> Form:
     """The form with chunks of the size of a tile, where the size is ours to choose."""
     given: dict[str, int] = {}
-    for p in chosen.cascade.partitions:
+    new = [p for p in chosen.cascade.partitions if len(p.parts) == 2 and p.parts[1] in chosen.free]
+    shared = _shared([p.rank for p in new], sizes) if len(new) > 1 else {}
+    for p in new:
         ordered = p.parts[0] not in chosen.unordered
-        if ordered and len(p.parts) == 2 and p.parts[1] in chosen.free:
-            size = sizes.tiles.get(p.rank, min(CHUNK, sizes.stream))
+        size = min(CHUNK, sizes.stream) if ordered else shared.get(p.rank)
+        size = sizes.tiles.get(p.rank, size)
+        if size is not None:
             given[p.parts[1].upper()] = size
     params = tuple(
         replace(q, value=Const(given[q.name])) if q.name in given else q
         for q in chosen.cascade.params
     )
     return replace(chosen, cascade=replace(chosen.cascade, params=params))
+
+
+def _shared(ranks: list[str], sizes: Sizes) -> dict[str, int]:
+    """Sizes of tiles of several streamed ranks, which together are no larger than one of one rank:
+    a kernel may hold a tile of each at once. Short ranks first.
+    """
+    found: dict[str, int] = {}
+    left = sizes.stream
+    for rank in sorted(ranks, key=lambda r: sizes.extents.get(r, left)):
+        covering = 1 << max(0, sizes.extents.get(rank, left) - 1).bit_length()
+        found[rank] = max(1, min(covering, left))
+        left //= found[rank]
+    return found
 
 
 def form(cascade: Cascade, extents: Mapping[str, int]) -> Form:

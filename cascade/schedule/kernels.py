@@ -15,6 +15,7 @@ import networkx as nx
 from cascade.ir.cascade import extent_symbol
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read
 from cascade.ir.ops import MAPS
+from cascade.ir.printer import print_expr
 from cascade.ir.walk import free_ranks, reads, walk
 from cascade.schedule.errors import NoSchedule
 from cascade.schedule.roles import WIDTH, Loop, Roles, parts_of, placed, shifted
@@ -151,15 +152,17 @@ class Partition:
             self.needs[s.name] = frozenset(r for e in parts_of(s) for r in self.roles.requires(e))
         return self.needs[s.name]
 
-    def _reaches(self, name: str, k: Draft, seen: set[str] | None = None) -> bool:
-        """Whether a result outside of a kernel was made from one inside it."""
+    def _reaches(self, name: str, k: Draft, seen: set[int] | None = None) -> bool:
+        """Whether the kernel of a result waits for another: for what it makes beside it, too."""
         seen = set() if seen is None else seen
-        if name in seen or name not in self.of:
+        home = self.of.get(name)
+        if home is None or home is k or id(home) in seen:
             return False
-        seen.add(name)
-        for r in self._needs(self.steps[name]):
-            if r.tensor in k.members or self._reaches(r.tensor, k, seen):
-                return True
+        seen.add(id(home))
+        for n in (*home.members, *home.stores):
+            for r in self._needs(self.steps[n]):
+                if r.tensor in k.members or self._reaches(r.tensor, k, seen):
+                    return True
         return False
 
     def _shares(self, names: list[str], k: Draft) -> bool:
@@ -340,7 +343,8 @@ class Partition:
         for k in self.kernels:
             for name in (*k.members, *k.stores):
                 s = self.steps[name]
-                for r in self._placed_needs(s, k) if name in k.stores else self._needs(s):
+                needed = self._placed_needs(s, k) if name in k.stores else self._needs(s)
+                for r in sorted(needed, key=print_expr):  # a kernel has the name of the first
                     home = self.of.get(r.tensor)
                     if home is None:
                         continue

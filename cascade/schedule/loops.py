@@ -124,7 +124,7 @@ class _Pass:
             self.inits[s.name] = self._init(s)
         self.scalar = b.fresh(f"{self.loop.outer or self.loop.rank}_at")
         b.scopes.append(Scope())
-        b.depths[self.scalar] = self.depth
+        b.counters[self.scalar] = self.depth
         self._enter()
         for s in self.members:
             self._carry(s)

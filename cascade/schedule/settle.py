@@ -245,12 +245,15 @@ class _Settling:
         return node.target
 
     def _position(self, step: Step, value: Expr, filters: tuple[Expr, ...]) -> Expr:
-        """`order` as a count: the points that stand before this one."""
+        """`order` as a count: the points that stand before this one, which is none of them even if
+        the two sides of the comparison are rounded differently.
+        """
         (rank,) = step.bound
         other: dict[str, Expr] = {rank: Coordinate(f"{rank}'")}
         there = substitute(value, other)
+        elsewhere = Map("!=", (other[rank], Coordinate(rank)))
         ahead = Map("or", (
-            Map(">", (there, value)),
+            Map("and", (Map(">", (there, value)), elsewhere)),
             Map("and", (Map("==", (there, value)), Map("<", (other[rank], Coordinate(rank))))),
         ))  # fmt: skip
         counted = conjoin((ahead, *(substitute(c, other) for c in filters)))

@@ -13,11 +13,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from cascade.ir.cascade import Cascade, Einsum
-from cascade.ir.expr import Expr
+from cascade.ir.expr import Expr, Reduce
 from cascade.ir.printer import print_einsum, print_expr
 from cascade.ir.walk import transform
 from cascade.transforms.draft import Draft, NotChunkable
-from cascade.transforms.forms import find_forms
+from cascade.transforms.forms import Form, find_forms
+from cascade.transforms.mirror import mirrored
 from cascade.transforms.products import Opener
 from cascade.transforms.quadratic import Quadratic
 from cascade.transforms.recurrence import Recurrence, find_recurrences
@@ -111,22 +112,50 @@ def _quadratics(
     opener: Opener, e: Einsum, body: Expr, steps: list[Chunking], refusals: list[Refused]
 ) -> Expr:
     for form, node, refused in find_forms(opener, e):
-        if refused is not None or form is None:
-            assert refused is not None
-            refusals.append(_refused(e, refused))
-            continue
-        writer = Quadratic(opener, form)
         try:
-            with opener.draft.attempt():
-                new = writer.rewrite()
+            new = _rewritten(opener, e, form, node, refused, steps)
         except NotChunkable as reason:
             refusals.append(_refused(e, reason))
             continue
         body = transform(body, lambda n, old=node, new=new: new if n == old else None)  # type: ignore[misc]
-        law = "chunk a prefix" if form.causal else "reassociate"
-        identities, conditions = tuple(writer.identities), tuple(writer.conditions)
-        steps.append(Chunking(law, e.tensor, _line(e), print_expr(node), identities, conditions))
     return body
+
+
+def _rewritten(
+    opener: Opener,
+    e: Einsum,
+    form: Form | None,
+    node: Reduce,
+    refused: NotChunkable | None,
+    steps: list[Chunking],
+) -> Expr:
+    """What stands for a sum; a sum over a suffix is one over a prefix, counted from the end."""
+    if form is None:
+        assert refused is not None
+        turned = mirrored(opener, e, node)
+        if turned is None:
+            raise refused
+        back, read = turned
+        found = find_forms(opener, back)
+        form, _, refused = found[0] if len(found) == 1 else (None, node, refused)
+        if form is None:
+            raise refused or NotChunkable(print_expr(node), "it has no form from its end either")
+        with opener.draft.attempt():
+            new = _written(opener, form, steps, "chunk a suffix", node)
+            opener.draft.add(back.tensor, back.ranks, new)
+        return read
+    law = "chunk a prefix" if form.causal else "reassociate"
+    with opener.draft.attempt():
+        return _written(opener, form, steps, law, node)
+
+
+def _written(opener: Opener, form: Form, steps: list[Chunking], law: str, shown: Reduce) -> Expr:
+    writer = Quadratic(opener, form)
+    new = writer.rewrite()
+    e = form.einsum
+    identities, conditions = tuple(writer.identities), tuple(writer.conditions)
+    steps.append(Chunking(law, e.tensor, _line(e), print_expr(shown), identities, conditions))
+    return new
 
 
 def _recurrence(found: Recurrence) -> Chunking:

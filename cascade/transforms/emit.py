@@ -155,7 +155,7 @@ class _Emission:
             name = step.target
             if name in self.rewritten or name in self.running:
                 number = self.plan.passes[name]
-                if number not in started:
+                if number in self.states and number not in started:
                     started.add(number)
                     self._state(self.states[number])
                 self._result(step)

@@ -145,6 +145,7 @@ class Plan:
     anchors: dict[str, Anchor] = field(default_factory=dict)
     accumulators: dict[str, Accumulator] = field(default_factory=dict)
     deltas: dict[str, Poly] = field(default_factory=dict)  # symbol kept whole -> its value
+    delta_ranks: dict[str, tuple[str, ...]] = field(default_factory=dict)  # that it is read at
     barriers: list[Barrier] = field(default_factory=list)
     bounded: list[Bounded] = field(default_factory=list)
     classes: dict[str, Expr] = field(default_factory=dict)  # fresh rank of a class split -> extent
@@ -676,16 +677,12 @@ class _Planner:
         return visit(body.expr), used
 
     def _delta(self, anchor: Anchor, factor: Fraction, value: Poly) -> Read:
-        for name, known in self.result.deltas.items():
-            if known == value:
-                return Read(name, tuple(Coordinate(r) for r in anchor.ranks))
-        name = f"{self._fresh(f'D{anchor.name}')}#d"
-        self.result.deltas[name] = value
-        ranks = dict.fromkeys(anchor.ranks)
-        for a in atoms(value):
-            if isinstance(a, Read):
-                ranks.update(dict.fromkeys(r for i in a.index for r in free_ranks(i)))
-        return Read(name, tuple(Coordinate(r) for r in ranks))
+        name = next((n for n, known in self.result.deltas.items() if known == value), None)
+        if name is None:
+            name = f"{self._fresh(f'D{anchor.name}')}#d"
+            ranks = dict.fromkeys((*anchor.ranks, *free_ranks(to_expr(value))))
+            self.result.deltas[name], self.result.delta_ranks[name] = value, tuple(ranks)
+        return Read(name, tuple(Coordinate(r) for r in self.result.delta_ranks[name]))
 
     # -- maxima and minima
     def _extreme(

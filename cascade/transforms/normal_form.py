@@ -266,10 +266,16 @@ def take_out(p: Poly) -> tuple[Monomial, Poly]:
 
 
 def factored(p: Poly) -> Poly:
-    """The same value with the common monomial outside: infinite factors then meet one sum."""
+    """The same value with the common monomial outside: infinite factors then meet one sum.
+
+    Exponents stay whole: of exp(a - c) + exp(b - c), exp(a) may overflow while a - c does not.
+    """
     if len(p.terms) < 2:
         return p
     common, rest = take_out(p)
+    if common.exponent is not None and any(m.exponent is not None for m, _ in rest.terms):
+        rest = multiply(rest, exponential(common.exponent))
+        common = Monomial(common.powers)
     if common == UNIT:
         return p
     return multiply(of_monomial(common), atom(Total(rest)))

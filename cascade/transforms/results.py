@@ -15,7 +15,18 @@ from cascade.ir.ops import REDUCERS
 from cascade.ir.walk import conjunction, free_ranks, substitute, transform
 from cascade.transforms.fuse import MAX, Fused, Plan
 from cascade.transforms.naming import Names
-from cascade.transforms.normal_form import Atom, Poly, atom, atoms, factored, replace_atoms
+from cascade.transforms.normal_form import (
+    Atom,
+    Indicator,
+    Opaque,
+    Poly,
+    Total,
+    atom,
+    atoms,
+    factored,
+    normal_form,
+    replace_atoms,
+)
 from cascade.transforms.ranges import Ranges
 from cascade.transforms.spell import to_expr
 from cascade.transforms.state import guarded, kappa
@@ -86,9 +97,9 @@ class Results:
             fused = self.plan.fused[a.tensor]
             if fused.summed or fused.terms or (fused.value.single() is None and not every):
                 return None
-            if within is not None and not self._has_points(fused, within):
-                return None
             ranks = dict(zip(fused.step.ranks, a.index, strict=True))
+            if within is not None and not self._has_points(fused, within, ranks):
+                return None
             inner = self.with_results(fused.value, every, fused)
             if all(isinstance(i, Coordinate) and i.rank == r for r, i in ranks.items()):
                 return inner
@@ -96,12 +107,12 @@ class Results:
 
         return replace_atoms(p, rule, self._positive)
 
-    def _has_points(self, fused: Fused, within: Fused) -> bool:
-        """Whether one result needs no guard wherever another has a point."""
+    def _has_points(self, fused: Fused, within: Fused, ranks: dict[str, Expr]) -> bool:
+        """Whether one result, read at `ranks`, needs no guard wherever another has a point."""
         if fused.step.op == "sum" and self._only_accumulators(fused):
             return True
         same = set(fused.step.bound) == set(within.step.bound)
-        return same and set(fused.guard) <= set(within.guard)
+        return same and {substitute(c, ranks) for c in fused.guard} <= set(within.guard)
 
     def present(self, p: Poly) -> list[Expr]:
         """Conditions under which the results that `with_results` writes out have points."""
@@ -127,23 +138,18 @@ class Results:
         return self._ended(to_expr(factored(p)))
 
     def _ended(self, e: Expr) -> Expr:
-        ranks = {a.name: a.ranks for a in self.plan.anchors.values()}
-
-        def anchor_value(name: str) -> Expr:
-            base = name if name in ranks else name[:-1]
-            return self.component(name, tuple(Coordinate(r) for r in ranks[base]))
-
         def rule(node: Expr) -> Expr | None:
             if not isinstance(node, Read):
                 return None
             name = node.tensor
             if name.endswith("#d"):
-                return self._ended(to_expr(self.plan.deltas[name]))
-            if name.endswith("#k"):
-                anchor = self.plan.anchors[name[:-2]]
-                return (
-                    anchor_value(anchor.name) if anchor.kind == MAX else kappa(anchor, anchor_value)
-                )
+                places = dict(zip(self.plan.delta_ranks[name], node.index, strict=True))
+                return self._ended(substitute(to_expr(self.plan.deltas[name]), places))
+            if name.endswith("#k"):  # a result read elsewhere has the anchor of that place
+                anchor, index = self.plan.anchors[name[:-2]], node.index
+                if anchor.kind == MAX:
+                    return self.component(anchor.name, index)
+                return kappa(anchor, lambda n: self.component(n, index))
             if name in self.plan.accumulators and name not in self.stream.by_name:
                 return self.component(name, node.index)
             if name in self.stream.by_name:
@@ -192,7 +198,16 @@ class Results:
 
 
 def _placed(a: Atom, ranks: dict[str, Expr]) -> Poly | None:
-    return atom(substitute(a, ranks)) if isinstance(a, Read) else None
+    """An atom of a result at the place where that is read."""
+    match a:
+        case Opaque() | Total():  # their parts are atoms again
+            return None
+        case Indicator(condition):
+            return atom(Indicator(substitute(condition, ranks)))
+        case Coordinate():
+            return normal_form(substitute(a, ranks))
+        case _:
+            return atom(substitute(a, ranks))
 
 
 def _surely(condition: Expr) -> bool:

@@ -60,6 +60,7 @@ MISSPELLED: dict[str, str] = {
     "???": "a default is written `x ?? 0`",
     "<=>": "a comparison is `<`, `<=`, `==`, `!=`, `>=` or `>`",
 }
+DIMENSIONS = ("dim", "dims", "axis", "axes")  # keywords of reductions elsewhere
 FOREIGN = ("if", "else", "for", "in", "is", "while", "return", "let", "then", "as", "over")
 
 
@@ -168,6 +169,24 @@ def _statement_start(before: str, text: str) -> int:
             return newline + 1
         start = newline
     return 0
+
+
+def statement_around(text: str, start: int, end: int) -> tuple[int, int] | None:
+    """The statement with a mistake, so that others can be read without it.
+
+    Lines that are indented or continue an expression belong to it. None where a bracket is left
+    open: nobody knows where the statement was meant to end.
+    """
+    code = _without_comments(text)
+    first = _statement_start(code[:start], code[start:end])
+    lines = code[end:].split("\n")
+    last = end + len(lines[0])
+    for line in lines[1:]:
+        inside = bool(_open_brackets(code[first:last]))
+        if not inside and not re.match(r"\s+\S|(where|and|or)\b|[+*]", line):
+            return first, last
+        last += 1 + len(line)
+    return None if _open_brackets(code[first:last]) else (first, last)
 
 
 def _expects_more(code: str) -> bool:
@@ -311,9 +330,25 @@ def _equals(p: _Place) -> _Reason | None:
         )
     if p.bracket == "[" and "=" not in p.statement:
         return _Reason("`=` cannot stand inside an index", STATEMENT)
+    if p.word in DIMENSIONS and p.bracket == "(":
+        return _Reason(
+            "arguments have no names here", f"ranks stand in brackets: {_over_a_rank(p)}"
+        )
     if "=" in p.statement or p.first == "require" or re.search(r"\bwhere\b", p.statement):
         return _Reason("`=` cannot stand inside an expression", "equality is written `==`")
     return _Reason("`=` cannot stand here", FORMS.get(p.first, STATEMENT))
+
+
+def _over_a_rank(p: _Place) -> str:
+    """`softmax(x[p,m], dim=` as the language has it: over the last rank that is read."""
+    start = [m.start() for m in re.finditer(r"\(", p.statement)]
+    opened = next(n for n in reversed(start) if len(_open_brackets(p.statement[n:])) == 1)
+    name = re.search(r"\w*$", p.statement[:opened])
+    argument = p.statement[opened + 1 :].rpartition(",")[0].strip() or "x"
+    ranks = re.findall(r"\b([a-z]\w*)\]", argument)
+    called = name[0] if name and name[0] else "sum"
+    shown = argument if len(argument) <= 50 else "x"
+    return f"`{called}[{ranks[-1] if ranks else 'm'}]({shown})`"
 
 
 def _only_named(p: _Place) -> _Reason:

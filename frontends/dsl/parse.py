@@ -4,17 +4,21 @@ messages.
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 import lark
 
-from cascade.diagnostics import Source, Span, fail
+from cascade.diagnostics import CascadeError, Diagnostic, Source, Span, fail
 from cascade.frontends.dsl import syntax as s
 from cascade.frontends.dsl.layout import Layout
 from cascade.frontends.dsl.limits import LARGEST, MAX_DIGITS, check_text
-from cascade.frontends.dsl.mistakes import explain_character, explain_token
+from cascade.frontends.dsl.mistakes import explain_character, explain_token, statement_around
+
+SHOWN = 10  # syntax mistakes of one file
 
 
 @cache
@@ -42,8 +46,40 @@ def _parser() -> tuple[lark.Lark, _Build]:
 
 
 def parse(source: Source) -> s.File:
-    """The syntax tree of a source. Raises `CascadeError` at the first syntax mistake."""
+    """The syntax tree of a source. Raises `CascadeError` with a mistake of each wrong statement."""
     check_text(source)
+    found: list[Diagnostic] = []
+    rest: Source | None = source
+    while rest is not None and len(found) < SHOWN:
+        try:
+            tree = _tree(rest)
+        except CascadeError as error:
+            found += [_placed(d, source) for d in error.diagnostics]
+            rest = _without_statement(rest, error.diagnostics[0].span)
+            continue
+        if not found:
+            return tree
+        break
+    raise CascadeError(*found)
+
+
+def _placed(d: Diagnostic, source: Source) -> Diagnostic:
+    """A finding in a text of which something was left out, at the same place of the whole."""
+    return replace(d, span=d.span and Span(source, d.span.start, d.span.end))
+
+
+def _without_statement(source: Source, wrong: Span | None) -> Source | None:
+    """The source with spaces for a statement; None where it is unclear what else is wrong."""
+    place = statement_around(source.text, wrong.start, wrong.end) if wrong else None
+    if place is None:
+        return None
+    first, last = place
+    blank = re.sub(r"[^\n]", " ", source.text[first:last])
+    text = source.text[:first] + blank + source.text[last:]
+    return Source(source.name, text) if text != source.text else None
+
+
+def _tree(source: Source) -> s.File:
     parser, build = _parser()
     build.begin(source)
     try:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from cascade.diagnostics import CascadeError, fail
 from cascade.frontends.dsl import syntax as s
 from cascade.frontends.dsl.format import spell
 from cascade.frontends.dsl.names import index_text
 from cascade.frontends.dsl.names import walk as walk_syntax
+from cascade.ir.cascade import extent_symbol
 from cascade.ir.expr import Coordinate, Expr, Map, Reduce, Select
 from cascade.ir.implicit import offending_factor
 from cascade.ir.ops import MAPS
 from cascade.ir.printer import print_expr
 from cascade.ir.walk import free_ranks, walk
+
+SCALES = ("sqrt", "rsqrt", "**", "log", "log2")  # functions of a size, seldom of a coordinate
 
 
 def stray_condition(part: Expr, stray: set[str], value: s.Expr) -> CascadeError:
@@ -43,6 +48,8 @@ def check_implicit(body: Expr, summed: tuple[str, ...], value: s.Expr, assign: s
     left = ",".join([*map(index_text, assign.indices or ()), rank])
     summed_up, kept = f"`sum[{rank}]({_short(value)})`", f"`{assign.name}[{left}]`"
     hints = [f"write {summed_up}, or put `{rank}` on the left: {kept}"]
+    if (extent := _meant_extent(offender, rank)) is not None:
+        hints = [f"the extent of rank `{rank}` is `{rank.upper()}`: `{extent}`", *hints]
     match value, offender:
         case s.Call(name, (), (), (argument,)), Map() if offender is body:
             hints.append(f"or sum inside: `{name}(sum[{rank}]({_short(argument)}))`")
@@ -62,6 +69,15 @@ def check_implicit(body: Expr, summed: tuple[str, ...], value: s.Expr, assign: s
         _described(offender, rank),
         hints,
     )
+
+
+def _meant_extent(e: Expr, rank: str) -> str | None:
+    """A term that scales by a coordinate, as in `sqrt(e)`: with the extent, which was meant."""
+    for node in walk(e):
+        if isinstance(node, Map) and node.op in SCALES and Coordinate(rank) in node.args:
+            args = (extent_symbol(rank) if a == Coordinate(rank) else a for a in node.args)
+            return print_expr(replace(node, args=tuple(args)))
+    return None
 
 
 def _described(offender: Expr, rank: str) -> str:

@@ -84,6 +84,12 @@ RUNS = (
         "input  A[m], mask[m]\nZ[m] = A[m] where mask[m]\noutput Z\n",
         A | {"mask": np.ones(3)},
     ),
+    Run(
+        "float_mask_by_another_name",
+        "input  A[m], mask[m]\nkept[m] = mask[m] ?? mask[0]\n"
+        "Z[m] = A[m] where kept[m] or m < 1\noutput Z\n",
+        A | {"mask": np.ones(3)},
+    ),
     Run("boolean_for_real", "input  A[m]: f32\nZ[m] = A[m]\noutput Z\n", {"A": np.ones(3, bool)}),
     Run("complex_input", ATTENTION, attention(Q=np.ones((2, 3), complex))),
     Run(
@@ -111,6 +117,14 @@ RUNS = (
     Run("setting_number_for_truth", one("A[m] where keep", "param  keep = true\n"), A, {"keep": 2}),
     # extents, params and requirements
     Run("unknown_extent", "input  A[m]\nrank   j < J\nZ[j] = top[m -> j](A[m])\noutput Z\n", A),
+    Run(
+        "several_unknown",
+        "input  A[m]\nparam  s\nrank   j < J, k < K\n"
+        "Z[j,k] = s * top[m -> j](A[m]) * k\noutput Z\n",
+        A,
+    ),
+    Run("several_unknown_settings", ATTENTION, attention(), {"N": 3, "m": 4}),
+    Run("several_missing_inputs", ATTENTION, {"Q": np.ones((2, 3)), "k": np.ones((4, 3))}),
     Run("unknown_stride", TILES, A),
     Run("unknown_param", one("s * A[m]", "param  s\n"), A),
     Run("zero_stride", TILES, A, {"M0": 0}),

@@ -141,6 +141,12 @@ SECTIONS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
             "missing-input": ("An input is not given.", "inputs/missing_input_misspelled"),
             "input-type": ("An array holds the wrong kind of values.", "inputs/float_index"),
             "setting": ("A setting cannot be.", "inputs/setting_of_derived_extent"),
+            "not-a-kernel": ("A spec is called as if it were a kernel.", "texts/call_of_a_spec"),
+            "not-a-spec": ("Something else stands for a spec.", "texts/spec_of_another_kind"),
+            "positional": (
+                "An input is given to a kernel without its name.",
+                "texts/call_by_position",
+            ),
             "unknown-extent": ("An extent follows from nothing given.", "inputs/unknown_extent"),
             "unknown-param": ("A param has no value.", "inputs/unknown_param"),
             "requirement": ("A `require` of the spec does not hold.", "inputs/requirement"),
@@ -249,6 +255,10 @@ SECTIONS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
         {
             "late-mask": ("A mask comes after the reduction it is meant for.", "late_mask"),
             "unused": ("A statement, param, rank or partition has no effect.", "unused_tensor"),
+            "assumed-size": (
+                "Kernels were written for a size that nobody gave.",
+                "texts/sizes_assumed",
+            ),
             "never": ("A condition that is false everywhere.", "never_true"),
         },
     ),

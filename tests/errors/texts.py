@@ -9,6 +9,7 @@ import runpy
 import sys
 from collections.abc import Callable
 from contextlib import chdir
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,30 @@ def run_on_the_wrong_device() -> None:
         api.compile(cascade.parse(SPEC), "triton")(A=torch.ones(3))
 
 
+def assume_sizes() -> None:
+    """The warning of `cascade compile` without sizes, raised so that it is seen."""
+    made = api.schedule(cascade.parse(ATTENTION, "spec.cascade"), {"E": 64})
+    program = replace(made.program, widths=(("E", 64), ("F", 64)))
+    raise CascadeError(*api.assumed_sizes(program, {"E": 64}))
+
+
+def compile_a_derivation() -> None:
+    derivation: Any = cascade.derive(cascade.parse(SPEC))
+    cascade.compile(derivation)
+
+
+def gradient_by_w(*lines: str) -> None:
+    api.gradient(cascade.parse("\n".join(["input A[m]", *lines]), "spec.cascade"), ["W"])
+
+
+def call(*args: Any, **given: Any) -> None:
+    """A kernel of `ATTENTION`, called with an input or two too few."""
+    arrays = {"Q": np.ones((2, 3)), "K": np.ones((4, 3)), "V": np.ones((4, 5))}
+    arrays = {} if args else {n: a for n, a in arrays.items() if n.lower() not in given}
+    kernel = api.compile(cascade.parse(TEMPERED, "spec.cascade"))
+    kernel(*args, **arrays, **given)
+
+
 def split_a_recurrence() -> None:
     api.schedule(cascade.parse(api.example_text("delta_rule")), split=4)
 
@@ -265,6 +290,7 @@ def verify_by_hand(body: Expr) -> None:
     raise CascadeError(*errors)
 
 
+TEMPERED = "param tau = 1\n" + ATTENTION.replace("exp(", "exp(tau * ")
 GATHER = "input  page[m]: int, A[n]\nZ[m] = A[page[m]]\noutput Z\n"
 STRAY = Map("+", (Read("A", (Coordinate("m"),)), Coordinate("n")))
 
@@ -291,6 +317,15 @@ CALLS: dict[str, Callable[[], object]] = {
     "no_single_state": parts_without_a_state,
     "nothing_to_chunk": chunk_without_a_prefix,
     "gradient_of_integers": partial(api.gradient, cascade.parse(INTEGERS), ["n"]),
+    "gradient_by_an_index": partial(
+        gradient_by_w, "param W = 2", "Z[m] = A[m - W] ?? 0", "output Z"
+    ),
+    "gradient_by_a_condition": partial(
+        gradient_by_w, "param W = 2", "Z = sum[m](A[m] where m < W)", "output Z"
+    ),
+    "gradient_through_a_param": partial(
+        gradient_by_w, "param W = 2.0", "param V = W * 3", "Z[m] = V * A[m]", "output Z"
+    ),
     "gradient_unknown": partial(api.gradient, cascade.parse(INTEGERS), ["X"]),
     "traced_without_a_form": trace_a_sort,
     "not_a_model": host_without_queries,
@@ -301,6 +336,12 @@ CALLS: dict[str, Callable[[], object]] = {
     "split_none": partial(api.schedule, cascade.parse(SPEC), split=0),
     "split_in_order": split_a_recurrence,
     "footprint": choose_what_does_not_fit,
+    "sizes_assumed": assume_sizes,
+    "call_of_a_spec": lambda: cascade.parse(ATTENTION, "spec.cascade")(Q=np.ones((2, 3))),
+    "spec_of_another_kind": compile_a_derivation,
+    "spec_missing_where_a_path_is_taken": partial(cascade.compile, "win.cascade"),
+    "call_by_position": partial(call, np.ones((2, 3)), np.ones((4, 3))),
+    "call_with_unknown_names": partial(call, taw=2, k=np.ones((4, 3)), window=4),
     "backend_unknown": partial(api.compile, cascade.parse(SPEC), "tritan"),
     "kernels_without_a_gpu": run_on_the_wrong_device,
     "compiling_while_interpreting": compile_while_interpreting,

@@ -10,7 +10,7 @@ from cascade.transforms.chunk import Chunked, chunk
 from tests.transforms.test_chunk import LENGTHS, SIZES, SPECS, Inputs
 
 # Both states at every step meet in the gradient of a factor of the step.
-BY_STEP = {"scalar decay", "decay of a channel", "gate of a channel", "any factor"}
+BY_STEP = {"gate of a channel", "any factor"}
 BY_STEP |= {
     "forgetting all",
     "gated delta",
@@ -53,7 +53,9 @@ def test_the_chunked_gradient_means_the_same(name: str) -> None:
                 np.testing.assert_allclose(result[key], value, rtol=0, atol=1e-11 * scale)
 
 
-@pytest.mark.parametrize("name", sorted({"retention", "delta", "two recurrences"} | BY_STEP))
+@pytest.mark.parametrize(
+    "name", sorted({"retention", "delta", "two recurrences", "decay of a channel"} | BY_STEP)
+)
 def test_no_state_is_kept_at_every_step(name: str) -> None:
     """Neither state has the length of the sequence; where the two meet, that of the reverse has."""
     _, _, found = made(name)
@@ -67,7 +69,36 @@ def test_no_state_is_kept_at_every_step(name: str) -> None:
         assert not found.refusals
 
 
-@pytest.mark.parametrize("name", ["retention", "delta"])
+SUFFIXES = {"linear, strict, keys of the queries' rank", "retention, quadratic", "slopes and decay"}
+SUFFIXES |= {"powers of any sign", "decay of a channel, quadratic"}
+
+
+@pytest.mark.parametrize("name", sorted(SUFFIXES))
+def test_a_sum_over_later_rows_is_counted_from_the_end(name: str) -> None:
+    _, _, found = made(name)
+    assert not found.refusals
+    assert any(s.law == "chunk a suffix" for s in found.steps)
+    lengths = ("p", "m", "i", "i2", "p2")
+    wide = (sum(r in lengths for r in t.ranks) for t in found.result.tensors.values())
+    assert max(wide) == 1
+
+
+def test_rows_and_columns_of_unknown_lengths_have_no_common_end() -> None:
+    text = """
+        input Q[p,e], K[m,e], V[m,f]
+        {require}
+        A[p,m] = Q[p,e] * K[m,e]   where m <= p
+        O[p,f] = A[p,m] * V[m,f]
+        output O"""
+    for require, whole in (("", False), ('require P == M, "self-attention"', True)):
+        spec = cascade.parse(text.format(require=require))
+        found = chunk(cascade.gradient(spec, save=False).backward)
+        assert found is not None
+        assert bool(found.refusals) is not whole
+        assert whole or "`require P == M`" in str(found.refusals[0])
+
+
+@pytest.mark.parametrize("name", ["retention", "retention, quadratic", "delta"])
 def test_runs_as_kernels(name: str) -> None:
     source, backward, found = made(name)
     inputs = cotangents(source, backward, SPECS[name][1](131))

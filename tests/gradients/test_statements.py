@@ -28,6 +28,7 @@ STATEMENTS = {
     "a row that is left out": "z[p] = sum[m](x[m] * q[p] where p > 1)",
     "a product": "z = prod[m](x[m])",
     "a product over two ranks": "z = prod[m,p](x[m] + q[p])",
+    "a product of what stands elsewhere": "z = prod[m](x[m % 2])",
     "a mean": "z = mean[m](x[m]**2)",
     "a filtered mean": "z[p] = mean[m](x[m] * y[m] where m <= p)",
     "a mean of nothing": "z[p] = mean[m](x[m] where m < p) ?? 1",

@@ -220,5 +220,102 @@ def test_the_operator_keeps_the_rules_of_pytorch():
 
 def test_what_is_missing_is_named(causal):
     q, k, _ = tensors(1, 2, 5, 4)
-    with pytest.raises(cascade.InputError, match="the input `V` is missing"):
+    with pytest.raises(cascade.InputError, match=r"the input `V\[b,h,m,f\]` is missing"):
         causal(Q=q, K=k)
+
+
+def test_shapes_disagree_for_tensors_as_for_arrays():
+    """A traced function gives two keys one extent, which the text of the operator must keep."""
+
+    def two(q, k1, k2, v):
+        return (q @ k1.T).softmax(-1) @ v - (q @ k2.T).softmax(-1) @ v
+
+    q, k1, v = torch.randn(6, 4), torch.randn(10, 4), torch.randn(10, 4)
+    traced = cascade.trace(two, q, k1, torch.randn(10, 4), v)
+    given = {"q": q, "k1": k1, "k2": torch.randn(20, 4), "v": v}
+    arrays = {n: t.numpy() for n, t in given.items()}
+    for call in (
+        lambda: cascade.compile(traced)(**given),
+        lambda: cascade.as_torch(traced)(**given),
+        lambda: cascade.compile(traced)(**arrays),
+        lambda: cascade.run(traced, arrays),
+    ):
+        with pytest.raises(cascade.InputError, match="rank `e` of `k2` has extent 20"):
+            call()
+
+
+TEMPERED = """
+input  Q[p,e], K[m,e]
+param  tau = 1, W = 2
+S[p] = sum[m](sum[e](tau * Q[p,e] * K[m,e]) where m < W)
+output S
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"w": 4}, "no input, extent or param `w`(.|\n)*did you mean `W`"),
+        ({"taw": torch.tensor(2.0)}, "no input, extent or param `taw`(.|\n)*did you mean `tau`"),
+        ({"ZZ": 9}, "no input, extent or param `ZZ`"),
+        ({"M": 9}, "rank `m` of `K` has extent 8, and 9 by the settings"),
+        ({"M": torch.tensor(8)}, "`M` is an extent, and a tensor was given"),
+        ({"tau": torch.ones(3)}, "`tau` is one number, and a tensor of 3 was given"),
+        ({"tau": "hot"}, "`tau` is set to 'hot', which is no number"),
+    ],
+)
+def test_wrong_settings(given, message):
+    q, k = torch.randn(5, 3), torch.randn(8, 3)
+    kernel = cascade.compile(cascade.parse(TEMPERED))
+    with pytest.raises(cascade.InputError, match=message):
+        kernel(Q=q, K=k, **given)
+
+
+def test_right_settings():
+    q, k = torch.randn(5, 3), torch.randn(8, 3)
+    kernel = cascade.compile(cascade.parse(TEMPERED))
+    assert torch.equal(kernel(Q=q, K=k, M=8, W=np.int64(2)), kernel(Q=q, K=k))
+    declared = "input x[m]\nrank j < J\nz[j] = sum[m](x[m]) * j\noutput z\n"
+    assert cascade.compile(cascade.parse(declared))(x=q[0], J=4).shape == (4,)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_wrong_settings_when_compiled(causal):
+    q, k, v = tensors(1, 2, 5, 4, dtype=torch.float32, grad=False)
+    made = torch.compile(
+        lambda q, k, v: causal(Q=q, K=k, V=v, taw=2.0), fullgraph=True, backend="eager"
+    )
+    with pytest.raises(Exception, match="no input, extent or param `taw`"):
+        made(q, k, v)
+    sized = torch.compile(
+        lambda q, k, v: attend_of_size(causal, q, k, v), fullgraph=True, backend="eager"
+    )
+    assert torch.equal(sized(q, k, v), attend(causal, q, k, v))
+
+
+def attend_of_size(kernel, q, k, v):
+    return kernel(Q=q, K=k, V=v, M=k.shape[2])["O"]
+
+
+def test_no_gradient_by_an_integer():
+    kernel = cascade.compile(cascade.parse(TEMPERED))
+    q, k, w = torch.randn(5, 3), torch.randn(8, 3), torch.tensor(2.0, requires_grad=True)
+    with pytest.raises(cascade.CascadeError, match="`W` is no real input"):
+        kernel(Q=q, K=k, W=w)
+    tau = torch.tensor(2.0, requires_grad=True)
+    kernel(Q=q, K=k, tau=tau).sum().backward()
+    assert tau.grad.isfinite()
+
+
+def test_gradient_by_a_threshold_is_zero():
+    text = "input x[m]\nparam t = 0.5\nz[m] = select(x[m] > t, x[m], 0)\noutput z\n"
+    t = torch.tensor(0.1, requires_grad=True)
+    cascade.compile(cascade.parse(text))(x=torch.randn(4), t=t).sum().backward()
+    assert t.grad == 0
+
+
+def test_gradient_of_a_sum_alone():
+    """Its gradient has a rank that none of its inputs has."""
+    x = torch.randn(4, requires_grad=True)
+    cascade.compile(cascade.parse("input x[m]\nz = sum[m](x[m])\noutput z\n"))(x=x).backward()
+    assert torch.equal(x.grad, torch.ones(4))

@@ -85,6 +85,19 @@ def test_an_exponent_beside_the_maximum_does_not_overflow(tile):
     assert np.allclose(output, expected, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("tile", [1, 4, 128])
+def test_a_sum_of_sums_at_several_maxima_does_not_overflow(tile):
+    c = cascade.parse("""
+        input U[m], W[m]
+        Q = max[m](max(U[m], W[m]))
+        D = sum[m](exp(U[m] - Q)) + sum[m](exp(W[m] - Q))
+        output D
+    """)
+    chance = np.random.default_rng(1)
+    inputs = {n: 1e4 + chance.standard_normal(9) for n in ("U", "W")}
+    assert difference(c, derived(c).result, inputs, {}, {"M0": tile}) < 1e-11
+
+
 @pytest.mark.parametrize("tile", [1, 3, 64])
 def test_a_group_of_low_scores_keeps_its_weight(tile):
     found = derived(spec_named("grouped_softmax").cascade)

@@ -140,6 +140,58 @@ CASES = {
         output Z
         """,
     ),
+    "a Gram of softmaxes read at its diagonal": (
+        "derive",
+        """
+        input U[c,m]
+        rank i < C
+        A[c,m]   = exp(U[c,m] - max[m](U[c,m])) / sum[m](exp(U[c,m] - max[m](U[c,m])))
+        DOT[c,i] = A[c,m] * A[i,m]
+        Z[c,i]   = DOT[c,i] / sqrt(DOT[c,c] * DOT[i,i])
+        output Z
+        """,
+    ),
+    "a Gram of masked sums at a fresh anchor": (
+        "derive",
+        """
+        input U[c,m], G[c,m]
+        rank i < C
+        A[c,m]   = exp(U[c,m]) / sum[m](exp(U[c,m]) where G[c,m] > 0)
+        Z[c,i]   = sum[m](A[c,m] * A[i,m] where G[c,m] > 0 and G[i,m] > 0)
+        output Z
+        """,
+    ),
+    "a moment about the mean of another row": (
+        "derive",
+        """
+        input U[c,m]
+        rank i < C
+        V[c]   = sum[m](exp(U[c,m]) * (U[c,m] - mean[m](U[c,m]))**2)
+        Z[c,i] = V[i] / V[c]
+        output Z
+        """,
+    ),
+    "a maximum of an earlier pass as anchor": (
+        "derive",
+        """
+        input U[m]
+        AT[m] = order[m](U[m])
+        T  = max[m](U[m])
+        SD = sum[m](exp(U[m] - T) where AT[m] >= 1)
+        Z  = sum[m](exp(U[m] - T) / SD where AT[m] >= 1)
+        output Z
+        """,
+    ),
+    "a result of another row without points": (
+        "derive",
+        """
+        input U[c,m]
+        rank i < C
+        A[c]   = sum[m](U[c,m] / sum[m](exp(U[c,m]) where m < c) where m < c)
+        Z[c,i] = sum[m](U[c,m] * A[i] where m < c)
+        output Z
+        """,
+    ),
     "a condition on a bound rank": (
         "chunk",
         """
@@ -199,6 +251,17 @@ CASES = {
         input C[p]
         rank h < 4
         Z[h] = sum[p](top[h -> p](C[h]) where h >= p)
+        output Z
+        """,
+    ),
+    "a state whose weights a refused one has too": (
+        "chunk",
+        """
+        input A[p,r], B[p,r]
+        init D[0,r] = 1, R[0,r] = 0
+        D[p+1,r] = D[p,r] * exp(-A[p,r]**2) + B[p,r]**2 + 1
+        R[p+1,r] = R[p,r] * exp(-A[p,r]**2) + A[p,r]
+        Z[p]     = sum[r](R[p+1,r] / D[p+1,r])
         output Z
         """,
     ),

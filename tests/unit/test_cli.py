@@ -145,3 +145,15 @@ def test_splits_are_predicted_and_checked(cascade):
     wrong += ["schedule s.cascade --split few", "compile s.cascade -o k.py --stages 0"]
     for refused in wrong:
         assert cascade(refused)[0] == 2, refused
+
+
+def test_sizes_that_nobody_gave_are_named(cascade, tmp_path):
+    (tmp_path / "two.cascade").write_text(
+        "input q[p,e], k[m,e]\ns[p,m] = q[p,e] * k[m,e]\ny[p] = max[m](s[p,m])\noutput y\n"
+    )
+    code, out, _ = cascade("compile two.cascade -o k.py")
+    assert code == 0 and "warning[assumed-size]: the kernels run for E = 64 only" in out
+    code, out, _ = cascade("compile two.cascade -o k.py --set E=32")
+    assert code == 0 and "warning" not in out
+    warnings = json.loads(cascade("compile two.cascade -o k.py --json")[1])["warnings"]
+    assert [w["code"] for w in warnings] == ["assumed-size"]

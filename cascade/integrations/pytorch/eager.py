@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cascade.diagnostics import input_error
 from cascade.integrations.pytorch.labelled import Labelled, combine, every, spread, union
 from cascade.integrations.pytorch.spelling import MAPS, REAL
+from cascade.ir.arguments import check_inputs, separated
 from cascade.ir.cascade import Cascade, Einsum
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Select, Symbol, Where
 from cascade.ir.extents import Number, bind
@@ -69,9 +69,7 @@ def evaluate(
 class _Evaluation:
     def __init__(self, cascade: Cascade, inputs: Mapping[str, Tensor], settings: Mapping[str, Any]):
         self.cascade = cascade
-        for t in cascade.inputs:
-            if t.name not in inputs:
-                raise input_error("missing-input", f"the input `{t.name}` is missing")
+        check_inputs(cascade, inputs)
         tensors = {t.name: inputs[t.name] for t in cascade.inputs}
         numbers: dict[str, Number] = {
             n: v.item() if isinstance(v, Tensor) else v for n, v in settings.items()
@@ -606,11 +604,9 @@ def as_torch(cascade: Cascade) -> Callable[..., Any]:
 
     Plain PyTorch operations, whole tensors in memory; autograd goes through them.
     """
-    names = {t.name for t in cascade.inputs}
 
-    def function(**given: Any) -> Any:
-        inputs = {n: v for n, v in given.items() if n in names}
-        settings = {n: v for n, v in given.items() if n not in names}
+    def function(*args: Any, **given: Any) -> Any:
+        inputs, settings = separated(cascade, args, given)
         outputs = evaluate(cascade, inputs, settings)
         return outputs if len(outputs) > 1 else next(iter(outputs.values()))
 

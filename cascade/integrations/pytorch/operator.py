@@ -17,8 +17,9 @@ import torch
 
 from cascade.diagnostics import input_error
 from cascade.integrations.pytorch.function import Function, Options, derived, function, parsed
-from cascade.ir.cascade import Cascade
-from cascade.ir.extents import Number
+from cascade.ir.arguments import check_names
+from cascade.ir.cascade import Cascade, extent_symbol
+from cascade.ir.extents import Number, number_of_setting, setting_names
 
 
 @torch.library.custom_op("cascade::run", mutates_args=())
@@ -81,12 +82,22 @@ def _backward(ctx: Any, grads: list[torch.Tensor | None]) -> tuple[Any, None, No
         g = arrived[name]
         every[cotangent] = torch.zeros_like(outputs[name]) if g is None else g
     how = replace(options, names=(), settings=(), source=None, wrt=())
-    made = apply(number_of(found.backward, how), every, dict(options.settings))
+    sizes = _sizes(parsed(ctx.spec), tensors)
+    made = apply(number_of(found.backward, how), every, {**sizes, **dict(options.settings)})
     given = [
         _like(made[found.gradients[n]], t) if n in found.gradients else None
         for n, t in tensors.items()
     ]
     return given, None, None
+
+
+def _sizes(spec: Cascade, tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    """The extents of the inputs: a gradient may have ranks that none of its inputs has."""
+    return {
+        rank.upper(): size
+        for t in spec.inputs
+        for rank, size in zip(t.ranks, tensors[t.name].shape, strict=True)
+    }
 
 
 def _like(gradient: torch.Tensor, of: torch.Tensor) -> torch.Tensor:
@@ -123,8 +134,9 @@ class Signature:
 
     inputs: tuple[str, ...]
     params: tuple[str, ...]
-    free: tuple[str, ...]  # extents and parts of partitions that no input has
+    free: tuple[str, ...]  # extents that no input has
     outputs: tuple[str, ...]
+    carried: tuple[tuple[str, str, str, int], ...]  # extents of inputs: tensor, rank, slot
 
 
 CALLED: list[tuple[Cascade, Options]] = []  # cascades by the number under which they are called
@@ -146,16 +158,31 @@ def signature(number: int) -> tuple[tuple[str, ...], ...]:
     return found.inputs, found.params, found.free, found.outputs
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def carried(number: int) -> tuple[tuple[str, str, str, int], ...]:
+    return _signature(CALLED[number][0]).carried
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def checked_names(number: int, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of a call. Raises `InputError` for one that the cascade has not."""
+    check_names(CALLED[number][0], names)
+    return names
+
+
 @lru_cache(maxsize=256)
 def _signature(spec: Cascade) -> Signature:
-    carried = {r.upper() for t in spec.inputs for r in t.ranks}
-    free = {r.name.upper() for r in spec.ranks if not r.declared} - carried
-    parts = {part.upper() for p in spec.partitions for part in p.parts}
+    follows = {r.name.upper() for r in spec.ranks if r.extent != extent_symbol(r.name)}
+    slots = tuple(
+        (rank.upper(), t.name, rank, slot)
+        for t in spec.inputs
+        for slot, rank in enumerate(t.ranks)
+        if rank.upper() not in follows
+    )
+    params = tuple(p.name for p in spec.params)
+    free = setting_names(spec) - {*params, *follows, *(extent for extent, *_ in slots)}
     return Signature(
-        tuple(t.name for t in spec.inputs),
-        tuple(p.name for p in spec.params),
-        tuple(sorted(free | parts)),
-        spec.outputs,
+        tuple(t.name for t in spec.inputs), params, tuple(sorted(free)), spec.outputs, slots
     )
 
 
@@ -199,16 +226,48 @@ def call(number: int, given: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 
     Inside `torch.autocast` real inputs are cast to its type, as matrix products are.
     """
-    inputs = signature(number)[0]
+    checked_names(number, tuple(given))
+    inputs, params = signature(number)[:2]
     tensors = {n: v for n, v in given.items() if isinstance(v, torch.Tensor)}
     for name in inputs:
-        if name not in given:
-            raise input_error("missing-input", f"the input `{name}` is missing")
         if name not in tensors:
             tensors[name] = torch.as_tensor(given[name])
+    settings = {n: _number(n, v) for n, v in given.items() if n not in tensors}
+    for name, value in tensors.items():
+        if name not in inputs:
+            _check_scalar(name, value, name in params)
+    _check_extents(number, tensors, settings)
     tensors = {n: _cast(t) for n, t in tensors.items()}
-    settings = {n: v for n, v in given.items() if n not in tensors}
     return apply(number, tensors, settings)
+
+
+def _number(name: str, value: Any) -> Any:
+    """A setting as a number of Python; sizes may be symbols of a graph."""
+    plain = isinstance(value, (bool, int, float, torch.SymInt))
+    return value if plain else number_of_setting(name, value)
+
+
+def _check_scalar(name: str, value: torch.Tensor, param: bool) -> None:
+    """A tensor for a param is one number; an extent is a number of Python."""
+    if not param:
+        hint = f"give a number: `{name}=int(…)`"
+        raise input_error("setting", f"`{name}` is an extent, and a tensor was given", hint)
+    if value.numel() != 1:
+        message = f"the param `{name}` is one number, and a tensor of {value.numel()} was given"
+        raise input_error("setting", message, f"to vary it, make it an input: `input {name}[…]`")
+
+
+def _check_extents(
+    number: int, tensors: Mapping[str, torch.Tensor], settings: Mapping[str, Any]
+) -> None:
+    """Raise `InputError` where an extent is set to something else than a shape says."""
+    for extent, name, rank, slot in carried(number):
+        if extent not in settings or slot >= tensors[name].dim():
+            continue
+        size = tensors[name].shape[slot]
+        if size != settings[extent]:
+            message = f"rank `{rank}` of `{name}` has extent {size}"
+            raise input_error("shape", f"{message}, and {settings[extent]} by the settings")
 
 
 def _cast(t: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,14 @@
+"""The text of a cascade says all that the cascade does."""
+
+from dataclasses import replace
+
+import cascade
+from cascade.ir.expr import Symbol
+
+
+def test_ranks_of_inputs_that_share_an_extent_are_declared():
+    """A tracer makes such ranks: `declared` is false, and the extent is that of another."""
+    spec = cascade.parse("input x[m], y[n]\nz = sum[m](x[m]) - sum[n](y[n])\noutput z\n")
+    shared = tuple(replace(r, extent=Symbol("M")) for r in spec.ranks)
+    again = cascade.parse(str(replace(spec, ranks=shared)))
+    assert {r.name: r.extent for r in again.ranks} == {"m": Symbol("M"), "n": Symbol("M")}
