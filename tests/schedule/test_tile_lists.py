@@ -150,6 +150,39 @@ def test_values(name, seed):
     check(LISTED[name], draw(LISTED[name], numbers(**sizes), seed))
 
 
+ATOMS = (
+    "m <= p", "p - m < 9", "m < first[b,p]", "keep[b,m]", "gate[b,p]", "D[b,p] == C[b,m]",
+    "D[b,p] != C[b,m]", "place[b,m] < most[b,p]", "least[b,p] <= place[b,m] + m // 4",
+    "blocks[b, p // 8, m // 8]", "C[b,m] == 1", "max(D[b,p], 2) > min(C[b,m], place[b,m])",
+)  # fmt: skip
+
+
+def condition(rng: Any, depth: int) -> str:
+    """Any condition over these."""
+    if not depth:
+        return str(rng.choice(ATOMS))
+    parts = [condition(rng, depth - 1) for _ in range(2)]
+    how = rng.integers(5)
+    return (
+        f"not ({parts[0]})"
+        if how == 0
+        else f" {'and' if how < 3 else 'or'} ".join(f"({part})" for part in parts)
+    )
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_any_condition(seed):
+    rng = np.random.default_rng(seed)
+    where = condition(rng, 1 + seed % 3)
+    check(where, draw(where, numbers(h=1, p=int(rng.integers(1, 30))), seed))
+
+
+def test_nothing_to_do():
+    for sizes in ({"b": 0}, {"p": 0}, {"h": 0}):
+        n = numbers(**sizes)
+        assert not tiles(check(LISTED["documents"], draw(LISTED["documents"], n)))
+
+
 @pytest.mark.parametrize("split", [2, 3])
 @pytest.mark.parametrize("name", SPLIT)
 def test_splits(name, split):
@@ -307,6 +340,30 @@ def test_triton(name, split, tmp_path, monkeypatch):
         np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-6)
         source = made.made({k: torch.from_numpy(a) for k, a in arrays.items()}, {})[0].source
         assert "m_tiles_kernel" in source
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("descriptors", [False, True])
+@pytest.mark.parametrize("p", [2, 33])
+def test_triton_of_grouped_heads(p, descriptors, tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("triton")
+    from cascade.backends.triton.launch import TritonKernel
+
+    monkeypatch.setenv("CASCADE_CACHE", str(tmp_path))
+    spec = api.parse(GROUPED, "grouped")
+    made = TritonKernel(spec, {"p": 16, "m": 16}, descriptors=descriptors)
+    rng = np.random.default_rng(p)
+    shapes = {"Q": (1, 4, p, 16), "K": (1, 2, 81, 16), "V": (1, 2, 81, 16)}
+    arrays: dict[str, Any] = {n: rng.standard_normal(s, np.float32) for n, s in shapes.items()}
+    arrays |= {"D": rng.integers(0, 9, (1, p)), "C": np.sort(rng.integers(0, 9, (1, 81)))}
+    tensors = {n: torch.from_numpy(a) for n, a in arrays.items()}
+    with np.errstate(all="ignore"):
+        found = made(**tensors).numpy()
+    np.testing.assert_allclose(found, cascade.run(spec, arrays)["O"], rtol=0, atol=2e-6)
+    source = made.made(tensors, {})[0].source
+    assert "m_tiles_kernel" in source
+    assert ("make_tensor_descriptor" in source) == descriptors
 
 
 AHEAD = ("causal documents", "padding", "documents or sinks", "mask of blocks")
