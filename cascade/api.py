@@ -272,6 +272,7 @@ def compile(
     tiles: Mapping[str, int] | None = None,
     as_written: bool = False,
     split: int | str = 1,
+    tune: bool = False,
 ) -> TiledKernel | TritonKernel:
     """A function of arrays: `kernel = compile(spec); out = kernel(Q=q, K=k, V=v)`.
 
@@ -282,6 +283,10 @@ def compile(
     `split` cuts the rank of a loop in so many splits, which run side by side and are merged:
     for few long rows, as in decoding. "auto" takes what fills the device; the order of additions
     then depends on the size of the batch, and with a number it does not.
+
+    With `tune`, the first call on a GPU for lengths of an order of magnitude times a short list of
+    tiles, warps and stages, and keeps what it finds on disk; `kernel.tuning` prints as a table of
+    what was tried. On a CPU nothing is timed.
     """
     spec = _cascade(spec)
     check_tiles(spec, tiles or {})
@@ -289,7 +294,7 @@ def compile(
     if backend in ("tiled", "triton"):
         from cascade.integrations.kernels import kernel
 
-        return kernel(spec, backend, dict(tiles or {}), as_written, number)
+        return kernel(spec, backend, dict(tiles or {}), as_written, number, tune)
     hints = did_you_mean(backend, ["tiled", "triton"])
     raise input_error("backend", f"there is no backend `{backend}`: tiled or triton", *hints)
 

@@ -23,13 +23,17 @@ LARGEST = 2**20  # points that are put in order
 
 
 def heavy_first(context: Context, counts: Sequence[int]) -> Iterable[Point]:
-    """All points of a grid, by the coordinates that loops visit for their first and last rows."""
+    """All points of a grid, by the coordinates that loops visit for their first and last rows;
+    where these are equal, or not known, in the order of the Program.
+    """
     number = math.prod(counts)
     loops = [n for n in inside(context.kernel.body) if isinstance(n, For)]
-    natural = product(*(range(n) for n in counts))
+    turned = [g.descending for g in context.kernel.grid]
+    natural = product(*(range(n)[:: -1 if t else 1] for n, t in zip(counts, turned, strict=True)))
     if not 1 < number <= LARGEST or not loops:
         return natural
     grid = np.stack(np.unravel_index(np.arange(number), counts), axis=1)
+    grid = np.where(turned, np.subtract(counts, 1) - grid, grid)
     weights = np.zeros(number)
     for loop in loops:
         weights += _listed(context, loop, grid) if loop.lists else _weight(context, loop, grid)

@@ -18,7 +18,17 @@ from cascade.ir.expr import Expr, Read
 from cascade.ir.extents import evaluate
 from cascade.ir.walk import symbols
 from cascade.schedule.facts import tile_axes
-from cascade.schedule.program import Contract, For, Kernel, Load, Program, Seq, Store, inside
+from cascade.schedule.program import (
+    Contract,
+    For,
+    GridAxis,
+    Kernel,
+    Load,
+    Program,
+    Seq,
+    Store,
+    inside,
+)
 from cascade.schedule.prune import expressions
 
 
@@ -172,10 +182,17 @@ def _position(w: Writer, kernel: Kernel) -> None:
     for g in reversed(kernel.grid[1:]):
         count = w.code(g.count).text
         w.scalars.add(g.scalar)
-        w.line(f"{position(g.scalar)} = rest % {count}")
+        w.line(f"{position(g.scalar)} = {_from_either_end(g, count, f'rest % {count}')}")
         w.line(f"rest = rest // {count}")
-    w.scalars.add(kernel.grid[0].scalar)
-    w.line(f"{position(kernel.grid[0].scalar)} = rest")
+    first = kernel.grid[0]
+    w.scalars.add(first.scalar)
+    count = w.code(first.count).text if first.descending else ""
+    w.line(f"{position(first.scalar)} = {_from_either_end(first, count, 'rest')}")
+
+
+def _from_either_end(g: GridAxis, count: str, number: str) -> str:
+    """The position of the instance of this number; devices start instances by number."""
+    return f"{count} - 1 - {number}" if g.descending else number
 
 
 def _without_unused(lines: list[str]) -> list[str]:

@@ -1,8 +1,9 @@
 """A cascade as a function of torch tensors, by generated Triton kernels.
 
 Sources are made for the widths and types of a call and kept in a folder by the hash of their text;
-lengths are numbers of a call, so one source serves them all. On a machine without a GPU the kernels
-run in the interpreter of triton, where `TRITON_INTERPRET=1` was set before triton was imported.
+lengths are numbers of a call, so one source serves them all. With `tune`, lengths up to the same
+power of two share what was found to be fastest on the device. Without a GPU the kernels run in the
+interpreter of triton, where `TRITON_INTERPRET=1` was set before triton was imported.
 """
 
 from __future__ import annotations
@@ -19,8 +20,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from cascade.backends.triton.candidates import Call, Machine, Planned, machine, plan, shortlist
 from cascade.backends.triton.host import number_keyword
-from cascade.backends.triton.tiles import CANDIDATES, Cut, Made, chosen, first
+from cascade.backends.triton.tiles import CANDIDATES, Candidate, Cut, Made, chosen, first
+from cascade.backends.triton.tuning import (
+    Store,
+    Timer,
+    Tuning,
+    bucket,
+    by_events,
+    measured,
+    tuned,
+    versions,
+)
 from cascade.backends.triton.writer import ident
 from cascade.diagnostics import input_error
 from cascade.ir.arguments import check_inputs, separated
@@ -31,6 +43,8 @@ from cascade.schedule.choose import small_ranks
 from cascade.schedule.lists import few_tiles
 from cascade.schedule.pack import few_rows
 from cascade.schedule.roles import CONTRACTED, WIDTH
+
+SMALL = 2**16  # elements of a tensor that is read to see how far it bounds loops
 
 KINDS = {
     "int64": "i64", "int32": "i32", "int16": "i16", "int8": "i8", "uint8": "u8", "bool": "bool",
@@ -44,7 +58,8 @@ class TritonKernel:
     cut (AUTO: by the number of instances and of multiprocessors).
 
     `descriptors` says whether loads go by tensor descriptors; None leaves it to the device and to
-    the alignment of the tensors.
+    the alignment of the tensors. With `tune`, a short list of candidates is timed on the device at
+    the first call of a kind, by `timer` where it is given; `tuning` is what was tried last.
     """
 
     spec: Cascade
@@ -52,6 +67,9 @@ class TritonKernel:
     as_written: bool = False
     descriptors: bool | None = None
     split: int = 1
+    tune: bool = False
+    timer: Timer | None = None
+    tunings: list[Tuning] = field(default_factory=list, repr=False)
     known: dict[tuple[Any, ...], list[tuple[Made, ModuleType]]] = field(
         default_factory=dict, repr=False
     )
@@ -85,18 +103,25 @@ class TritonKernel:
             n if r in small or r in _last_ranks(spec) else (n <= WIDTH, n <= CONTRACTED, n < 16)
             for r, n in bound.extents.items()
         )
+        tunes = self._tunes(tensors)
+        lengths = _lengths(spec, bound.extents) if tunes else ()
         by_descriptor = self._by_descriptor(tensors)
         few = (
             few_rows(spec, bound.extents),
             few_tiles(spec, bound.extents, self.tiles, CANDIDATES[0].stream),
         )
-        key = (spec, classes, tuple(sorted(settings.items())), by_descriptor, few)
+        key = (spec, classes, tuple(sorted(settings.items())), by_descriptor, few, lengths)
         known = self.known.setdefault(key, [])
-        for made, module in known:
-            if all(bound.values.get(n, size) == size for n, size in made.program.widths):
-                return made, module
+        for earlier, module in known:
+            if all(bound.values.get(n, size) == size for n, size in earlier.program.widths):
+                return earlier, module
         extents = {**bound.extents, **{n: v for n, v in bound.values.items() if type(v) is int}}
-        made = self._make(spec, extents, tensors, by_descriptor)
+        made: Made | None = None
+        if tunes:
+            call = self._call(spec, bound.values, extents, tensors, by_descriptor)
+            made = self._tuned(call, tensors, settings)
+        if made is None:
+            made = self._make(spec, extents, tensors, by_descriptor)
         known.append((made, _module(made.source)))
         return known[-1]
 
@@ -132,6 +157,116 @@ class TritonKernel:
             descriptors=by_descriptor, cut=cut,
         )  # fmt: skip
 
+    # -- tuning
+    @property
+    def tuning(self) -> Tuning | None:
+        """What was tried for the last kind of call that was tuned; prints as a table."""
+        return self.tunings[-1] if self.tunings else None
+
+    def _tunes(self, tensors: Mapping[str, Any]) -> bool:
+        """Whether there is something to time on, or a timer of its own. Nothing can be timed while
+        a CUDA graph is captured.
+        """
+        if not self.tune or not tensors:
+            return False
+        if self.timer is not None:
+            return True
+        if any(t.device.type != "cuda" for t in tensors.values()):
+            return False
+        import torch
+
+        return not torch.cuda.is_current_stream_capturing()
+
+    def _call(
+        self,
+        spec: Cascade,
+        values: Mapping[str, Number],
+        extents: Mapping[str, int],
+        tensors: Mapping[str, Any],
+        by_descriptor: bool,
+    ) -> Call:
+        on = _machine(tensors)
+        small = {
+            n: t.detach().cpu().numpy()
+            for n, t in tensors.items()
+            if not t.is_floating_point() and t.numel() <= SMALL
+        }
+        cut = Cut(self.split, on.target.multiprocessors)
+        return Call(spec, values, extents, small, self.tiles, self.as_written, by_descriptor, cut)
+
+    def _tuned(
+        self, call: Call, tensors: Mapping[str, Any], settings: Mapping[str, Number]
+    ) -> Made | None:
+        """The fastest candidate, by an earlier run or by timing; None where none could be run."""
+        on = _machine(tensors)
+        plans: dict[Candidate, Planned] = {}
+
+        def build(candidate: Candidate) -> Any:
+            module = _module(plans[candidate].made(call.descriptors).source)
+            return lambda: module.run(**_arguments(tensors, settings, module))
+
+        def measure() -> Tuning:
+            found = shortlist(call, on)
+            plans.update((p.candidate, p) for p in found.planned)
+            listed = [(p.candidate, p.seconds) for p in found.planned]
+            tried, best = measured(listed, build, self.timer or _timer(tensors))
+            return Tuning(call.spec.name, on.name, tried, best, found.left_out)
+
+        self.tunings.append(tuned(Store(cache_folder()), _key(call, on), measure))
+        best = self.tunings[-1].chosen
+        if best is None:
+            return None
+        planned = plans.get(best) or Planned(best, *plan(call, best), None)
+        return planned.made(call.descriptors)
+
+
+def _machine(tensors: Mapping[str, Any]) -> Machine:
+    """The device of the tensors; for a processor, whose timer is not ours, the usual one."""
+    device = next(iter(tensors.values())).device
+    if device.type != "cuda":
+        return machine(device.type, "sm_90")
+    import torch
+
+    major, minor = torch.cuda.get_device_capability(device)
+    number = torch.cuda.get_device_properties(device).multi_processor_count
+    return machine(torch.cuda.get_device_name(device), f"sm_{major}{minor}", number)
+
+
+def _timer(tensors: Mapping[str, Any]) -> Timer:
+    import torch
+
+    device = next(iter(tensors.values())).device
+
+    def timer(call: Any) -> float:
+        with torch.cuda.device(device), torch.no_grad():
+            return by_events(call)
+
+    return timer
+
+
+def _lengths(spec: Cascade, extents: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
+    """Extents by rank: widths as they are, lengths up to the next power of two."""
+    exact = small_ranks(spec, extents) | _last_ranks(spec)
+    return tuple((r, n if r in exact else bucket(n)) for r, n in extents.items())
+
+
+def _key(call: Call, on: Machine) -> dict[str, Any]:
+    """What the fastest candidate depends on, as JSON."""
+    ranks = {r.name for r in call.spec.ranks}
+    params = {n: v for n, v in call.values.items() if n.lower() not in ranks}
+    return {
+        "cascade": str(call.spec),
+        "types": {t.name: t.dtype for t in call.spec.inputs},
+        "extents": dict(_lengths(call.spec, {r: n for r, n in call.extents.items() if r in ranks})),
+        "params": {n: bucket(v) for n, v in params.items() if type(v) is int and v > 0},
+        "device": [on.name, on.architecture, on.target.multiprocessors],
+        "tiles": dict(call.tiles),
+        "split": call.cut.number,
+        "as_written": call.as_written,
+        "loads": "descriptors" if call.descriptors else "pointers",
+        "versions": versions(),
+    }
+
 
 def aligned(tensor: Any) -> bool:
     """Whether a descriptor can copy from a tensor, as the emitted test of the same name says."""
@@ -151,7 +286,7 @@ def typed(
         if name not in KINDS:
             raise input_error("input-type", f"`{t.name}` has type {name}, which no kernel takes")
         inputs.append(replace(t, dtype=KINDS[name]))
-    reals = {n for n, v in (settings or {}).items() if isinstance(v, float) and v != int(v)}
+    reals = {n for n, v in (settings or {}).items() if isinstance(v, float) and not v.is_integer()}
     params = tuple(
         replace(p, value=Const(float(p.value.value)))
         if p.name in reals and isinstance(p.value, Const)

@@ -1,14 +1,16 @@
 """Tiles, warps and stages for a target: the first candidate that spills nothing.
 
 Candidates run from large tiles to small. Those whose tiles cannot be held are left out by their
-size: what a loop carries is in registers all the while, and the widest product beside it. Of the
-others each is compiled ahead of time, and what the assembler reports is believed.
+size: what a loop carries is in registers all the while, and the widest product beside it; what is
+on its way to matrix units is in shared memory. Of the others each is compiled ahead of time, and
+what the assembler reports is believed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from cascade.backends.triton.aot import CAPABILITIES, SHARED, Facts, facts
 from cascade.backends.triton.emit import Options, emit
@@ -18,6 +20,7 @@ from cascade.ir.expr import Const
 from cascade.ir.extents import Number
 from cascade.ir.walk import symbols
 from cascade.schedule.choose import Schedule, schedule
+from cascade.schedule.cost import Cost, Launch
 from cascade.schedule.footprint import tile_sizes
 from cascade.schedule.program import Contract, For, Program, Seq, inside
 from cascade.schedule.sizes import MULTIPROCESSORS, Sizes
@@ -41,12 +44,15 @@ WHOLE = Cut()
 
 @dataclass(frozen=True)
 class Candidate:
-    """Rows and coordinates of a tile, warps, and stages of the pipeline."""
+    """Rows and coordinates of a tile, warps, and stages of the pipeline; `ranks` is the number of
+    ranks that rows are taken of at once.
+    """
 
     rows: int
     stream: int
     warps: int
     stages: int
+    ranks: int = 2
 
 
 CANDIDATES = (
@@ -64,6 +70,11 @@ CANDIDATES = (
     Candidate(16, 32, 4, 1),
     Candidate(16, 16, 4, 1),
     Candidate(16, 16, 8, 1),
+    Candidate(64, 32, 4, 2, 1),
+    Candidate(32, 32, 4, 2, 1),
+    Candidate(16, 32, 4, 1, 1),
+    Candidate(16, 16, 4, 1, 1),
+    Candidate(16, 16, 8, 1, 1),
 )
 
 
@@ -111,15 +122,33 @@ def programs(
     if stages is not None:
         candidates = tuple(dict.fromkeys(replace(c, stages=stages) for c in CANDIDATES))
     known = {**{n.upper(): v for n, v in extents.items()}, **extents}
+    wide = [c for c in candidates if c.ranks > 1]
     for candidate in candidates:
+        if candidate.ranks == 1 and not _rows_of_several_ranks(spec, extents, as_written):
+            return
         sizes = Sizes(
             extents, candidate.rows, candidate.stream, None, dict(tiles or {}),
-            cut.number, cut.multiprocessors,
+            cut.number, cut.multiprocessors, candidate.ranks,
         )  # fmt: skip
         made = schedule(spec, sizes, as_written)
         program = replace(made.program, widths=widths(made.program, known))
-        if can_be_held(program, candidate.warps) or candidate is candidates[-1]:
+        held = can_be_held(program, candidate.warps)
+        if not held and candidate is wide[-1]:  # the smallest, unless rows of one rank are smaller
+            held = not _rows_of_several_ranks(spec, extents, as_written)
+        if held or candidate is candidates[-1]:
             yield candidate, made, program
+
+
+@lru_cache(maxsize=64)
+def _several(spec: Cascade, extents: tuple[tuple[str, int], ...], as_written: bool) -> bool:
+    sizes = dict(extents)
+    two, one = (schedule(spec, Sizes(sizes, row_ranks=n), as_written).program for n in (2, 1))
+    return two != one
+
+
+def _rows_of_several_ranks(spec: Cascade, extents: Mapping[str, int], as_written: bool) -> bool:
+    """Whether a kernel takes rows of more than one rank at once."""
+    return _several(spec, tuple(sorted(extents.items())), as_written)
 
 
 def can_be_held(program: Program, warps: int) -> bool:
@@ -136,6 +165,14 @@ def can_be_held(program: Program, warps: int) -> bool:
             if carried + product > REGISTERS * THREADS * warps:
                 return False
     return True
+
+
+def shared_bytes(program: Program, candidate: Candidate, dtype: str) -> int:
+    """Shared memory of an instance, by the model; real tensors without a type are `dtype`."""
+    types = {b.name: dtype for b in program.buffers
+             if b.dtype in ("any", "real") and b.kind != "temp"}  # fmt: skip
+    cost = Cost(program, None, dict(program.widths), types)
+    return cost.needs(Launch(candidate.warps, candidate.stages)).shared
 
 
 def first(
@@ -171,10 +208,14 @@ def chosen(
     `stages` are as they are set. Raises `InputError` where nothing fits the target.
     """
     best: Made | None = None
+    limit = SHARED.get(CAPABILITIES.get(target, 0), 2**31)  # an unknown target is refused below
     every = programs(spec, extents, tiles, as_written, cut, stages)
     for n, (candidate, made, program) in enumerate(every):
         if progress is not None:
             progress(n, len(CANDIDATES))
+        free = not tiles and stages is None and candidate is not CANDIDATES[-1]
+        if free and shared_bytes(program, candidate, dtype) > limit:
+            continue
         options = Options(candidate.warps, candidate.stages, descriptors)
         source = emit(program, options)
         found = tuple(facts(program, source, target, dtype, options))

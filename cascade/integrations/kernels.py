@@ -7,6 +7,7 @@ from typing import Any
 
 from cascade.backends.kernel import TiledKernel
 from cascade.backends.triton.launch import TritonKernel
+from cascade.backends.triton.tuning import Tuning
 from cascade.ir.arguments import refuse_positions
 from cascade.ir.cascade import Cascade
 
@@ -45,7 +46,8 @@ class _InTorch:
             from cascade.integrations.pytorch.operator import number_of
 
             tiles = tuple(sorted(self.tiles.items()))
-            options = Options((), (), self.backend, tiles, self.as_written, self.split)
+            tune = getattr(self, "tune", False)
+            options = Options((), (), self.backend, tiles, self.as_written, self.split, tune=tune)
             self._number = number_of(self.spec, options)
         return int(self._number)
 
@@ -61,9 +63,26 @@ class Triton(_InTorch, TritonKernel):
 
     backend = "triton"
 
+    @property
+    def tuning(self) -> Tuning | None:
+        """What was tried for the last kind of call that was tuned; prints as a table."""
+        found = list(self.tunings)
+        if hasattr(self, "_number"):  # torch tensors go through kernels of the operator
+            from cascade.integrations.pytorch.operator import functions_of
+
+            kernels = [f.kernel for f in functions_of(self.number())]
+            found += [t for k in kernels if isinstance(k, TritonKernel) for t in k.tunings]
+        return found[-1] if found else None
+
 
 def kernel(
-    spec: Cascade, backend: str, tiles: dict[str, int], as_written: bool, split: int
+    spec: Cascade,
+    backend: str,
+    tiles: dict[str, int],
+    as_written: bool,
+    split: int,
+    tune: bool = False,
 ) -> TiledKernel | TritonKernel:
-    made = Triton if backend == "triton" else Tiled
-    return made(spec, tiles, as_written, split=split)
+    if backend == "triton":
+        return Triton(spec, tiles, as_written, split=split, tune=tune)
+    return Tiled(spec, tiles, as_written, split=split)

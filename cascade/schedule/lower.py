@@ -50,7 +50,8 @@ def lower(
 def _kernel(
     partition: Partition, draft: Draft, name: str, sizes: Sizes, free: frozenset[str]
 ) -> Kernel:
-    tiles = {r: sizes.tiles.get(r, sizes.rows) for r in draft.rows}
+    several = draft.rows[-sizes.row_ranks :]
+    tiles = {r: sizes.tiles.get(r, sizes.rows if r in several else 1) for r in draft.rows}
     builder = Builder(partition, draft, tiles)
     loop = draft.loop
     rank = loop.rank if loop is not None else ""

@@ -100,7 +100,7 @@ class _Kernel:
         self.kinds = tile_kinds(program, kernel, types)
         self.tile_axes = tile_axes(kernel)
         self.makers = {n: node for node in inside(kernel.body) for n in results(node)}
-        self.places = _all_places(kernel)
+        self.places = all_places(kernel)
         self.tally = Tally(kernel.name)
         self.inner = {n.scalar: made_in(n) for n in inside(kernel.body) if isinstance(n, For)}
         self.varying = {
@@ -253,13 +253,13 @@ class _Kernel:
                     case Symbol(name):
                         found.add(name)
                     case Read(name, ()) if name in self.makers:
-                        todo += _made_of(self.makers[name])
+                        todo += made_of(self.makers[name])
                     case Coordinate(rank):
                         todo += [x for p in self.places.get(rank, ()) for x in (p.value, p.extent)]
         return frozenset(found)
 
 
-def _all_places(kernel: Kernel) -> dict[str, list[Place]]:
+def all_places(kernel: Kernel) -> dict[str, list[Place]]:
     """Every place of each rank, in whatever loop."""
     found: dict[str, list[Place]] = {}
     loops = (n for n in inside(kernel.body) if isinstance(n, For | Seq))
@@ -269,7 +269,7 @@ def _all_places(kernel: Kernel) -> dict[str, list[Place]]:
     return found
 
 
-def _made_of(node: Node) -> list[Expr]:
+def made_of(node: Node) -> list[Expr]:
     """What a tile that an instance can compute is computed from."""
     match node:
         case Let():

@@ -70,10 +70,13 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class GridAxis:
-    """One dimension of the grid of a kernel: the scalar runs from 0 to count-1."""
+    """One dimension of the grid of a kernel: the scalar is one of 0 .. count-1. Instances start
+    from 0 on, or from count-1 where they are `descending`: those with most to do come first.
+    """
 
     scalar: str
     count: Expr
+    descending: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +237,9 @@ Node: TypeAlias = Let | Load | Mask | Fold | Contract | Pick | Best | For | Seq 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One launch: the body runs once for every point of the grid, in any order."""
+    """One launch: the body runs once for every point of the grid. Any order is right; instances
+    start in that of the grid, the last dimension running fastest.
+    """
 
     name: str
     grid: tuple[GridAxis, ...]

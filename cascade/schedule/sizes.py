@@ -12,7 +12,8 @@ MULTIPROCESSORS = 132  # of an H100, where nothing says another number
 @dataclass(frozen=True)
 class Sizes:
     """Extents that are known beforehand, the tiles (of rows by rank, of loops by rank), and in how
-    many splits the rank of a loop is cut, each an instance of its own: a number, or AUTO.
+    many splits the rank of a loop is cut, each an instance of its own: a number, or AUTO. Of
+    `row_ranks` ranks at most an instance takes more than one coordinate.
     """
 
     extents: Mapping[str, int] = field(default_factory=dict)
@@ -22,3 +23,4 @@ class Sizes:
     tiles: Mapping[str, int] = field(default_factory=dict)
     split: int = 1
     multiprocessors: int = MULTIPROCESSORS
+    row_ranks: int = 2

@@ -19,6 +19,7 @@ from cascade.schedule.program import (
     Contract,
     Fold,
     For,
+    GridAxis,
     Kernel,
     Let,
     Load,
@@ -68,12 +69,16 @@ def _values(program: Program) -> Iterator[str]:
 
 
 def _kernel(kernel: Kernel) -> Iterator[str]:
-    points = [f"{g.scalar} < {_operand(g.count)}" for g in kernel.grid]
+    points = [_points(g) for g in kernel.grid]
     yield from _listed(f"kernel {kernel.name}" + " for each " * bool(points), points, always=True)
     axes = [f"#{a.name} < {_operand(a.size)}" for a in kernel.axes]
     yield from _listed(f"{INDENT}lanes ", axes)
     yield from _places(kernel.places, INDENT)
     yield from _nodes(kernel.body, INDENT)
+
+
+def _points(g: GridAxis) -> str:
+    return f"{g.scalar} < {_operand(g.count)}" + " from the last" * g.descending
 
 
 def _places(places: tuple[Place, ...], indent: str) -> Iterator[str]:

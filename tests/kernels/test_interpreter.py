@@ -192,6 +192,22 @@ def test_one_source_for_all_lengths():
     assert len(made.known) == 1
 
 
+@pytest.mark.parametrize("name", ["causal", "alibi", "document_mask"])
+def test_the_last_rows_of_a_head_start_first(name):
+    check(name, sizes(name)[0], draw(name, sizes(name)[0]))
+    ((_, module),) = next(iter(kernel(name).known.values()))
+    source = Path(module.__file__ or "").read_text()
+    (line,) = (n.strip() for n in source.splitlines() if " - 1 - rest % " in n)
+    tiles = line.split(" - rest % ")[1]
+    assert line == f"i_p_tile = {tiles} - 1 - rest % {tiles}"
+
+
+def test_rows_of_equal_work_start_in_their_order():
+    check("attention", sizes("attention")[0], draw("attention", sizes("attention")[0]))
+    ((_, module),) = next(iter(kernel("attention").known.values()))
+    assert "i_p_tile = rest % " in Path(module.__file__ or "").read_text()
+
+
 def test_a_nan_stays_in_the_rows_that_read_it():
     given = attention(40, 40, 16, torch.float32)
     given["Q"][0, 0, 7, 3] = float("nan")

@@ -44,6 +44,7 @@ class Options:
     split: int = 1
     source: str | None = None
     wrt: tuple[str, ...] = ()
+    tune: bool = False
 
     def text(self) -> str:
         return json.dumps({n: getattr(self, n) for n in self.__dataclass_fields__})
@@ -68,11 +69,18 @@ class Function:
     tiles: Mapping[str, int] = field(default_factory=dict)
     as_written: bool = False
     split: int = 1
+    tune: bool = False
 
     def __post_init__(self) -> None:
-        kernel: Any = TritonKernel if self.backend == "triton" else TiledKernel
-        self.kernel = kernel(self.spec, dict(self.tiles), self.as_written, split=self.split)
+        self.kernel = self._made()
         self.unscheduled = False
+
+    def _made(self) -> TritonKernel | TiledKernel:
+        if self.backend != "triton":
+            return TiledKernel(self.spec, dict(self.tiles), self.as_written, split=self.split)
+        return TritonKernel(
+            self.spec, dict(self.tiles), self.as_written, split=self.split, tune=self.tune
+        )
 
     def run(self, tensors: Mapping[str, torch.Tensor], settings: Mapping[str, Number]) -> list[Any]:
         """The outputs, in the order of the spec, as new tensors."""
@@ -180,10 +188,15 @@ def parsed(text: str) -> Cascade:
 
 @lru_cache(maxsize=256)
 def function(
-    text: str, backend: str, tiles: tuple[tuple[str, int], ...], as_written: bool, split: int
+    text: str,
+    backend: str,
+    tiles: tuple[tuple[str, int], ...],
+    as_written: bool,
+    split: int,
+    tune: bool = False,
 ) -> Function:
     """The function of a text: kernels are kept for the life of the process."""
-    return Function(parsed(text), backend, dict(tiles), as_written, split)
+    return Function(parsed(text), backend, dict(tiles), as_written, split, tune)
 
 
 @lru_cache(maxsize=256)

@@ -41,7 +41,9 @@ def _(tensors: list[torch.Tensor], spec: str, options: str) -> list[torch.Tensor
 
 
 def _function(spec: str, options: Options) -> Function:
-    return function(spec, options.backend, options.tiles, options.as_written, options.split)
+    return function(
+        spec, options.backend, options.tiles, options.as_written, options.split, options.tune
+    )
 
 
 def _unpacked(
@@ -141,6 +143,7 @@ class Signature:
 
 CALLED: list[tuple[Cascade, Options]] = []  # cascades by the number under which they are called
 NUMBERS: dict[tuple[Cascade, Options], int] = {}
+PLANNED: dict[int, dict[str, str]] = {}  # texts that ran under a number, with options
 
 
 def number_of(spec: Cascade, options: Options) -> int:
@@ -200,7 +203,13 @@ def plan(
     if wrt:
         options = replace(options, source=text, wrt=wrt)
         text = str(derived(text, wrt).forward)
+    PLANNED.setdefault(number, {})[text] = options.text()
     return text, options.text()
+
+
+def functions_of(number: int) -> list[Function]:
+    """What ran under a number: forward cascades, with and without what a backward reads."""
+    return [_function(text, Options.read(o)) for text, o in PLANNED.get(number, {}).items()]
 
 
 def apply(
