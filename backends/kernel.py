@@ -23,6 +23,7 @@ from cascade.ir.cascade import Cascade
 from cascade.ir.extents import Number, bind
 from cascade.schedule.choose import Schedule, schedule
 from cascade.schedule.footprint import fitted
+from cascade.schedule.lists import few_tiles
 from cascade.schedule.pack import few_rows
 from cascade.schedule.predict import predict
 from cascade.schedule.roles import CONTRACTED, WIDTH
@@ -98,7 +99,8 @@ class TiledKernel:
         bound = bind(spec, {n: a.shape for n, a in arrays.items()}, settings)
         classes = tuple((n <= WIDTH, n <= CONTRACTED) for n in bound.extents.values())
         params = tuple(sorted((p.name, bound.values[p.name]) for p in spec.params))
-        key = (spec, classes, params, few_rows(spec, bound.extents))
+        few = few_rows(spec, bound.extents), few_tiles(spec, bound.extents, self.tiles, PART)
+        key = (spec, classes, params, few)
         if key not in self.known:
             extents = {**bound.extents, **{n: int(v) for n, v in params if isinstance(v, int)}}
             make = partial(schedule, spec, as_written=self.as_written)

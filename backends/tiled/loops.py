@@ -19,7 +19,7 @@ from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol
 from cascade.ir.extents import Number
 from cascade.ir.walk import walk
 from cascade.schedule.bounds import Interval, solve
-from cascade.schedule.program import Carry, For, Place, Seq
+from cascade.schedule.program import Carry, For, Place, Seq, TileList
 from cascade.schedule.segments import Bounds, segments, visits
 
 REMEMBERED = 2**12  # lists of visits that a loop keeps
@@ -28,7 +28,9 @@ Visit = tuple[int, dict[str, int], bool]  # where, lengths of axes, whether ever
 
 
 def loop_of(body: Body, node: For | Seq) -> Loop:
-    return Stream(body, node) if isinstance(node, For) else Recurrence(body, node)
+    if isinstance(node, For):
+        return Listed(body, node) if node.lists else Stream(body, node)
+    return Recurrence(body, node)
 
 
 class Loop:
@@ -273,6 +275,50 @@ def _certain(bounds: list[Bounds]) -> tuple[tuple[int, int], ...]:
         for i in bounds
         if i.low.size and not i.residual and bool(i.row.all())
     )
+
+
+class Listed(Loop):
+    """Tiles of a rank that an earlier kernel has listed."""
+
+    node: For
+
+    def bounds(self) -> tuple[Value, ...]:
+        scope, node = self.scope, self.node
+        self.extent = int(scope.known(node.place.extent))
+        self.found = [(t, self._index(t), t is node.full) for t in node.lists]
+        return tuple(v for _, index, _ in self.found for v in index)
+
+    def _index(self, found: TileList) -> tuple[Value, ...]:
+        return tuple(self.scope.cast(self.scope.value(i), INT) for i in found.index)
+
+    def visits(self, machine: Machine) -> _Visits:
+        every: list[Visit] = []
+        numbers = {True: 0, False: 0}
+        for listed, index, full in self.found:
+            starts = self._starts(listed, tuple(int(machine[v].array) for v in index))
+            numbers[full] = len(starts)
+            every += [(start, self._lengths(start), full) for start in starts]
+        return _Visits(every, numbers[True], numbers[False])
+
+    def _starts(self, listed: TileList, at: tuple[int, ...]) -> list[int]:
+        tensors = self.scope.context.tensors
+        number = int(tensors[listed.number][at])
+        found: list[int] = (tensors[listed.tiles][at][:number] * self.node.tile).tolist()
+        return found
+
+    def _lengths(self, start: int) -> dict[str, int]:
+        return {self.node.axis: min(self.node.tile, self.extent - start)}
+
+    def likely(self) -> Iterable[Visit]:
+        if not self.extent:
+            return ()
+        return ((0, self._lengths(0), full) for _, _, full in self.found)
+
+    def places(self) -> tuple[Place, ...]:
+        return (self.node.place,)
+
+    def limit(self) -> float:
+        return self.extent
 
 
 class Recurrence(Loop):

@@ -36,10 +36,21 @@ def heavy_first(context: Context, counts: Sequence[int]) -> Iterable[Point]:
     grid = np.where(turned, np.subtract(counts, 1) - grid, grid)
     weights = np.zeros(number)
     for loop in loops:
-        weights += _weight(context, loop, grid)
+        weights += _listed(context, loop, grid) if loop.lists else _weight(context, loop, grid)
     if (weights == weights[0]).all():
         return natural
     return (tuple(map(int, point)) for point in grid[np.argsort(-weights, kind="stable")])
+
+
+def _listed(context: Context, loop: For, grid: Array) -> Any:
+    """The numbers of tiles that are listed: lists are there by now."""
+    known: dict[str, Any] = dict(context.scalars)
+    known |= {g.scalar: grid[:, n] for n, g in enumerate(context.kernel.grid)}
+    total: Any = 0
+    for found in loop.lists:
+        index = tuple(_number(i, known) for i in found.index)
+        total = total + context.tensors[found.number][index]
+    return total
 
 
 def _weight(context: Context, loop: For, grid: Array) -> Any:

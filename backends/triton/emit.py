@@ -90,6 +90,8 @@ def signature_of(program: Program, kernel: Kernel) -> Signature:
             tensors[node.tensor] = None
         if isinstance(node, For | Seq):
             known.add(node.scalar)
+        if isinstance(node, For):
+            tensors |= dict.fromkeys(t for found in node.lists for t in (found.number, found.tiles))
     shown = [e for node in inside(kernel.body) for e in expressions(node)]
     shown += [e for p in kernel.places for e in (p.value, p.extent)]
     shown += [g.count for g in kernel.grid]

@@ -22,7 +22,7 @@ from typing import Any
 
 from cascade.backends.triton.candidates import Call, Machine, Planned, machine, plan, shortlist
 from cascade.backends.triton.host import number_keyword
-from cascade.backends.triton.tiles import Candidate, Cut, Made, chosen, first
+from cascade.backends.triton.tiles import CANDIDATES, Candidate, Cut, Made, chosen, first
 from cascade.backends.triton.tuning import (
     Store,
     Timer,
@@ -41,6 +41,7 @@ from cascade.ir.expr import Const
 from cascade.ir.extents import Number, bind
 from cascade.ir.kinds import EIGHT_BITS, is_wide_real
 from cascade.schedule.choose import small_ranks
+from cascade.schedule.lists import few_tiles
 from cascade.schedule.pack import few_rows
 from cascade.schedule.roles import CONTRACTED, WIDTH
 
@@ -107,7 +108,10 @@ class TritonKernel:
         tunes = self._tunes(tensors)
         lengths = _lengths(spec, bound.extents) if tunes else ()
         by_descriptor = self._by_descriptor(tensors)
-        few = few_rows(spec, bound.extents)
+        few = (
+            few_rows(spec, bound.extents),
+            few_tiles(spec, bound.extents, self.tiles, CANDIDATES[0].stream),
+        )
         key = (spec, classes, tuple(sorted(settings.items())), by_descriptor, few, lengths)
         known = self.known.setdefault(key, [])
         for earlier, module in known:

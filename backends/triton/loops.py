@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 
-from cascade.backends.triton.nodes import write
+from cascade.backends.triton.nodes import address, write
 from cascade.backends.triton.writer import Code, Writer, ident, position
 from cascade.ir.expr import Const, Coordinate, Expr, Read, Symbol
 from cascade.ir.walk import walk
@@ -89,6 +89,9 @@ def _steps(w: Writer, node: Seq, holding: frozenset[Expr]) -> None:
 
 def _tiles(w: Writer, node: For, holding: frozenset[Expr]) -> None:
     w.scalars.add(node.scalar)
+    if node.lists:
+        _listed(w, node, holding)
+        return
     intervals = _intervals(w, node)
     name = f"{ident(node.axis)}_{w.depth}_{len(w.lines)}"
     ranges = _ranges(w, node, intervals, name)
@@ -102,6 +105,26 @@ def _tiles(w: Writer, node: For, holding: frozenset[Expr]) -> None:
     with _lanes(w, node, name), w.block(f"for k_{name} in range(0, {ranges.partial_tiles}):"):
         w.line(f"{position(node.scalar)} = {ranges.partial_start}")
         _body(w, node, holding)
+
+
+def _listed(w: Writer, node: For, holding: frozenset[Expr]) -> None:
+    """Over the tiles of a list, one loop for full ones and one for the others."""
+    name = f"{ident(node.axis)}_{w.depth}_{len(w.lines)}"
+    with _lanes(w, node, name):
+        for found in node.lists:
+            full = found is node.full
+            k = f"k_{'f' if full else 's'}_{name}"
+            number, _ = address(w, found.number, found.index, [])
+            first, _ = address(w, found.tiles, found.index, [])
+            step = f"{ident(found.tiles)}_s{len(found.index)}"
+            w.line(f"n{k} = tl.load({number}).to(tl.int32)")
+            with w.block(f"for {k} in range(0, n{k}):"):
+                listed = f"tl.load({first} + {k} * {step}).to(tl.int32)"
+                w.line(f"{position(node.scalar)} = {listed} * {node.tile}")
+                if full:
+                    w.whole.add(node.axis)
+                _body(w, node, holding | frozenset(node.predicate) if full else holding)
+                w.whole.discard(node.axis)
 
 
 @contextmanager

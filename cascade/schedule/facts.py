@@ -96,7 +96,7 @@ def tile_kinds(program: Program, kernel: Kernel, dtypes: Mapping[str, str] | Non
     such a tensor without a type is real.
     """
     types = {b.name: b.dtype for b in program.buffers} | dict(dtypes or {})
-    real = _real_values(program.values)
+    real = real_values(program.values)
     kinds: dict[str, str] = {}
     for node in inside(kernel.body):
         match node:
@@ -119,7 +119,8 @@ def tile_kinds(program: Program, kernel: Kernel, dtypes: Mapping[str, str] | Non
     return kinds
 
 
-def _real_values(values: Iterable[tuple[str, Expr]]) -> frozenset[str]:
+def real_values(values: Iterable[tuple[str, Expr]]) -> frozenset[str]:
+    """The params and extents that are no integers, by their definitions."""
     found: set[str] = set()
     for name, e in values:
         if kind_of(e, {}, frozenset(found)) == "real":

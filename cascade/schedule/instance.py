@@ -20,7 +20,19 @@ from cascade.ir.extents import Number
 from cascade.ir.walk import walk
 from cascade.schedule.disjuncts import Interval
 from cascade.schedule.numbers import Value, evaluate
-from cascade.schedule.program import Fold, For, Let, Load, Mask, Node, Pick, Place, Seq
+from cascade.schedule.program import (
+    Fold,
+    For,
+    Let,
+    Load,
+    Mask,
+    Node,
+    Pick,
+    Place,
+    Seq,
+    Store,
+    results,
+)
 from cascade.schedule.segments import Bounds, Segments, segments
 
 Array = np.ndarray[Any, Any]
@@ -79,12 +91,23 @@ class Instance:
         scalars = {**self.scalars, loop.scalar: step}
         return replace(self, scalars=scalars, made=dict(self.made)).placed(loop.places)
 
+    def ahead(self, nodes: Iterable[Node]) -> None:
+        """Compute the tiles of nodes now, so that they are not computed again at every visit."""
+        for node in nodes:
+            for name in results(node) if isinstance(node, Let | Load | Mask | Fold | Pick) else ():
+                self._tile(name)
+
     # -- values
     def number(self, e: Expr) -> int:
-        return int(self.value(e))
+        return int(np.asarray(self.value(e)).item())
 
     def value(self, e: Expr) -> Value:
         return evaluate(e, self._coordinate, self._tile, self.scalars)
+
+    def stored(self, node: Store) -> list[int]:
+        """What a store of integers writes, in the order of its lanes."""
+        there, value = np.broadcast_arrays(self._all(node.present), self.value(node.value))
+        return [int(n) for n in value[there]]
 
     def segments(self, loop: For, intervals: tuple[Interval, ...]) -> Segments:
         """What a loop visits."""
@@ -143,6 +166,8 @@ class Instance:
             there = there & (i >= 0) & (i < extent)
         safe = [np.clip(i, 0, max(n - 1, 0)) for i, n in zip(index, array.shape, strict=True)]
         found = array[tuple(safe)] if array.size else np.zeros((), array.dtype)
+        if array.dtype.kind == "f":
+            found = found.astype(np.float32)  # as kernels compare it
         return np.where(there, found, np.zeros((), array.dtype))
 
     def _all(self, conditions: tuple[Expr, ...]) -> Value:

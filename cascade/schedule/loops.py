@@ -171,7 +171,7 @@ class _Pass:
         carries = [*self.carries, *carries]
         rank = loop.rank if not self.ordered else (loop.outer or loop.rank)
         place, _ = b.places[rank]
-        predicate = self._predicate()
+        predicate, values = self._predicate(), self._values()
         scope = b.scopes.pop()
         del b.places[rank]
         b.loop_axis = b.loop_rank = None
@@ -182,7 +182,7 @@ class _Pass:
         else:
             node = For(
                 self.scalar, place, loop.rank, self.size, self.part, predicate, tuple(carries),
-                nodes,
+                nodes, values,
             )  # fmt: skip
         b.scopes[self.depth - 1].nodes.append(node)
         for c in carries:
@@ -196,14 +196,26 @@ class _Pass:
         """Conditions of every reduction along the loop: a tile without a point is left out."""
         if self.ordered:
             return ()
+        weak = (weakened(c, self._known) for c in self._shared())
+        return (self._tail(), *(c for c in weak if self._bounds(c)))
+
+    def _values(self) -> tuple[Expr, ...]:
+        """Conditions of every reduction along the loop on what a tile holds."""
         b = self.builder
-        tail = Map("<", (Coordinate(self.loop.rank), b.extent(self.loop.rank)))
-        if self.stores or b.pinned or not b.filters:
-            return (tail,)
+        within = {self.loop.rank, *b.draft.rows}
+        unknown = (c for c in self._shared() if not self._known(c))
+        return tuple(c for c in unknown if set(b.axes_in(c)) <= within)
+
+    def _tail(self) -> Expr:
+        return Map("<", (Coordinate(self.loop.rank), self.builder.extent(self.loop.rank)))
+
+    def _shared(self) -> list[Expr]:
+        """What every reduction along a loop in any order asks of a point that exists."""
+        b = self.builder
+        if self.ordered or self.stores or b.pinned or not b.filters:
+            return []
         shared = frozenset.intersection(*b.filters)
-        order = [c for c in _in_order(b.filters[0]) if c in shared and c != tail]
-        weak = (weakened(c, self._known) for c in order)
-        return (tail, *(c for c in weak if self._bounds(c)))
+        return [c for c in _in_order(b.filters[0]) if c in shared and c != self._tail()]
 
     def _known(self, e: Expr) -> bool:
         """Whether an expression has its value before a tile is loaded."""

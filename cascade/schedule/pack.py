@@ -266,7 +266,7 @@ def _node(node: Node, rule: Rule) -> Node:
         case For():
             return replace(
                 node, predicate=each(node.predicate), carries=start(node.carries),
-                body=rewritten(node.body, rule),
+                body=rewritten(node.body, rule), values=each(node.values),
             )  # fmt: skip
         case Seq():
             return replace(

@@ -5,7 +5,8 @@ At each point of a kernel's grid the bounds of its loops are evaluated for the r
 give the ranges that are visited. Instances that differ in nothing that counts (heads, batches) are
 counted once and multiplied; so are the visits of a loop, which differ in their length only. So the
 cost grows with the tiles of rows, not with the data. Windows, lengths and other small tensors that
-bound a loop are given as `small`; a bound that is computed from other data has no prediction.
+bound a loop are given as `small`; a bound that is computed from other data has no prediction. Lists
+of tiles are made here as the kernels that list them make them.
 """
 
 from __future__ import annotations
@@ -40,12 +41,14 @@ from cascade.schedule.program import (
     Program,
     Seq,
     Store,
+    TileList,
     inside,
     results,
 )
 from cascade.schedule.segments import visits
 
 Array = np.ndarray[Any, Any]
+Visit = tuple[int, int]  # where it starts, and its coordinates
 
 
 def predict(
@@ -65,9 +68,10 @@ def predict(
             known[name] = number(e, known.__getitem__)
     arrays = {name: np.asarray(a) for name, a in (small or {}).items()}
     types = {n: _dtype(a) for n, a in arrays.items()} | dict(dtypes or {})
-    return Counts(
-        tuple(_Kernel(program, k, known, arrays, types).counted() for k in program.kernels)
-    )
+    kernels: dict[str, _Kernel] = {}
+    for k in program.kernels:
+        kernels[k.name] = _Kernel(program, k, known, arrays, types, tuple(kernels.values()))
+    return Counts(tuple(k.counted() for k in kernels.values()))
 
 
 def _dtype(array: Array) -> str:
@@ -85,8 +89,11 @@ class _Kernel:
         scalars: Mapping[str, Number],
         arrays: Mapping[str, Array],
         types: Mapping[str, str],
+        earlier: tuple[_Kernel, ...] = (),
     ):
         self.kernel = kernel
+        self.earlier = earlier
+        self.lists: dict[tuple[str, tuple[int, ...]], list[int]] = {}
         self.scalars = scalars
         self.arrays = arrays
         self.sizes = {b.name: item_size(b, types) for b in program.buffers}
@@ -152,13 +159,10 @@ class _Kernel:
         return self.sizes[node.tensor] * prod(here.lengths[a] for a in axes)
 
     def _stream(self, loop: For, here: Instance, times: int) -> None:
-        inner = self.inner[loop.scalar]
-        found = loop_bounds(loop, self.kinds, here.scalars, lambda name: name not in inner)
         try:
-            ranges = here.segments(loop, found)
+            full, partial = self._visits(loop, here)
         except InputError as error:
             raise self._unknown(loop, error) from None
-        full, partial = visits(ranges, loop.tile, loop.part)
         self.tally.full[loop.scalar] += times * len(full)
         self.tally.partial[loop.scalar] += times * len(partial)
         at = (*full, *partial)
@@ -168,6 +172,49 @@ class _Kernel:
             return
         for size, number_of in Counter(size for _, size in at).items():
             self._body(loop.body, here.visiting(loop, 0, size), times * number_of)
+
+    def _visits(self, loop: For, here: Instance) -> tuple[list[Visit], list[Visit]]:
+        """Where full and partial visits start, and how many coordinates they have."""
+        if loop.lists:
+            extent = here.number(loop.place.extent)
+
+            def visited(found: TileList | None) -> list[Visit]:
+                tiles = self._listed(found, here) if found is not None else []
+                starts = (n * loop.tile for n in tiles)
+                return [(start, min(loop.tile, extent - start)) for start in starts]
+
+            return visited(loop.full), visited(loop.some)
+        inner = self.inner[loop.scalar]
+        found = loop_bounds(loop, self.kinds, here.scalars, lambda name: name not in inner)
+        return visits(here.segments(loop, found), loop.tile, loop.part)
+
+    def _listed(self, found: TileList, here: Instance) -> list[int]:
+        """The tiles that an earlier kernel lists, from the values it reads."""
+        at = tuple(here.number(i) for i in found.index)
+        maker = next(k for k in self.earlier if found.tiles in k.writes)
+        if (found.tiles, at) not in maker.lists:
+            maker.list_at(at)
+        return maker.lists[found.tiles, at]
+
+    @property
+    def writes(self) -> frozenset[str]:
+        return frozenset(n.tensor for n in inside(self.kernel.body) if isinstance(n, Store))
+
+    def list_at(self, at: tuple[int, ...]) -> None:
+        """What this kernel writes in order, step by step, at a point of its grid."""
+        point = dict(zip((g.scalar for g in self.kernel.grid), at, strict=True))
+        here = self._instance(point)
+        for n, loop in enumerate(self.kernel.body):
+            if not isinstance(loop, Seq):
+                continue
+            here.ahead(self.kernel.body[:n])
+            stores = [x for x in loop.body if isinstance(x, Store)]
+            for store in stores:
+                self.lists[store.tensor, at] = []
+            for step in range(here.number(loop.count)):
+                there = here.at_step(loop, step)
+                for store in stores:
+                    self.lists[store.tensor, at] += there.stored(store)
 
     def _steps(self, loop: Seq, here: Instance, times: int) -> None:
         count = int(here.number(loop.count))
@@ -188,7 +235,9 @@ class _Kernel:
         """The scalars on which the lengths of axes and the visits of loops depend."""
         todo: list[Expr] = [e for p in places if lanes_of(p.value) for e in (p.value, p.extent)]
         for node in inside(nodes):
-            if isinstance(node, For):
+            if isinstance(node, For) and node.lists:
+                todo += [node.place.extent, *(i for found in node.lists for i in found.index)]
+            elif isinstance(node, For):
                 todo += [*node.predicate, node.place.extent]
             elif isinstance(node, Seq):
                 todo += [node.count]

@@ -171,11 +171,27 @@ class Carry:
 
 
 @dataclass(frozen=True, slots=True)
+class TileList:
+    """Numbers of tiles that an earlier kernel has listed: `tiles[*index, k]`, ascending, for the
+    first `number[*index]` of k. What is read of a list is not counted, as bounds are not.
+    """
+
+    number: str
+    tiles: str
+    index: tuple[Expr, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class For:
     """Visits the tiles of `place.rank` at which `predicate` can hold, each once, in any order.
 
     `scalar` is the coordinate at which a tile starts. Full tiles have `tile` coordinates; those at
     which the predicate holds only in part are visited in pieces of `part` coordinates.
+
+    `values` are further conditions of every point that counts, on what is loaded tile by tile: they
+    bound nothing, but lists can be made of them (`cascade.schedule.lists`). A loop with lists
+    visits the tiles of `full`, in which the whole predicate holds, and those of `some`, in which it
+    may.
     """
 
     scalar: str
@@ -186,6 +202,13 @@ class For:
     predicate: tuple[Expr, ...]
     carries: tuple[Carry, ...]
     body: tuple[Node, ...]
+    values: tuple[Expr, ...] = ()
+    some: TileList | None = None
+    full: TileList | None = None
+
+    @property
+    def lists(self) -> tuple[TileList, ...]:
+        return tuple(found for found in (self.full, self.some) if found is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,6 +331,7 @@ __all__ = [
     "Seq",
     "Store",
     "Symbol",
+    "TileList",
     "inside",
     "lane",
     "results",

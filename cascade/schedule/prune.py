@@ -89,6 +89,7 @@ def expressions(node: Node) -> Iterator[Expr]:
             yield from (value, place, *conditions)
         case For(predicate=predicate, carries=carries, place=place):
             yield from (place.value, place.extent, *predicate, *(c.init for c in carries))
+            yield from (i for found in node.lists for i in found.index)
         case Seq(count=count, places=places, carries=carries):
             yield count
             yield from (p.value for p in places)

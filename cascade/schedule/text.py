@@ -30,6 +30,7 @@ from cascade.schedule.program import (
     Program,
     Seq,
     Store,
+    TileList,
     lane,
 )
 
@@ -134,13 +135,21 @@ def _loop(loop: For | Seq, indent: str) -> Iterator[str]:
     match loop:
         case For():
             tiles = f"tiles of {loop.tile}" + f" and {loop.part}" * (loop.part != loop.tile)
-            yield f"{indent}for {loop.place.rank} in {tiles}{_where(_shown(loop))}:"
+            head = f"{indent}for {loop.place.rank} in {tiles}{_where(_shown(loop))}"
+            if loop.lists:
+                yield f"{head},"
+                head = f"{inner}{INDENT}listed in {' and '.join(map(_list, loop.lists))}"
+            yield f"{head}:"
             yield f"{inner}at {_place(loop.place)}"
         case Seq():
             yield f"{indent}for {loop.scalar} = 0 .. {print_expr(loop.count)} - 1, in order:"
             yield from _places(loop.places, inner)
     yield from _nodes(loop.body, inner)
     yield from _listed(f"{inner}next ", [f"{c.name} = {c.next}" for c in loop.carries if _moves(c)])
+
+
+def _list(found: TileList) -> str:
+    return _element(found.tiles, found.index)
 
 
 def _moves(c: Carry) -> bool:

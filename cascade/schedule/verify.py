@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from cascade.ir.expr import Coordinate, Expr, Read
 from cascade.ir.printer import print_expr
 from cascade.ir.walk import walk
+from cascade.schedule.facts import made_in
 from cascade.schedule.footprint import tile_axes
 from cascade.schedule.program import For, Kernel, Node, Program, Seq, results
 from cascade.schedule.prune import expressions
@@ -34,8 +35,11 @@ def _nodes(
             inner.add(node.place.rank)
         if isinstance(node, Seq):
             inner |= {p.rank for p in node.places}
+        seen = known | _carried(node)
+        if isinstance(node, For) and node.lists:
+            seen |= made_in(node)  # what decided on a list is tested in the tile, not before it
         for e in expressions(node):
-            yield from _expression(kernel, e, known | _carried(node), inner)
+            yield from _expression(kernel, e, seen, inner)
         if isinstance(node, For | Seq):
             yield from _nodes(kernel, node.body, known | _carried(node), inner, axes)
             yield from _carries(kernel, node, axes)
