@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cascade.ir.expr import Symbol
-from cascade.ir.extents import bind
+from cascade.zoo import entry
 from tests.zoo.registry import Mechanism
 from tests.zoo.test_zoo import EACH, FOLDER, agree, drawn, load
 
@@ -20,8 +20,9 @@ pytest.importorskip("triton")
 
 from cascade.backends.triton.launch import TritonKernel  # noqa: E402
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.filterwarnings("ignore")
 WIDTHS = {"E": 64, "F": 64}
+LONGEST = 600  # seconds for the kernels of one spec
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +30,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("CASCADE_CACHE", str(tmp_path_factory.getbasetemp() / "kernels"))
 
 
+@pytest.mark.slow
 @EACH
 def test_interpreter(mechanism: Mechanism) -> None:
     spec, arrays = load(mechanism), drawn(mechanism)
@@ -48,26 +50,20 @@ def array(t: Any) -> Any:
     return np.asarray(t.double() if t.dtype.is_floating_point else t)
 
 
+@pytest.mark.campaign
 @EACH
 def test_ahead_of_time(mechanism: Mechanism, tmp_path: Path) -> None:
-    """For sm_90, the heads 64 wide."""
-    spec, arrays = load(mechanism), drawn(mechanism)
-    bound = bind(spec, {n: np.shape(a) for n, a in arrays.items()}, dict(mechanism.params))
-    own = {
-        r.upper(): n for r, n in bound.extents.items() if spec.rank[r].extent == Symbol(r.upper())
-    }
-    given = {**own, **{n: w for n, w in WIDTHS.items() if n in own}, **mechanism.params}
-    command = [
-        sys.executable,
-        "-m",
-        "cascade",
-        "compile",
-        str(FOLDER / f"{mechanism.name}.cascade"),
-    ]
-    command += ["-o", str(tmp_path / "kernels.py"), "--target", "sm_90", "--json"]
-    command += ["--set", ",".join(f"{n}={v}" for n, v in given.items())]
+    """For sm_90, the heads 64 wide, other extents those of the file or usual ones."""
+    spec = load(mechanism)
+    path = FOLDER / f"{mechanism.name}.cascade"
+    own = {r.name.upper() for r in spec.ranks if r.extent == Symbol(r.name.upper())}
+    given = {**entry(mechanism.name).sizes, **{n: w for n, w in WIDTHS.items() if n in own}}
+    command = [sys.executable, "-m", "cascade", "compile", str(path), "--target", "sm_90", "--json"]
+    command += ["-o", str(tmp_path / "kernels.py")]
+    if given:
+        command += ["--set", ",".join(f"{n}={v}" for n, v in given.items())]
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path / "triton")
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=LONGEST)
     assert done.returncode == 0, done.stdout + done.stderr
     assert all(k["fits"] for k in json.loads(done.stdout)["kernels"])
