@@ -670,6 +670,7 @@ def new(name: str, output: str | None, as_json: bool) -> None:
 @click.option("--output", "-o", metavar="FILE.json", help="Write the results as JSON")
 @click.option("--plot", metavar="FILE.svg", help="Draw the results, as .svg or .png")
 @click.option("--target", help="Show the roofline of a target: h100, h200, …, or a file")
+@click.option("--backward", is_flag=True, help="Measure the gradients instead")
 @click.option(
     "--self", "itself", is_flag=True, help="Measure cascade itself: start-up, parsing, analysis"
 )
@@ -685,6 +686,7 @@ def bench(
     output: str | None,
     plot: str | None,
     target: str | None,
+    backward: bool,
     itself: bool,
     repeat: int,
     as_json: bool,
@@ -693,7 +695,7 @@ def bench(
     if itself == (spec is not None):
         raise click.UsageError("say what to measure: `cascade bench SPEC`, or `--self`")
     if spec is not None:
-        found = _compare(spec, settings, against, dtype, target, repeat)
+        found = _compare(spec, settings, against, dtype, target, repeat, backward)
         _write_comparison(found, output, plot, as_json)
         return
     from cascade import benchmark
@@ -713,12 +715,15 @@ def _compare(
     dtype: str,
     target: str | None,
     rounds: int,
+    backward: bool,
 ) -> dict[str, Any]:
     from cascade import api, comparison
 
     peers = [p.strip() for p in against.split(",") if p.strip()]
     with _Progress("measuring") as progress:
-        return comparison.compare(api.load(spec), peers, settings, rounds, dtype, progress, target)
+        return comparison.compare(
+            api.load(spec), peers, settings, rounds, dtype, progress, target, backward
+        )
 
 
 def _write_comparison(

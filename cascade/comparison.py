@@ -32,10 +32,12 @@ def compare(
     dtype: str = "f32",
     progress: Progress | None = None,
     target: str | None = None,
+    backward: bool = False,
 ) -> dict[str, Any]:
     """Times, ratios and errors, and the least time that a `target` needs for the spec.
 
-    Raises `InputError` for a peer or a spec that is not known.
+    With `backward` the gradients by all real inputs are measured, without the forward pass. Raises
+    `InputError` for a peer or a spec that is not known.
     """
     api.require_package("torch", "comparing")
     import torch
@@ -61,15 +63,20 @@ def compare(
             missing.append(kind)
         else:
             jobs[kind] = function
+    if backward:
+        if floor is not None:
+            raise input_error("peer", "`--backward` has no roofline", "leave out `--target`")
+        jobs = {name: _gradients(job, tensors) for name, job in jobs.items()}
     return {
         "spec": spec.name,
+        "pass": "backward" if backward else "forward",
         "device": torch.cuda.get_device_name() if device == "cuda" else platform.processor(),
         "threads": torch.get_num_threads(),
         "dtype": dtype,
         "extents": {r.name.upper(): _extent(spec, r.name, tensors) for r in spec.ranks},
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "rows": _measured(jobs, rounds, device, progress),
+        "rows": _measured(jobs, rounds, device, progress, missing),
         "roofline": floor,
         "not_expressible": missing,
     }
@@ -104,6 +111,23 @@ def _tensors(
     return {n: t.to(device) for n, t in tensors.items()}, numbers
 
 
+def _gradients(job: Callable[[], Any], tensors: Mapping[str, Any]) -> Callable[[], Any]:
+    """The backward pass of a job, again and again from one forward pass."""
+    import torch
+
+    wanted = [t.requires_grad_() for t in tensors.values() if t.is_floating_point()]
+    made: list[Any] = []
+
+    def run() -> Any:
+        if not made:
+            out = job()
+            generator = torch.Generator().manual_seed(1)
+            made.extend((out, torch.randn(out.shape, generator=generator).to(out)))
+        return torch.autograd.grad(made[0], wanted, made[1], retain_graph=True)
+
+    return run
+
+
 def _floor(spec: Cascade, settings: Mapping[str, Any], target: str) -> dict[str, Any]:
     """The roofline of the spec on a target, from the work that it cannot do without."""
     known = {n: v for n, v in (USUAL | dict(settings)).items() if n.lower() in spec.rank}
@@ -127,7 +151,11 @@ def _first(job: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def _measured(
-    jobs: Mapping[str, Callable[[], Any]], rounds: int, device: str, progress: Progress | None
+    jobs: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    device: str,
+    progress: Progress | None,
+    missing: list[str],
 ) -> list[dict[str, Any]]:
     import torch
 
@@ -142,8 +170,13 @@ def _measured(
     results = {}
     for name, job in jobs.items():
         start = time.perf_counter()
-        results[name] = job()
+        try:
+            results[name] = job()
+        except NotImplementedError:  # a peer that has no such kernel on this device
+            missing.append(name)
+            continue
         first[name] = time.perf_counter() - start
+    jobs = {name: job for name, job in jobs.items() if name in results}
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for n in range(rounds):
         for name, job in jobs.items():
@@ -153,7 +186,10 @@ def _measured(
     rows = []
     for name in jobs:
         ratios = [a / b for a, b in zip(times[name], times["cascade"], strict=True)]
-        difference = (results[name].float() - results["cascade"].float()).abs().max()
+        difference = max(
+            (a.float() - b.float()).abs().max()
+            for a, b in zip(_each(results[name]), _each(results["cascade"]), strict=True)
+        )
         rows.append(
             {
                 "name": name,
@@ -168,10 +204,15 @@ def _measured(
     return rows
 
 
+def _each(result: Any) -> tuple[Any, ...]:
+    return result if isinstance(result, tuple) else (result,)
+
+
 def text(found: Mapping[str, Any]) -> str:
     """The table: times, and how many times as long as ours each takes."""
     extents = ", ".join(f"{n}={v}" for n, v in found["extents"].items() if v is not None)
-    title = f"{found['spec']}, {found['dtype']}, {extents}, {found['threads']} threads"
+    name = found["spec"] + (", backward" if found["pass"] == "backward" else "")
+    title = f"{name}, {found['dtype']}, {extents}, {found['threads']} threads"
     rows = [
         [
             r["name"],

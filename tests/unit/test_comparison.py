@@ -1,0 +1,27 @@
+"""A spec beside its peers."""
+
+import pytest
+
+import cascade
+from cascade.comparison import compare, text
+from cascade.diagnostics import InputError
+
+pytest.importorskip("torch")
+
+SMALL = {"B": 1, "H": 2, "P": 33, "M": 33, "E": 8, "F": 8}
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_peers_agree(backward: bool) -> None:
+    spec = cascade.load("examples/attention.cascade")
+    found = compare(spec, ["eager", "sdpa"], SMALL, 2, backward=backward)
+    assert found["pass"] == ("backward" if backward else "forward")
+    assert [r["name"] for r in found["rows"]] == ["cascade", "cascade again", "eager", "sdpa"]
+    assert all(r["difference"] < 1e-5 and r["ratio"] > 0 for r in found["rows"])
+    assert ("backward" in text(found)) is backward
+
+
+def test_a_backward_pass_has_no_roofline() -> None:
+    spec = cascade.load("examples/attention.cascade")
+    with pytest.raises(InputError, match="no roofline"):
+        compare(spec, ["eager"], SMALL, 1, target="h100", backward=True)
