@@ -13,6 +13,7 @@ from cascade.frontends.torch_function.operations import constant, kind_of, lifte
 from cascade.frontends.torch_function.shapes import one
 from cascade.frontends.torch_function.sizes import expr_of
 from cascade.frontends.torch_function.traced import Graph, Traced, refuse
+from cascade.frontends.torch_function.truth import shortest
 from cascade.ir.cascade import Cascade, Einsum, Rank, Tensor, in_file_order
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol
 from cascade.ir.kinds import tensor_kinds
@@ -164,7 +165,7 @@ def finished(graph: Graph, outputs: Mapping[str, Any], name: str) -> Cascade:
         others = {r.tensor for v in values[n + 1 :] for r in reads(v.expr)}
         names.append(_output(graph, wanted, values[n], others.union(names)))
     einsums = _converted(_needed(graph.einsums, names), graph.inputs, names, values)
-    einsums = [Einsum(e.tensor, e.ranks, graph.rooted(e.body)) for e in einsums]
+    einsums = [Einsum(e.tensor, e.ranks, shortest(graph.rooted(e.body))) for e in einsums]
     inputs = _inputs(graph, einsums)
     letters = _letters(graph, inputs, einsums)
     einsums = [_renamed(e, letters) for e in einsums]
