@@ -423,14 +423,20 @@ class Partition:
                 if s.recurs is not None or name in self.own or not s.ranks:
                     continue
                 along = set(s.ranks) & k.loop.ranks
-                if along and any(r not in s.ranks for r in k.rows) and self._costs(s):
+                covered = self._covered(s)
+                if along and any(r not in covered for r in k.rows) and self._costs(s):
                     if self._can_stand_alone(s, k):
                         found.add(name)
         return {n for n in found if not self._only_inside(n, found)}
 
+    def _covered(self, s: Settled) -> set[str]:
+        """The ranks that a step has, those among them of which it has all parts."""
+        own = set(s.ranks)
+        return own | {p.rank for p in self.cascade.partitions if set(p.parts) <= own}
+
     def _scattered(self) -> set[str]:
-        """Steps over tiles, made of results of loops, that a kernel would compute row by row, for
-        it has other tiles.
+        """Steps over tiles, made of results of loops or reduced over a tile, that a kernel would
+        compute row by row, for it has other tiles.
         """
         found: set[str] = set()
         for k in self.kernels:
@@ -453,7 +459,7 @@ class Partition:
             seen.add(r)
             places = dict(zip(step.ranks, r.index, strict=True))
             if any(self._is_computed(places[x]) for x in step.ranks if x in self.parts):
-                if self._needs(step):
+                if self._needs(step) or set(step.bound) & self.parts:
                     found.add(r.tensor)
                     continue
             for part in parts_of(step):

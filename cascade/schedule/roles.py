@@ -163,11 +163,15 @@ class Roles:
         return self.steps[name].iterative is not None
 
     def tidy(self, i: Expr) -> Expr:
-        """`(m1*M0 + m0) // M0` is m1, and `% M0` is m0; sums in their shortest form."""
+        """`(m1*M0 + m0) // M0` is m1, and `% M0` is m0, which together are the whole again; sums in
+        their shortest form.
+        """
         wholes = {p.expression: p for p in self.cascade.partitions if len(p.parts) == 2}
 
         def rule(e: Expr) -> Expr | None:
             match e:
+                case Map("+", (Map("*", (Map("//", (x, n)), size)), Map("%", (y, rest)))):
+                    return x if x == y and n == size == rest else None
                 case Map("//" | "%" as op, (whole, stride)):
                     p = wholes.get(simplified(whole))
                     if p is not None and self.cascade.rank[p.parts[1]].extent == stride:
