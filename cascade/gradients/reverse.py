@@ -17,13 +17,12 @@ from cascade.gradients.rules import Factor
 from cascade.gradients.solve import Solve
 from cascade.gradients.stages import staged
 from cascade.gradients.sums import Sums
-from cascade.gradients.telescope import Gate, gate_of
+from cascade.gradients.telescope import gate_of, telescoped
 from cascade.gradients.term import Term
-from cascade.ir.affine import always, divisible, simplified_indexes
+from cascade.ir.affine import always, divisible, from_end, simplified_indexes
 from cascade.ir.cascade import Cascade, Einsum
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol
 from cascade.ir.order import Group, evaluation_order, offset
-from cascade.ir.printer import print_einsum
 from cascade.ir.walk import free_ranks, reads, substitute
 from cascade.transforms.presence import is_present
 from cascade.transforms.present import Present
@@ -77,7 +76,7 @@ class Reverse:
             result = self.names.tensor(f"d{name}")
             self.results[name] = result
             if terms:
-                self._write(result, left, terms, frozenset())
+                self.write(result, left, terms, frozenset())
             else:
                 self.statements.append(Einsum(result, left, self._zero(name, left)))
 
@@ -126,7 +125,7 @@ class Reverse:
             return terms[0]
         name = self.names.tensor(f"d{e.tensor}")
         own = frozenset(self.presence.of(at(e.tensor, e.ranks)))
-        self._write(name, e.ranks, terms, own)
+        self.write(name, e.ranks, terms, own)
         chosen = any(t.chosen for t in terms)
         term = Term(at(name, e.ranks), chosen=chosen)
         if chosen and _singular(e.body):  # never taken: its derivative may be infinite, times 0
@@ -159,7 +158,7 @@ class Reverse:
 
     # -- statements -----------------------------------------------------------------------------
 
-    def _write(
+    def write(
         self, name: str, left: tuple[str, ...], terms: list[Term], there: frozenset[Expr]
     ) -> None:
         terms = [staged(t, name, left, self) for t in terms]
@@ -257,7 +256,7 @@ class Reverse:
                 continue
             readers = self._member(e, rank, back) if e.step is None else []
             if gate is not None and e is gate.following:
-                self._gated(gate, readers, rank, back)
+                telescoped(self, gate, readers, rank, back)
             else:
                 self._spread(e, self.cotangent[e.tensor])
         for e in group.einsums:
@@ -273,16 +272,15 @@ class Reverse:
         """The cotangent of a member of a recurrence at its own point."""
         name = self.names.tensor(f"d{e.tensor}")
         return Read(
-            name, tuple(self._flip(rank, rank) if r == rank else Coordinate(r) for r in e.ranks)
+            name, tuple(self.flip(rank, rank) if r == rank else Coordinate(r) for r in e.ranks)
         )
 
-    def _flip(self, rank: str, coordinate: str) -> Expr:
-        last = self.names.last(rank)
-        return Map("-", (Map("-", (last, Const(1))), Coordinate(coordinate)))
+    def flip(self, rank: str, coordinate: str) -> Expr:
+        return from_end(self.names.last(rank), Coordinate(coordinate))
 
     def _turned(self, term: Term, rank: str, back: str) -> Term:
         """A term of step `rank` as one of step `back` of the reverse."""
-        moved = term.moved({rank: self._flip(rank, back)})
+        moved = term.moved({rank: self.flip(rank, back)})
         read = simplified_indexes(moved.read)
         assert isinstance(read, Read)
         return replace(
@@ -290,51 +288,6 @@ class Reverse:
             read=read,
             factors=tuple((simplified_indexes(e), n) for e, n in moved.factors),
             conditions=tuple(simplified_indexes(c) for c in moved.conditions),
-        )
-
-    def _gated(self, gate: Gate, readers: list[Term], rank: str, back: str) -> None:
-        """What a step passes on, and to its gate a sum over later steps (telescope.py)."""
-        e, name = gate.following, self.cotangent[gate.following.tensor].read.tensor
-        for pulled in self.pull.statement(e, self.cotangent[e.tensor]):
-            if pulled.tensor != gate.weight.tensor:
-                self.pending.setdefault(pulled.tensor, []).append(pulled)
-        sent = [t for t in readers if t.read.tensor != self.cotangent[gate.state].read.tensor]
-        own = at(e.tensor, e.ranks)
-        terms = [t.times(((own, 1),)).over(gate.summed) for t in sent]
-        for sign, x in gate.rest:
-            factors = ((x, 1),) if sign < 0 else ((Const(-1), 1), (x, 1))
-            terms.append(Term(self.cotangent[e.tensor].read, factors, gate.summed))
-        left = tuple(i.rank for i in gate.weight.index if isinstance(i, Coordinate))
-        step = self.names.tensor(f"d{gate.weight.tensor}_step")
-        self._write(step, left, [self.shortened(t) for t in terms], frozenset())
-        later = self.names.tensor(f"d{gate.weight.tensor}_later")
-        ranks = tuple(back if r == rank else r for r in left)
-        slot = left.index(rank)
-        index = tuple(self._flip(rank, back) if r == rank else Coordinate(r) for r in left)
-        self.statements.append(Einsum(later, ranks, Const(0.0), slot, init=True))
-        self.statements.append(
-            Einsum(later, ranks, plus(at(later, ranks), Read(step, index)), slot)
-        )
-        whole = list(point(left))
-        whole[slot] = Map("-", (self.names.last(rank), Coordinate(rank)))
-        term = Term(Read(later, tuple(whole)), ((gate.weight, -1),))
-        self.pending.setdefault(gate.weight.tensor, []).append(
-            Pulled(gate.weight.tensor, gate.weight.index, term, left)
-        )
-        self._tell_gate(gate, name, step, later)
-
-    def _tell_gate(self, gate: Gate, name: str, step: str, later: str) -> None:
-        made = {e.tensor: print_einsum(e) for e in self.statements if not e.init}
-        over, weight = ",".join(gate.summed), gate.weight.tensor
-        self.record.add(
-            "telescope",
-            f"d{weight}",
-            (f"{weight} * sum[{over}]({gate.state} * {name}): a product of states at every step",),
-            (made[step], made[later]),
-            (
-                f"{weight} * {gate.state} is what the step makes, less what it adds",
-                f"{name} is what readers send back, and {weight} * {name} of the step after",
-            ),
         )
 
     def _member(self, e: Einsum, rank: str, back: str) -> list[Term]:
@@ -357,7 +310,7 @@ class Reverse:
             terms.append(self._turned(term, rank, back))
             sent.append(term)
         if terms:
-            self._write(name, ranks, terms, frozenset())
+            self.write(name, ranks, terms, frozenset())
         else:
             self.statements.append(Einsum(name, ranks, ZERO))
         return sent
@@ -411,7 +364,7 @@ class Reverse:
         if elsewhere or arrived is not None:
             whole = self._every_slot(e, elsewhere, arrived)
             index: list[Expr] = [
-                Coordinate(r) if r != rank else self._flip(rank, back) for r in e.ranks
+                Coordinate(r) if r != rank else self.flip(rank, back) for r in e.ranks
             ]
             terms.append(Term(Read(whole, tuple(index))))
             index[slot] = self.names.last(rank)

@@ -20,13 +20,20 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from cascade.gradients.build import at
+from cascade.gradients.build import at, plus, point
 from cascade.gradients.products import factored
+from cascade.gradients.pull import Pulled
+from cascade.gradients.term import Term
 from cascade.ir.cascade import Cascade, Einsum
-from cascade.ir.expr import Coordinate, Expr, Map, Read
+from cascade.ir.expr import Const, Coordinate, Expr, Map, Read
 from cascade.ir.order import Group
+from cascade.ir.printer import print_einsum
 from cascade.ir.walk import reads
+
+if TYPE_CHECKING:
+    from cascade.gradients.reverse import Reverse
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,64 @@ def gate_of(
         return None
     rest = tuple(p for p in parts if p not in holding)
     return Gate(state.tensor, following, weight, rest, summed)
+
+
+def telescoped(reverse: Reverse, gate: Gate, readers: list[Term], rank: str, back: str) -> None:
+    """What a step passes on; to its gate, a sum over later steps. `back` is `rank` from the end.
+
+    `readers` are what the readers of the new state send.
+    """
+    e, weight = gate.following, gate.weight
+    cotangent = reverse.cotangent[e.tensor]
+    for pulled in reverse.pull.statement(e, cotangent):
+        if pulled.tensor != weight.tensor:
+            reverse.pending.setdefault(pulled.tensor, []).append(pulled)
+    carried = reverse.cotangent[gate.state].read.tensor
+    own = at(e.tensor, e.ranks)
+    terms = [t.times(((own, 1),)).over(gate.summed) for t in readers if t.read.tensor != carried]
+    for sign, x in gate.rest:
+        factors = ((x, 1),) if sign < 0 else ((Const(-1), 1), (x, 1))
+        terms.append(Term(cotangent.read, factors, gate.summed))
+    left = tuple(i.rank for i in weight.index if isinstance(i, Coordinate))
+    step = reverse.names.tensor(f"d{weight.tensor}_step")
+    reverse.write(step, left, [reverse.shortened(t) for t in terms], frozenset())
+    later = _summed_later(reverse, f"d{weight.tensor}_later", step, left, rank, back)
+    whole = list(point(left))
+    whole[left.index(rank)] = Map("-", (reverse.names.last(rank), Coordinate(rank)))
+    term = Term(Read(later, tuple(whole)), ((weight, -1),))
+    reverse.pending.setdefault(weight.tensor, []).append(
+        Pulled(weight.tensor, weight.index, term, left)
+    )
+    _tell(reverse, gate, cotangent.read.tensor, step, later)
+
+
+def _summed_later(
+    reverse: Reverse, stem: str, step: str, left: tuple[str, ...], rank: str, back: str
+) -> str:
+    """`later[j+1] = later[j] + step[I-1-j]`."""
+    later = reverse.names.tensor(stem)
+    ranks = tuple(back if r == rank else r for r in left)
+    slot = left.index(rank)
+    index = tuple(reverse.flip(rank, back) if r == rank else Coordinate(r) for r in left)
+    body = plus(at(later, ranks), Read(step, index))
+    reverse.statements.append(Einsum(later, ranks, Const(0.0), slot, init=True))
+    reverse.statements.append(Einsum(later, ranks, body, slot))
+    return later
+
+
+def _tell(reverse: Reverse, gate: Gate, name: str, step: str, later: str) -> None:
+    made = {e.tensor: print_einsum(e) for e in reverse.statements if not e.init}
+    over, weight = ",".join(gate.summed), gate.weight.tensor
+    reverse.record.add(
+        "telescope",
+        f"d{weight}",
+        (f"{weight} * sum[{over}]({gate.state} * {name}): a product of states at every step",),
+        (made[step], made[later]),
+        (
+            f"{weight} * {gate.state} is what the step makes, less what it adds",
+            f"{name} is what readers send back, and {weight} * {name} of the step after",
+        ),
+    )
 
 
 def _divides_its_derivative(cascade: Cascade, weight: Read, reader: str) -> bool:

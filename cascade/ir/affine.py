@@ -35,6 +35,11 @@ def simplified_indexes(e: Expr) -> Expr:
     return transform(e, rule)
 
 
+def from_end(extent: Expr, place: Expr) -> Expr:
+    """The coordinate as far from the end as `place` is from the start: `I - 1 - i`."""
+    return Map("-", (Map("-", (extent, ONE)), place))
+
+
 def compared(e: Expr) -> Expr:
     """The same truth, with `<` and `<=` of sums that share terms in their shortest form."""
 

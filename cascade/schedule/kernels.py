@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 import networkx as nx
 
+from cascade.ir.affine import from_end
 from cascade.ir.cascade import extent_symbol
-from cascade.ir.expr import Const, Coordinate, Expr, Map, Read
+from cascade.ir.expr import Coordinate, Expr, Map, Read
 from cascade.ir.ops import MAPS
 from cascade.ir.printer import print_expr
 from cascade.ir.walk import free_ranks, reads, walk
@@ -324,7 +325,7 @@ class Partition:
         turned = [r for r in ranks if r not in away and self.cascade.rank[r].extent == extent]
         if len(turned) != 1:
             return {}
-        return {turned[0]: Map("-", (Map("-", (extent, Const(1))), here))}
+        return {turned[0]: from_end(extent, here)}
 
     def _steps_along(self, s: Settled, k: Draft) -> bool:
         """Whether a tensor, if it is placed in the reverse of a loop, reads it step by step."""

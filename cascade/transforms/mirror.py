@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from cascade.analysis.conditions import upper_bounds
-from cascade.ir.affine import compared, simplified
+from cascade.ir.affine import compared, from_end, simplified
 from cascade.ir.cascade import Einsum
-from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Symbol
+from cascade.ir.expr import Coordinate, Expr, Map, Read, Reduce, Symbol
 from cascade.ir.printer import print_expr
 from cascade.ir.walk import free_ranks, transform
 from cascade.transforms.draft import NotChunkable
@@ -34,7 +34,7 @@ def mirrored(opener: Opener, e: Einsum, node: Reduce) -> tuple[Einsum, Read] | N
     same = {draft.ranks[column].extent: extent}
 
     def turned(rank: str) -> Expr:
-        return Map("-", (Map("-", (extent, Const(1))), Coordinate(rank)))
+        return from_end(extent, Coordinate(rank))
 
     def named(n: Expr) -> Expr | None:
         return same.get(n) if isinstance(n, Symbol) else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from cascade.ir.affine import simplified, simplified_indexes
+from cascade.ir.affine import from_end, simplified, simplified_indexes
 from cascade.ir.cascade import Einsum
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce
 from cascade.ir.order import evaluation_order, offset
@@ -296,7 +296,7 @@ class Recurrence:
         return None
 
     def _reversed(self, rank: str) -> Expr:
-        return Map("-", (Map("-", (self.tiles.extent, Const(1))), Coordinate(rank)))
+        return from_end(self.tiles.extent, Coordinate(rank))
 
     def _readout(self, e: Einsum, node: Expr, first: Read) -> Expr:
         found = self._row(first)
