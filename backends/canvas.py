@@ -14,8 +14,8 @@ COLOURS = ("#2a6f97", "#d98200", "#00875f", "#b8568f", "#857500", "#555555")
 
 
 @contextmanager
-def canvas(path: str | Path, size: tuple[float, float]) -> Iterator[Any]:
-    """The axes of a picture of `size` inches, written to an .svg or .png file at the end.
+def figure(path: str | Path, size: tuple[float, float]) -> Iterator[Any]:
+    """A figure of `size` inches, written to an .svg or .png file at the end.
 
     An .svg is the same, byte by byte, for the same data. Raises `InputError`.
     """
@@ -32,13 +32,20 @@ def canvas(path: str | Path, size: tuple[float, float]) -> Iterator[Any]:
             "install it: `pip install matplotlib`",
         ) from None
     with matplotlib.rc_context({"svg.hashsalt": "cascade", "svg.fonttype": "none"}):
-        figure = Figure(figsize=size, layout="constrained")
-        axes = figure.add_subplot()
-        yield axes
-        axes.spines[["top", "right"]].set_visible(False)
+        made = Figure(figsize=size, layout="constrained")
+        yield made
         try:
-            figure.savefig(target, metadata={"Date": None} if target.suffix == ".svg" else None)
+            made.savefig(target, metadata={"Date": None} if target.suffix == ".svg" else None)
         except OSError as e:
             raise input_error(
                 "file-write", f"{path} cannot be written: {e.strerror or e}"
             ) from None
+
+
+@contextmanager
+def canvas(path: str | Path, size: tuple[float, float]) -> Iterator[Any]:
+    """The axes of a figure that has one picture."""
+    with figure(path, size) as made:
+        axes = made.add_subplot()
+        yield axes
+        axes.spines[["top", "right"]].set_visible(False)

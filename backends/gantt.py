@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from cascade.diagnostics import input_error
+from cascade.backends.canvas import figure
 from cascade.spatial.epoch import Epoch, Placed
 from cascade.spatial.epoch_text import Plan
 
-FORMS = (".svg", ".png")
 COLOURS = (
     "#2a6f97",
     "#d98200",
@@ -28,31 +26,11 @@ COLOURS = (
 
 def draw(plan: Plan, path: str, tiles: int = 4) -> None:
     """Write the first tiles of every epoch to an .svg or .png file. Raises `InputError`."""
-    target = Path(path)
-    if target.suffix not in FORMS:
-        raise input_error("file-write", f"{path} is neither an .svg nor a .png file")
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise input_error(
-            "missing-package",
-            "drawing needs the package matplotlib",
-            "install it: `pip install matplotlib`",
-        ) from None
-    with matplotlib.rc_context({"svg.hashsalt": "cascade", "svg.fonttype": "none"}):
-        height = 1.0 + 1.6 * len(plan.epochs)
-        figure = Figure(figsize=(9, height), layout="constrained")
-        every = figure.subplots(len(plan.epochs), 1, squeeze=False)
+    with figure(path, (9, 1.0 + 1.6 * len(plan.epochs))) as made:
+        every = made.subplots(len(plan.epochs), 1, squeeze=False)
         for axes, epoch in zip(every[:, 0], plan.epochs, strict=True):
             _epoch(axes, epoch, tiles)
-        figure.suptitle(f"{plan.name} on {plan.target.name}", fontsize=10)
-        try:
-            figure.savefig(target, metadata={"Date": None} if target.suffix == ".svg" else None)
-        except OSError as e:
-            raise input_error(
-                "file-write", f"{path} cannot be written: {e.strerror or e}"
-            ) from None
+        made.suptitle(f"{plan.name} on {plan.target.name}", fontsize=10)
 
 
 def _epoch(axes: Any, epoch: Epoch, tiles: int) -> None:
