@@ -29,6 +29,7 @@ from cascade.ir.expr import FALSE, TRUE, Const, Coordinate, Expr, Map, Read, Sym
 from cascade.ir.walk import reads, symbols, walk
 from cascade.schedule.bounds import Interval, solve
 from cascade.schedule.facts import Axes, axes_of, made_in, real_values, tile_axes, tile_kinds
+from cascade.schedule.names import fresh
 from cascade.schedule.program import (
     Axis,
     Buffer,
@@ -113,14 +114,6 @@ def _names(program: Program) -> set[str]:
     return found | {s for b in program.buffers for e in b.shape for s in symbols(e)}
 
 
-def _fresh(stem: str, taken: set[str]) -> str:
-    name, n = stem, 2
-    while name in taken:
-        name, n = f"{stem}_{n}", n + 1
-    taken.add(name)
-    return name
-
-
 @dataclass(frozen=True)
 class _Made:
     """A loop over lists, the kernel that makes them, and their memory."""
@@ -167,9 +160,9 @@ class _Lister:
         self.taken = set(self.tile_axes) | {g.scalar for g in kernel.grid} | names
         self.folds: dict[tuple[str, Expr], Expr] = {}
         rank = loop.place.rank
-        self.step = _fresh(f"{rank}_step", self.taken)
-        self.tile_rank = _fresh(f"{rank}_tile", self.taken)
-        self.block, self.other = _fresh("block", self.taken), _fresh("block_before", self.taken)
+        self.step = fresh(f"{rank}_step", self.taken)
+        self.tile_rank = fresh(f"{rank}_tile", self.taken)
+        self.block, self.other = fresh("block", self.taken), fresh("block_before", self.taken)
 
     # -- the parts of it
     def made(self) -> _Made | None:
@@ -301,12 +294,12 @@ class _Lister:
         if isinstance(e, Const | Read):
             self._need(e)
             return e
-        name = _fresh(f"{self.loop.place.rank}_{stem}", self.taken)
+        name = fresh(f"{self.loop.place.rank}_{stem}", self.taken)
         places = {**self.places, self.tile_rank: self._tile_place()}
         return self._add(Let(name, e), axes_of(e, places, self.tile_axes))
 
     def _masked(self, stem: str, e: Expr, conditions: tuple[Expr, ...], fill: Const) -> Expr:
-        name = _fresh(f"{self.loop.place.rank}_{stem}", self.taken)
+        name = fresh(f"{self.loop.place.rank}_{stem}", self.taken)
         axes = frozenset().union(*(self._axes(x) for x in (e, *conditions)))
         return self._add(Mask(name, e, conditions, fill), axes)
 
@@ -318,7 +311,7 @@ class _Lister:
         if (op, e) not in self.folds:
             names = tuple(a.name for a in self.kernel.axes if a.name in axes)
             stem = next((r.tensor for r in reads(e)), self.loop.place.rank)
-            name = _fresh(f"{stem}_{op}", self.taken)
+            name = fresh(f"{stem}_{op}", self.taken)
             left = frozenset({self.block} if self.loop.axis in axes else ())
             self.folds[op, e] = self._add(Fold(name, op, e, names), left)
         return self.folds[op, e]
@@ -353,8 +346,8 @@ class _Lister:
         along = tuple(g.scalar.removesuffix("_at") for g in grid)
         shape = tuple(g.count for g in grid)
         for kind, listed in lists:
-            number = _fresh(f"{rank}_{kind}_number", self.names)
-            tiles = _fresh(f"{rank}_{kind}_tiles", self.names)
+            number = fresh(f"{rank}_{kind}_number", self.names)
+            tiles = fresh(f"{rank}_{kind}_tiles", self.names)
             found[kind] = TileList(number, tiles, index)
             carry, nodes = self._compacted(kind, listed, found[kind])
             carries.append(carry)
@@ -368,7 +361,7 @@ class _Lister:
         over = Seq(self.step, blocks, own, tuple(carries), tuple(body))
         before = Place(self.other, lane(self.other), Const(self.tiles))
         kernel = Kernel(
-            _fresh(f"{self.kernel.name}_{rank}_tiles", self.names),
+            fresh(f"{self.kernel.name}_{rank}_tiles", self.names),
             grid,
             tuple(self._needed_axes(shown, places)),
             (*places, before),
@@ -385,7 +378,7 @@ class _Lister:
         """The tiles of a block that are listed, each stored after those before it."""
         stem = f"{self.loop.place.rank}_{kind}"
         count, one, other, before, at, here, after = (
-            _fresh(f"{stem}_{part}", self.taken)
+            fresh(f"{stem}_{part}", self.taken)
             for part in ("count", "one", "other", "before", "at", "here", "next")
         )
         earlier = Map("<", (lane(self.other), lane(self.block)))

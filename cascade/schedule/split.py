@@ -27,6 +27,7 @@ from cascade.ir.walk import reads, transform, walk
 from cascade.schedule.build import COMBINE
 from cascade.schedule.errors import NoSchedule
 from cascade.schedule.facts import tile_axes
+from cascade.schedule.names import fresh
 from cascade.schedule.program import (
     Buffer,
     Carry,
@@ -129,7 +130,7 @@ class _Splitter:
         cut = replace(loop, predicate=(*loop.predicate, *own))
         first = replace(
             kernel,
-            name=_fresh(f"{kernel.name}_parts", self.launched),
+            name=fresh(f"{kernel.name}_parts", self.launched),
             grid=(*kernel.grid, GridAxis(names.at, Symbol(names.count))),
             places=(*kernel.places, part),
             body=pruned((*before, cut, *stores)),
@@ -142,9 +143,9 @@ class _Splitter:
         """Names, and the values behind them: splits are whole tiles, of extents that are known."""
         rank = loop.place.rank
         names = _Names(
-            _fresh(f"{rank}_split", self.taken),
-            _fresh(f"{rank}_splits", self.taken),
-            _fresh(f"{rank}_in_split", self.taken),
+            fresh(f"{rank}_split", self.taken),
+            fresh(f"{rank}_splits", self.taken),
+            fresh(f"{rank}_in_split", self.taken),
         )
         tiles = _quotient(loop.place.extent, Const(loop.tile))
         count: Expr = Const(self.number)
@@ -178,19 +179,11 @@ class _Splitter:
         dimension(names.rank, Symbol(names.count), Symbol(names.at))
         for place in along.values():
             dimension(place.rank, place.extent, Coordinate(place.rank))
-        name = _fresh(f"{carry.name}_parts", self.taken)
+        name = fresh(f"{carry.name}_parts", self.taken)
         dtype = carry.kind if carry.kind in ("int", "bool") else "real"
         buffer = Buffer(name, tuple(ranks), tuple(shape), dtype, "temp")
         self.buffers.append(buffer)
         return buffer, tuple(index)
-
-
-def _fresh(stem: str, taken: set[str]) -> str:
-    name, n = stem, 2
-    while name in taken:
-        name, n = f"{stem}_{n}", n + 1
-    taken.add(name)
-    return name
 
 
 def _quotient(a: Expr, b: Expr) -> Expr:
