@@ -17,6 +17,7 @@ from cascade.diagnostics import CascadeError, Diagnostic
 from cascade.ir.expr import Expr, Read
 from cascade.ir.extents import evaluate
 from cascade.ir.walk import symbols
+from cascade.schedule.base_two import Signs, in_base_two
 from cascade.schedule.facts import tile_axes
 from cascade.schedule.program import (
     Contract,
@@ -64,19 +65,22 @@ def emit(program: Program, options: Options | None = None) -> str:
     Raises `CascadeError` where one of them is not known.
     """
     options = options or Options()
+    signs = Signs(program)
+    program = in_base_two(program, signs)
     kinds = scalar_kinds(program)
     parts, signatures = [], []
     described: set[str] = set()
     for kernel in program.kernels:
         signature = signature_of(program, kernel)
         signatures.append(signature)
-        w = _writer(program, kernel, kinds, options.descriptors)
+        w = _writer(program, kernel, kinds, signs, options.descriptors)
         parts.append(_kernel(w, kernel, signature))
         described |= w.described
     body = "\n\n\n".join(parts)
     title = f'"""{program.name}: kernels written by cascade. Needs torch and triton."""'
     imports = "import math\n\nimport torch\nimport triton\nimport triton.language as tl\n"
-    tail = host(program, tuple(signatures), kinds, options.of, frozenset(described))
+    loaded, positive = frozenset(described), frozenset(signs.used)
+    tail = host(program, tuple(signatures), kinds, options.of, loaded, positive)
     blocks = (f"{title}\n\n{imports}", helpers(body).strip(), body, tail)
     return "\n\n\n".join(b.rstrip("\n") for b in blocks if b) + "\n"
 
@@ -147,10 +151,10 @@ def _contracted(kernel: Kernel) -> set[str]:
 
 
 def _writer(
-    program: Program, kernel: Kernel, kinds: Mapping[str, str], by_descriptor: bool
+    program: Program, kernel: Kernel, kinds: Mapping[str, str], signs: Signs, by_descriptor: bool
 ) -> Writer:
     sizes, actual = lanes(program, kernel)
-    w = Writer(program, kernel, sizes, actual, dict(program.widths), kinds)
+    w = Writer(program, kernel, sizes, actual, dict(program.widths), kinds, signs)
     w.places = {p.rank: p for p in kernel.places}
     w.by_descriptor = by_descriptor
     return w

@@ -29,8 +29,11 @@ def host(
     kinds: Mapping[str, str],
     options: Callable[[str], tuple[int, int]],
     described: frozenset[str] = frozenset(),
+    positive: frozenset[str] = frozenset(),
 ) -> str:
-    """`described` are the tensors that kernels load by descriptors."""
+    """`described` are the tensors that kernels load by descriptors, `positive` the params that they
+    take to be positive.
+    """
     inputs = [b for b in program.buffers if b.kind == "in"]
     outputs = [b for b in program.buffers if b.kind == "out"]
     given = _given(program, inputs, signatures)
@@ -42,6 +45,11 @@ def host(
     lines.append(f'    """{program.name}: {_what(inputs)} to {_what(outputs)}, as a dictionary."""')
     lines += _types(inputs)
     lines += _extents(program, inputs, given, kinds)
+    for name in sorted(positive):
+        lines.append(
+            f'    _check({scalar(name)} > 0, f"these kernels are for {name} > 0, '
+            f'not {{{scalar(name)}}}")'
+        )
     lines += _descriptors(program, described)
     for b in (b for b in program.buffers if b.kind != "in"):
         lines.append(f"    {ident(b.name)} = {_memory(b, inputs)}")

@@ -39,6 +39,8 @@ def note(w: Writer, node: Node) -> None:
                     found[p.rank] = None
             w.held[name] = {r: v for r, v in found.items() if v is not None}
         case Let(name, value):
+            if not w.tiles[name].axes:
+                w.numbers[name] = value
             found = {p.rank: held(w, value, p) for p in w.missing(w.tiles[name].axes)}
             w.held[name] = {r: v for r, v in found.items() if v is not None}
         case Contract(name, factors):
@@ -72,6 +74,8 @@ def _map(w: Writer, op: str, args: tuple[Expr, ...], place: Place) -> float | No
     match op, values:
         case "*", _ if 0.0 in values and all(_is_tame(w, a, place) for a in args):
             return 0.0
+        case "*", [x, None] if x == -math.inf and _is_positive(w, args[1]):
+            return x
         case "/", [0.0, None] if not w.varies(args[1], place):
             return 0.0
         case "-", [x, None] if x == -math.inf:
@@ -91,6 +95,11 @@ def _map(w: Writer, op: str, args: tuple[Expr, ...], place: Place) -> float | No
             return float(MAPS[op](*values))
     except (ArithmeticError, ValueError, KeyError, TypeError):
         return None
+
+
+def _is_positive(w: Writer, e: Expr) -> bool:
+    number = w.numbers.get(e.tensor) if isinstance(e, Read) else None
+    return number is not None and w.signs.positive(number)
 
 
 def _is_tame(w: Writer, e: Expr, place: Place) -> bool:

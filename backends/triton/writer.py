@@ -20,6 +20,7 @@ from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol
 from cascade.ir.extents import evaluate
 from cascade.ir.ops import COMPARISONS
 from cascade.ir.walk import free_ranks, walk
+from cascade.schedule.base_two import Signs
 from cascade.schedule.program import Kernel, Place, Program, lane
 from cascade.schedule.settle import is_natural
 
@@ -49,6 +50,7 @@ class Writer:
     actual: dict[str, int]  # axis -> lanes that can exist
     widths: Mapping[str, int]  # extents and params that are numbers in the text
     kinds: Mapping[str, str]  # of extents and params: int, real or bool
+    signs: Signs  # which of them are positive
     lines: list[str] = field(default_factory=list)
     depth: int = 1
     tiles: dict[str, Code] = field(default_factory=dict)
@@ -57,6 +59,7 @@ class Writer:
     given: set[str] = field(default_factory=set)  # coordinates that have a name already
     whole: set[str] = field(default_factory=set)  # axes of loops all of whose lanes exist here
     held: dict[str, Held] = field(default_factory=dict)  # tiles at lanes that do not exist
+    numbers: dict[str, Expr] = field(default_factory=dict)  # tiles that are one number
     lanes: dict[str, str] = field(default_factory=dict)  # names of lanes, where not the usual
     scalars: set[str] = field(default_factory=set)  # positions in the grid and in loops
     by_descriptor: bool = False  # whether loads go by descriptors where they can

@@ -17,6 +17,7 @@ from cascade.ir.extents import Number, bind, evaluate
 from cascade.ir.walk import free_ranks, walk
 from cascade.schedule.describe import to_dict
 from cascade.schedule.errors import NoSchedule
+from cascade.schedule.factored import factored_sums
 from cascade.schedule.lists import with_lists
 from cascade.schedule.lower import lower
 from cascade.schedule.order import heavy_first
@@ -91,7 +92,7 @@ def schedule(cascade: Cascade, sizes: Sizes, as_written: bool = False) -> Schedu
     for n, attempt in enumerate(attempts):
         try:
             program = lower(attempt.cascade, sizes, attempt.unordered, attempt.free)
-            program = pack(program, sizes)
+            program = pack(factored_sums(program), sizes)
             program = with_lists(_split(cascade, program, sizes), sizes)
             return Schedule(cascade, attempt, heavy_first(program))
         except NoSchedule as reason:

@@ -12,7 +12,7 @@ The last group may have fewer heads: its rows then end early, as those of any la
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from cascade.ir.cascade import Cascade
@@ -21,34 +21,24 @@ from cascade.ir.extents import evaluate
 from cascade.ir.walk import symbols, transform, walk
 from cascade.schedule.facts import tile_axes
 from cascade.schedule.program import (
-    Best,
-    Carry,
-    Contract,
-    Fold,
     For,
     GridAxis,
     Kernel,
-    Let,
     Load,
-    Mask,
-    Node,
-    Pick,
     Place,
     Program,
     Seq,
-    Store,
     inside,
     lane,
 )
 from cascade.schedule.prune import expressions
+from cascade.schedule.rewrite import rewritten
 from cascade.schedule.sizes import Sizes
 from cascade.schedule.verify import violations
 
 FEW = 64  # rows of a head up to which the heads of a group share a tile
 
 LEAST = 16  # rows of the smallest tile that matrix units take
-
-Rule = Callable[[Expr], Expr]
 
 
 def pack(program: Program, sizes: Sizes) -> Program:
@@ -233,47 +223,3 @@ def _at_least_one(e: Expr) -> Expr:
 def _quotient(a: Expr, b: Expr) -> Expr:
     """Rounded up."""
     return Map("//", (Map("-", (Map("+", (a, b)), Const(1))), b))
-
-
-def rewritten(nodes: tuple[Node, ...], rule: Rule) -> tuple[Node, ...]:
-    """The nodes with every expression as `rule` gives it."""
-    return tuple(_node(n, rule) for n in nodes)
-
-
-def _node(node: Node, rule: Rule) -> Node:
-    def each(parts: tuple[Expr, ...]) -> tuple[Expr, ...]:
-        return tuple(rule(e) for e in parts)
-
-    def start(carries: tuple[Carry, ...]) -> tuple[Carry, ...]:
-        return tuple(replace(c, init=rule(c.init)) for c in carries)
-
-    match node:
-        case Let() | Fold():
-            return replace(node, value=rule(node.value))
-        case Load():
-            return replace(node, index=each(node.index), present=each(node.present))
-        case Mask():
-            return replace(node, value=rule(node.value), conditions=each(node.conditions))
-        case Contract():
-            return replace(node, factors=each(node.factors))
-        case Pick():
-            return replace(node, value=rule(node.value), at=rule(node.at))
-        case Best():
-            return replace(
-                node, value=rule(node.value), place=rule(node.place),
-                conditions=each(node.conditions),
-            )  # fmt: skip
-        case For():
-            return replace(
-                node, predicate=each(node.predicate), carries=start(node.carries),
-                body=rewritten(node.body, rule), values=each(node.values),
-            )  # fmt: skip
-        case Seq():
-            return replace(
-                node, count=rule(node.count), carries=start(node.carries),
-                body=rewritten(node.body, rule),
-            )  # fmt: skip
-        case Store():
-            return replace(
-                node, index=each(node.index), value=rule(node.value), present=each(node.present)
-            )

@@ -13,6 +13,7 @@ from cascade.ir.expr import Const, Expr, Map, Read, Symbol
 from cascade.ir.walk import transform, walk
 from cascade.schedule.program import Contract, For, Kernel, Let, Node, Program, Seq, results, tile
 from cascade.schedule.prune import expressions
+from cascade.schedule.rewrite import rewritten
 
 
 def scaled_operands(program: Program) -> Program:
@@ -83,28 +84,17 @@ def _without_copies(loop: For | Seq, changed: set[str]) -> For | Seq:
     """`b = a` is left out, and b read as a."""
     copies: dict[str, Expr] = {}
     body: list[Node] = []
+
+    def rule(e: Expr) -> Expr | None:
+        return copies.get(e.tensor) if isinstance(e, Read) and not e.index else None
+
     for node in loop.body:
         if isinstance(node, Let) and isinstance(node.value, Read) and node.name in changed:
             copies[node.name] = node.value
         else:
-            body.append(_renamed(node, copies))
+            body += rewritten((node,), lambda e: transform(e, rule))
     carries = tuple(
         replace(c, next=copies[c.next].tensor) if c.next in copies else c  # type: ignore[union-attr]
         for c in loop.carries
     )
     return replace(loop, body=tuple(body), carries=carries)
-
-
-def _renamed(node: Node, copies: dict[str, Expr]) -> Node:
-    def rule(e: Expr) -> Expr | None:
-        return copies.get(e.tensor) if isinstance(e, Read) and not e.index else None
-
-    def expr(value: object) -> object:
-        if isinstance(value, tuple) and all(hasattr(v, "span") for v in value):
-            return tuple(transform(v, rule) for v in value)
-        return transform(value, rule) if hasattr(value, "span") else value  # type: ignore[arg-type]
-
-    if isinstance(node, For | Seq):
-        return replace(node, body=tuple(_renamed(n, copies) for n in node.body))
-    fields = {f: expr(getattr(node, f)) for f in node.__dataclass_fields__}
-    return replace(node, **fields)  # type: ignore[arg-type]

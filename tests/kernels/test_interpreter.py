@@ -269,6 +269,24 @@ def test_groups(groups):
     assert torch.allclose(out, wanted, atol=2e-6)
 
 
+@pytest.mark.parametrize(("name", "factor"), [("causal", "scale"), ("soft_cap", "cap")])
+def test_a_factor_of_any_sign(name, factor):
+    """Kernels for positive factors leave them out of the maximum, and refuse others."""
+    n = sizes(name)[0]
+    arrays = draw(name, n)
+    made = kernel(name)
+    for value in (0.3, -0.3, *([0.0] if factor == "scale" else [])):
+        found = interpret(made, arrays, {factor: value})
+        wanted = cascade.compile(spec(name))(**arrays, **{factor: value})
+        wanted = wanted if isinstance(wanted, dict) else {spec(name).outputs[0]: wanted}
+        for output, array in found.items():
+            np.testing.assert_allclose(array, wanted[output], atol=1e-5)
+    (first, *_) = next(v for k, v in made.known.items() if (factor, 0.3) in k[2])
+    with pytest.raises(ValueError, match=f"these kernels are for {factor} > 0, not -1"):
+        tensors = {n: torch.from_numpy(a).float() for n, a in arrays.items()}
+        first[1].run(**tensors, **{factor: -1.0})
+
+
 def test_strides():
     rng = np.random.default_rng(0)
     shapes = [(2, length, 3, 16) for length in (33, 40, 40)]

@@ -1,0 +1,111 @@
+"""A number that multiplies all that a loop adds up multiplies the sum instead, once: the sum of
+`scale * (dS . K)` over tiles is `scale` times that of `dS . K`, which a matrix unit accumulates.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+
+from cascade.ir.expr import Const, Expr, Map, Read, Symbol
+from cascade.ir.walk import symbols, transform, walk
+from cascade.schedule.names import fresh
+from cascade.schedule.program import (
+    Carry,
+    For,
+    Kernel,
+    Let,
+    Node,
+    Program,
+    Seq,
+    inside,
+    results,
+    tile,
+)
+from cascade.schedule.prune import expressions, pruned
+from cascade.schedule.rewrite import rewritten
+
+
+def factored_sums(program: Program) -> Program:
+    """The same program with factors of what loops add up moved behind the loops."""
+    return replace(program, kernels=tuple(_kernel(k) for k in program.kernels))
+
+
+def _kernel(kernel: Kernel) -> Kernel:
+    taken = {name for node in inside(kernel.body) for name in results(node)}
+    body = _nodes(kernel.body, taken)
+    return kernel if body == kernel.body else replace(kernel, body=pruned(body))
+
+
+def _nodes(nodes: tuple[Node, ...], taken: set[str]) -> tuple[Node, ...]:
+    done: list[Node] = []
+    for node in nodes:
+        after: list[Node] = []
+        if isinstance(node, For | Seq):
+            node = replace(node, body=_nodes(node.body, taken))
+            for carry in node.carries:
+                found = _factor(node, carry)
+                if found is not None:
+                    name = fresh(f"{carry.name}_sum", taken)
+                    node = _without(node, carry, name, *found)
+                    after.append(Let(carry.name, Map("*", (found[0], tile(name)))))
+        done += [node, *after]
+    return tuple(done)
+
+
+def _factor(loop: For | Seq, carry: Carry) -> tuple[Expr, str, str] | None:
+    """The factor, the tile that it multiplies and that product, where a carry starts at 0 and is
+    added nothing else; what was carried may itself be multiplied first.
+    """
+    made = {name: n for n in loop.body for name in results(n)}
+    reads = _reads(loop.body)
+    following = made.get(carry.next)
+    if carry.init != Const(0.0) or not isinstance(following, Let) or reads[carry.name] != 1:
+        return None
+    match following.value:
+        case Map("+", (before, Read(added, ()))) if _is_carried(before, carry.name):
+            pass
+        case _:
+            return None
+    product = made.get(added)
+    if not isinstance(product, Let) or reads[added] != 1:
+        return None
+    own = {n.scalar for n in (loop, *inside(loop.body)) if isinstance(n, For | Seq)}
+    match product.value:
+        case Map("*", (factor, Read(name, ()))) | Map("*", (Read(name, ()), factor)):
+            fixed = all(isinstance(e, Const | Symbol | Map) for e in walk(factor))
+            return (factor, name, added) if fixed and not symbols(factor) & own else None
+    return None
+
+
+def _is_carried(e: Expr, name: str) -> bool:
+    """Whether an expression is what was carried, or a multiple of it."""
+    match e:
+        case Read(tensor, ()):
+            return tensor == name
+        case Map("*", (a, b)):
+            return _is_carried(a, name) != _is_carried(b, name)
+    return False
+
+
+def _without(
+    loop: For | Seq, carry: Carry, name: str, factor: Expr, plain: str, product: str
+) -> For | Seq:
+    other = {carry.name: tile(name), product: tile(plain)}
+
+    def rule(e: Expr) -> Expr | None:
+        return other.get(e.tensor) if isinstance(e, Read) else None
+
+    body = rewritten(loop.body, lambda e: transform(e, rule))
+    carries = tuple(replace(c, name=name) if c is carry else c for c in loop.carries)
+    return replace(loop, body=body, carries=carries)
+
+
+def _reads(nodes: Iterable[Node]) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for node in nodes:
+        found.update(r.tensor for e in expressions(node) for r in walk(e) if isinstance(r, Read))
+        if isinstance(node, For | Seq):
+            found += _reads(node.body)
+    return found
