@@ -1,5 +1,7 @@
 """References of the softmax family, in NumPy from the maths of each source."""
 
+import itertools
+from math import erf
 from typing import Any
 
 import numpy as np
@@ -62,6 +64,12 @@ def spans(a: Arrays) -> Arrays:
     block = a["L"]
     band = p // block - m // block < np.maximum(a["span"], 1)[:, None, None]
     return attend(a, (m <= p) & (band | (m < block)))
+
+
+def spans_of_tokens(a: Arrays) -> Arrays:
+    p, m = positions(7, 7)
+    span = (a["alpha"] + a["beta"] * 7)[:, None, None]
+    return attend(a, (m <= p) & ((p - m < span) | (m < a["sinks"])))
 
 
 def duo(a: Arrays) -> Arrays:
@@ -186,6 +194,25 @@ def dyvte(a: Arrays) -> Arrays:
     return attend(a, causal(a) & ~gone[:, None, None, :])
 
 
+def gate_inputs(rng: np.random.Generator) -> Arrays:
+    draw = rng.standard_normal
+    arrays = {"X": draw((4, 7, 6)), "text": np.arange(7) >= np.array([[2], [0], [6], [4]])}
+    arrays["text"][2, 1] = True
+    return arrays | {"WM": draw((5, 6)), "WL": draw((5, 6)), "WE": draw((2, 5))}
+
+
+def gate(a: Arrays) -> Arrays:
+    """One input after the other, as a vector of twice the width."""
+    out = []
+    for x, text in zip(a["X"], a["text"], strict=True):
+        feature = np.concatenate([x[:-1][text[:-1]].mean(0), x[-1]])
+        hidden = np.concatenate([a["WM"], a["WL"]], 1) @ feature
+        grown = hidden * (1 + np.vectorize(erf)(hidden / np.sqrt(2))) / 2
+        stay, leave = a["WE"] @ grown
+        out.append(leave > stay)
+    return {"EXIT": np.array(out)}
+
+
 def isolation(a: Arrays) -> Arrays:
     q, k = a["query_subject"][:, None, :, None], a["key_subject"][:, None, None, :]
     return attend(a, (q == 0) | (k == 0) | (q == k))
@@ -292,19 +319,27 @@ def halo_inputs(rng: np.random.Generator) -> Arrays:
 
 def halo(a: Arrays) -> Arrays:
     """Pixel by pixel, over the pixels of the image within the block's window."""
+    return windows(a, padded=False)
+
+
+def windows(a: Arrays, padded: bool) -> Arrays:
+    """With padding, the pixels outside the image are keys and values of zeros."""
     block, ring, out = a["L"], a["R"], np.zeros(a["V"].shape)
     window = block + 2 * ring
     _, count, rows, columns, width = a["Q"].shape
     for h, y, x in np.ndindex(count, rows, columns):
         top, left = y - y % block - ring, x - x % block - ring
         scores, values = [], []
-        for v in range(max(top, 0), min(top + window, rows)):
-            for u in range(max(left, 0), min(left + window, columns)):
-                q = a["Q"][0, h, y, x]
-                offset = v - top - y % block, u - left - x % block
-                bias = a["RY"][offset[0] + window - 1] + a["RX"][offset[1] + window - 1]
-                scores.append(q @ a["K"][0, h, v, u] / np.sqrt(width) + q @ bias)
-                values.append(a["V"][0, h, v, u])
+        for v, u in itertools.product(range(top, top + window), range(left, left + window)):
+            inside = 0 <= v < rows and 0 <= u < columns
+            if not inside and not padded:
+                continue
+            q = a["Q"][0, h, y, x]
+            offset = v - top - y % block, u - left - x % block
+            bias = a["RY"][offset[0] + window - 1] + a["RX"][offset[1] + window - 1]
+            key, value = (a[n][0, h, v % rows, u % columns] * inside for n in "KV")
+            scores.append(q @ key / np.sqrt(width) + q @ bias)
+            values.append(value)
         out[0, h, y, x] = weights(np.array(scores)) @ np.array(values)
     return {"O": out}
 
@@ -370,6 +405,15 @@ MECHANISMS: tuple[Mechanism, ...] = (
     ),
     Mechanism("halo", halo_inputs, halo, 3, 1, rank="j", params={"L": 2, "R": 1}),
     Mechanism(
+        "halo_padded",
+        halo_inputs,
+        lambda a: windows(a, padded=True),
+        3,
+        1,
+        rank="j",
+        params={"L": 2, "R": 1},
+    ),
+    Mechanism(
         "shared_prompt",
         more(
             {"rows": 2, "keys": 4},
@@ -398,6 +442,18 @@ MECHANISMS: tuple[Mechanism, ...] = (
         3,
         1,
         params={"L": 2},
+    ),
+    Mechanism(
+        "mixture_of_spans_paper",
+        more(
+            SQUARE,
+            alpha=lambda rng: np.array([-3.0, 2.0, 1.0]),
+            beta=lambda rng: np.array([0.2, 0.0, 0.5]),
+        ),
+        spans_of_tokens,
+        3,
+        1,
+        params={"sinks": 2},
     ),
     Mechanism(
         "duo_attention",
@@ -478,6 +534,7 @@ MECHANISMS: tuple[Mechanism, ...] = (
         3,
         1,
     ),
+    Mechanism("dyvte_gate", gate_inputs, gate, 1, 1, rank="p", differentiable=False),
     Mechanism("isolation", more(SQUARE, **LABELS), isolation, 3, 1),
     Mechanism("selective_self_attention", more(SQUARE, **SELECTIVE), selective, 3, 1),
     Mechanism(
