@@ -336,7 +336,6 @@ MECHANISMS: tuple[Mechanism, ...] = (
         2,
         rank="p",
         params={"L": 4},
-        note="a query waits for the pooled queries of the spans; over t and over s 3 -> 1",
     ),
     Mechanism("combiner_logsparse", squares(13), combiner(binary_spans), 4, 2, params={"R": 4}),
     Mechanism(
@@ -347,7 +346,6 @@ MECHANISMS: tuple[Mechanism, ...] = (
         2,
         rank="p",
         params={"L": 4},
-        note="a query waits for the pooled queries of the columns; over c, t and r 3 -> 1",
     ),
     Mechanism(
         "combiner_axial_horizontal",
@@ -366,7 +364,6 @@ MECHANISMS: tuple[Mechanism, ...] = (
         1,
         1,
         rank="i",
-        note="over the positions; at each of them a softmax over the R slots, which are held",
     ),
     Mechanism("cab_noncausal_self", slots(7), cab(lambda a, b, p: True), 3, 1),
     Mechanism("cab_causal_self", slots(7), cab(lambda a, b, p: np.arange(7) <= p), 3, 1),
@@ -386,7 +383,7 @@ MECHANISMS: tuple[Mechanism, ...] = (
         3,
         1,
         params={"L": 3},
-        note="3 as written: the softmax of a block is whole in its tile",
+        literature=(6, 1),
     ),
     Mechanism(
         "landmark_retrieve",
@@ -413,7 +410,7 @@ MECHANISMS: tuple[Mechanism, ...] = (
         4,
         1,
         params={"keep": 0.6, "most": 0.5, "least": 0.2},
-        note="the class sums are one pass more than a softmax, and derived no more",
+        literature=(5, 1),
     ),
     Mechanism(
         "visual_sinks",
@@ -433,7 +430,7 @@ MECHANISMS: tuple[Mechanism, ...] = (
         4,
         2,
         params={"gone": 3},
-        note="one more than the best known 1, which holds the J best aside while it streams",
+        literature=(4, 1),
     ),
     Mechanism(
         "acmil_diversity",

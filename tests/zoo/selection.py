@@ -307,7 +307,15 @@ MECHANISMS: tuple[Mechanism, ...] = (
         1,
         rank="j",
     ),
-    Mechanism("recycled_select", more(), recycled_select, 3, 2, params={"J": 4}),
+    Mechanism(
+        "recycled_select",
+        more(),
+        recycled_select,
+        3,
+        2,
+        params={"J": 4},
+        literature=(3, 1),
+    ),
     Mechanism(
         "recycled_attend",
         more(IDX=lists(3, 6)),
@@ -390,6 +398,7 @@ MECHANISMS: tuple[Mechanism, ...] = (
         4,
         2,
         params={"L": 3, "J": 2, "sinks": 1, "recent": 2},
+        literature=(4, 1),
     ),
     Mechanism(
         "block_topk_payload",
@@ -416,6 +425,7 @@ MECHANISMS: tuple[Mechanism, ...] = (
         flex_scores,
         3,
         2,
+        literature=(4, 2),
     ),
     Mechanism(
         "flex_prefill_pattern",
@@ -471,5 +481,6 @@ MECHANISMS: tuple[Mechanism, ...] = (
         3,
         1,
         params={"L": 3},
+        literature=(6, 2),
     ),
 )

@@ -392,7 +392,7 @@ MECHANISMS: tuple[Mechanism, ...] = (
         3,
         1,
         params={"I": 2, "J": 4, "least": 0.1},
-        note="over K and V; the pass of the guess reads CK, an input of its own",
+        literature=(5, 2),
     ),
     Mechanism(
         "opera",
@@ -401,7 +401,7 @@ MECHANISMS: tuple[Mechanism, ...] = (
         4,
         3,
         params={"sigma": 5},
-        note="statistics of the rows, the row sums of the largest weights, the columns",
+        literature=(4, 2),
     ),
     Mechanism("halo", halo_inputs, halo, 3, 1, rank="j", params={"L": 2, "R": 1}),
     Mechanism(
@@ -478,7 +478,7 @@ MECHANISMS: tuple[Mechanism, ...] = (
         2,
         1,
         params={"first": 3},
-        note="2 as written: the sums are divided once; the compression sweep reads other keys",
+        literature=(3, 1),
     ),
     Mechanism(
         "sink_bias",
@@ -510,7 +510,7 @@ MECHANISMS: tuple[Mechanism, ...] = (
         3,
         params={"threshold": 0.2, "keep": 0.4},
         differentiable=False,
-        note="the column sums and the class sums are visits of one pass",
+        literature=(6, 3),
     ),
     Mechanism(
         "zero_tuning",
@@ -544,6 +544,7 @@ MECHANISMS: tuple[Mechanism, ...] = (
         2,
         1,
         note="runs of 2, 0, 5 and 2 keys; 2 as written: each run is a local softmax",
+        literature=(3, 1),
     ),
     Mechanism("layer_pooling", POOLING, pooling, 3, 1, rank="l"),
     Mechanism(
