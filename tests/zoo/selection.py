@@ -408,6 +408,15 @@ MECHANISMS: tuple[Mechanism, ...] = (
         1,
         params={"L": 3, "J": 2, "sinks": 1, "recent": 2},
     ),
+    Mechanism(
+        "block_topk_gather",
+        more(rows=2, keys=13),
+        blocks,
+        2,
+        1,
+        rank="j",
+        params={"L": 3, "J": 2, "sinks": 1, "recent": 2},
+    ),
     Mechanism("block_topk_keys", drawn(K=(2, 3, 14, 4)), page_means, 1, 1, "n", params={"L": 4}),
     Mechanism(
         "block_topk_pages",
