@@ -43,8 +43,8 @@ class Entry:
     form: str
     family: str
     phase: str
-    passes: str
     text: str
+    passes: str = ""
     sizes: Mapping[str, int] = field(default_factory=dict)
 
     @property

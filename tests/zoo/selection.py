@@ -235,6 +235,7 @@ def page_means(a: Arrays) -> Arrays:
 def hyper(a: Arrays) -> Arrays:
     """One softmax over the block's keys and the samples, a sample weighing n/s keys."""
     out, size, length = np.zeros(a["V"].shape), a["K"].shape[2], a["L"]
+    total = np.zeros(out.shape[:3])
     for b, h in np.ndindex(a["V"].shape[:2]):
         order, sampled = a["IK"][b, h], a["sample"][b, h]
         for place, p in enumerate(a["IQ"][b, h]):
@@ -244,7 +245,8 @@ def hyper(a: Arrays) -> Arrays:
             scores = (a["K"][b, h, near + far] @ a["Q"][b, h, p]) / np.sqrt(a["Q"].shape[-1])
             scores[len(near) :] += np.log(size / len(sampled))
             out[b, h, p] = weights(scores) @ a["V"][b, h, near + far]
-    return {"O": out}
+            total[b, h, p] = np.log(np.exp(scores).sum())
+    return {"O": out, "LSE": total}
 
 
 def more(rows: int = 7, keys: int = 9, **others: Any) -> Any:

@@ -200,6 +200,35 @@ def test_every_key_as_a_sample_is_attention() -> None:
     same(found, masked(arrays, True))
 
 
+def causal(arrays: dict[str, Any], least: int) -> dict[str, Any]:
+    """Two halves, each by itself, and the later queries with the earlier keys; merged by LSE."""
+    length = arrays["K"].shape[2]
+    if length <= least:
+        return run("flash_attention", arrays)
+    half = length // 2
+    first, last = ({n: x[:, :, s] for n, x in arrays.items()} for s in (np.s_[:half], np.s_[half:]))
+    above, below = causal(first, least), causal(last, least)
+    across = first | {"Q": last["Q"]}
+    none = {"sample": np.zeros((2, 3, 1), int)}
+    far = run("hyper_attention", across | hashed(across) | none, L=half)
+    share = 1 / (1 + np.exp(far["LSE"] - below["LSE"]))[..., None]
+    merged = share * below["O"] + (1 - share) * far["O"]
+    total = np.logaddexp(below["LSE"], far["LSE"])
+    return {
+        "O": np.concatenate([above["O"], merged], 2),
+        "LSE": np.concatenate([above["LSE"], total], 2),
+    }
+
+
+def test_halves_of_halves_are_causal_attention() -> None:
+    """The recursion of the code, with blocks that leave nothing out."""
+    arrays = drawn(rows=16, keys=16)
+    whole = run("flash_attention", arrays)
+    found = causal(arrays, 4)
+    same(found["O"], whole["O"])
+    same(found["LSE"], whole["LSE"])
+
+
 def test_samples_of_the_own_block_count_twice_in_some_paths_of_the_code() -> None:
     arrays = drawn(rows=12)
     every = {"sample": np.broadcast_to(np.arange(12), (2, 3, 12))}
