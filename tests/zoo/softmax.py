@@ -154,6 +154,33 @@ def agent(a: Arrays) -> Arrays:
     return {"O": weights(logits(a["Q"], pooled) + a["B2"]) @ gathered}
 
 
+def grid_inputs(rng: np.random.Generator) -> Arrays:
+    """A grid of 6 by 6, and 3 by 3 agents."""
+    draw = rng.standard_normal
+    biases = {"B1": draw((3, 9, 36)), "B2": draw((3, 36, 9)), "bias": draw((3, 5))}
+    return heads(rng, 36, 36) | biases | {"W": draw((3, 5, 3, 3))}
+
+
+def agent_image(a: Arrays) -> Arrays:
+    """On images, whose borders are padded with zeros before the convolution."""
+    side, agents = 6, 3
+    size = side // agents
+    image = a["Q"].reshape(2, 3, agents, size, agents, size, 4)
+    pooled = image.mean((3, 5)).reshape(2, 3, agents**2, 4)
+    gathered = weights(logits(pooled, a["K"]) + a["B1"]) @ a["V"]
+    out = weights(logits(a["Q"], pooled) + a["B2"]) @ gathered
+    values = np.pad(a["V"].reshape(2, 3, side, side, 5), [(0, 0)] * 2 + [(1, 1)] * 2 + [(0, 0)])
+    for y, x in np.ndindex(3, 3):
+        moved = values[:, :, y : y + side, x : x + side].reshape(2, 3, side**2, 5)
+        out = out + a["W"][:, None, :, y, x] * moved
+    return {"O": out + a["bias"][:, None]}
+
+
+def kernel(a: Arrays) -> Arrays:
+    w = np.where(causal(a), logits(a["Q"], a["K"]), 0)
+    return {"O": w / np.maximum(abs(w.sum(-1, keepdims=True)), 1) @ a["V"]}
+
+
 def bam_inputs(shared: bool) -> Any:
     def inputs(rng: np.random.Generator) -> Arrays:
         draw = rng.standard_normal
@@ -520,6 +547,8 @@ MECHANISMS: tuple[Mechanism, ...] = (
         1,
     ),
     Mechanism("agent_attention", agent_inputs, agent, 3, 1),
+    Mechanism("agent_attention_image", grid_inputs, agent_image, 3, 1, params={"G": 6, "S": 2}),
+    Mechanism("sink_kernel", more(SQUARE), kernel, 2, 1),
     Mechanism("bam", bam_inputs(False), bam, 3, 1),
     Mechanism("bam_shared", bam_inputs(True), bam, 3, 1),
     Mechanism("s2_attention", more(SQUARE), s2, 3, 1, params={"L": 2, "local": 1, "stride": 3}),

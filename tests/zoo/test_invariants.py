@@ -7,7 +7,14 @@ import pytest
 
 import cascade
 from tests.zoo.registry import heads, logits, weights
-from tests.zoo.softmax import agent_inputs, attend, bam_inputs, gate_inputs, moh_inputs
+from tests.zoo.softmax import (
+    agent_inputs,
+    attend,
+    bam_inputs,
+    gate_inputs,
+    grid_inputs,
+    moh_inputs,
+)
 from tests.zoo.test_zoo import FOLDER
 
 
@@ -299,3 +306,33 @@ def test_a_gate_decides_for_its_own_input() -> None:
     found = run("dyvte", shown | {"exited": decided})["O"]
     seen = ~(shown["visual"] & decided[:, None])[:, None, None] & np.tri(7, dtype=bool)
     same(found, attend(shown, seen)["O"])
+
+
+def test_an_agent_layer_on_images_is_that_on_sequences_and_a_convolution() -> None:
+    """With agents of squares as long as a row, and a filter that only moves the image."""
+    rng = np.random.default_rng(0)
+    arrays = grid_inputs(rng) | {"bias": np.zeros((3, 5)), "W": np.zeros((3, 5, 3, 3))}
+    still = run("agent_attention_image", arrays, G=6, S=2)["O"]
+    arrays["W"][:, :, 1, 2] = 1
+    moved = run("agent_attention_image", arrays, G=6, S=2)["O"] - still
+    right = arrays["V"].reshape(2, 3, 6, 6, 5)
+    expected = np.concatenate([right[:, :, :, 1:], np.zeros((2, 3, 6, 1, 5))], 3)
+    same(moved, expected.reshape(2, 3, 36, 5))
+    own = {"B1": arrays["B1"][:, :6], "B2": arrays["B2"][:, :, :6]}
+    column = {name: arrays[name][:, :, :6] for name in "QKV"} | {
+        "B1": own["B1"][..., :6],
+        "B2": own["B2"][:, :6],
+    }
+    none = {"bias": np.zeros((3, 5)), "W": np.zeros((3, 5, 1, 1))}
+    same(
+        run("agent_attention_image", column | none, G=1, S=1)["O"],
+        run("agent_attention", column)["O"],
+    )
+
+
+def test_products_of_any_sign_are_divided_only_when_they_are_large() -> None:
+    """Rows of a kernel that sum to more than 1 sum to 1, or to -1."""
+    arrays = drawn()
+    total = (logits(arrays["Q"], arrays["K"]) * np.tri(7)).sum(-1)
+    found = weighed("sink_kernel", arrays).sum(-1)
+    same(found, np.clip(total, -1, 1))
