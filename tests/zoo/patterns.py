@@ -433,6 +433,17 @@ MECHANISMS: tuple[Mechanism, ...] = (
         literature=(4, 1),
     ),
     Mechanism(
+        "acmil_payload",
+        bag,
+        lambda a: {"Z": acmil(a)["Z"]},
+        1,
+        1,
+        rank="i",
+        params={"gone": 3},
+        differentiable=False,
+        note="one step for each instance",
+    ),
+    Mechanism(
         "acmil_diversity",
         lambda rng: {n: x for n, x in bag(rng).items() if n != "draw"},
         diversity,

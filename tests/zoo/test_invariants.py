@@ -309,7 +309,7 @@ def test_a_gate_decides_for_its_own_input() -> None:
 
 
 def test_an_agent_layer_on_images_is_that_on_sequences_and_a_convolution() -> None:
-    """With agents of squares as long as a row, and a filter that only moves the image."""
+    """A filter that only moves an image; and squares of one pixel, in a column of pixels."""
     rng = np.random.default_rng(0)
     arrays = grid_inputs(rng) | {"bias": np.zeros((3, 5)), "W": np.zeros((3, 5, 3, 3))}
     still = run("agent_attention_image", arrays, G=6, S=2)["O"]

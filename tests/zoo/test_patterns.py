@@ -365,6 +365,18 @@ def test_branches_are_compared_with_what_is_masked_left_out() -> None:
     assert (run("acmil", arrays, gone=2)["ALIKE"][:, 0, 1] < 1 - 1e-3).all()
 
 
+@pytest.mark.parametrize("gone", [0, 2, 5])
+@pytest.mark.parametrize("count", [11, 5, 3])
+def test_a_list_of_the_best_is_a_sort(gone: int, count: int) -> None:
+    """However many instances there are: the list may never be full."""
+    arrays = slides()
+    arrays["X"] = arrays["X"][:, :count]
+    found = run("acmil_payload", arrays, gone=gone)["Z"]
+    if count == 11 or not gone:
+        same(found, run("acmil", arrays, gone=gone)["Z"])
+    assert np.isfinite(found).all()
+
+
 def test_masking_all_of_the_best_leaves_the_others() -> None:
     arrays = slides()
     found = run("acmil", arrays, gone=5)["Z"]
