@@ -131,6 +131,47 @@ def blocks(a: Arrays) -> Arrays:
     return {"O": weights(s, seen[:, :, None]) @ a["V"]}
 
 
+def partial(scores: Any, values: Any) -> tuple[Any, Any, Any]:
+    """Of a softmax over the last axis: the maximum, the sum and the values, none of nothing."""
+    top = scores.max(-1, initial=-np.inf)
+    grown = np.exp(scores - top[..., None]) if scores.shape[-1] else np.zeros(scores.shape)
+    return top, grown.sum(-1), grown @ values
+
+
+def payloads(a: Arrays) -> Arrays:
+    s, size, keys = logits(a["Q"], a["K"]), a["L"], a["K"].shape[2]
+    place = np.arange(keys)
+    always = (place < a["sinks"]) | (place >= keys - a["recent"])
+    cuts = range(0, keys, size)
+    means = np.stack([s[..., c : c + size].mean((2, 3)) for c in cuts], -1)
+    inside = [(place >= c) & (place < c + size) & ~always for c in cuts]
+    own = [partial(s[..., at], a["V"][:, :, at]) for at in inside]
+    out = {
+        n: np.stack(x, 3) for n, x in zip(("LM", "LD", "LV"), zip(*own, strict=True), strict=True)
+    }
+    rest = dict(zip(("GM", "GD", "GV"), partial(s[..., always], a["V"][:, :, always]), strict=True))
+    return {"IDX": best(means, a["J"])} | out | rest
+
+
+def partials(rng: np.random.Generator) -> Arrays:
+    draw = rng.standard_normal
+    blocks_ = {"LM": draw((2, 3, 4, 6)), "LD": rng.random((2, 3, 4, 6))}
+    rest = {"GM": draw((2, 3, 4)), "GD": rng.random((2, 3, 4)), "GV": draw((2, 3, 4, 5))}
+    return {"IDX": lists(3, 6)(rng), "LV": draw((2, 3, 4, 6, 5))} | blocks_ | rest
+
+
+def merged(a: Arrays) -> Arrays:
+    """All of them by their logarithms, one after another."""
+    out = np.zeros(a["GV"].shape)
+    for b, g, r in np.ndindex(a["GM"].shape):
+        parts = [(a["GM"][b, g, r], a["GD"][b, g, r], a["GV"][b, g, r])]
+        at = [n for n in a["IDX"][b, g] if n >= 0]
+        parts += [tuple(a[x][b, g, r, n] for x in ("LM", "LD", "LV")) for n in at]
+        total = sum(np.exp(m) * d for m, d, _ in parts)
+        out[b, g, r] = sum(np.exp(m) * v for m, _, v in parts) / total
+    return {"O": out}
+
+
 def pages(a: Arrays) -> Arrays:
     """The keys of the chosen pages of each group, for each of its heads."""
     keys, size = a["K"].shape[2], a["L"]
@@ -405,11 +446,12 @@ MECHANISMS: tuple[Mechanism, ...] = (
     Mechanism(
         "block_topk_payload",
         more(rows=2, keys=13),
-        blocks,
+        payloads,
         2,
         1,
         params={"L": 3, "J": 2, "sinks": 1, "recent": 2},
     ),
+    Mechanism("block_topk_merge", partials, merged, 2, 1, rank="j"),
     Mechanism(
         "block_topk_gather",
         more(rows=2, keys=13),
