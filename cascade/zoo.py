@@ -18,15 +18,16 @@ from cascade.diagnostics import did_you_mean, input_error
 from cascade.ir.cascade import Cascade
 
 Number = int | float | bool
-FIELDS = ("Source", "Form", "Family", "Phase", "Sizes")
+FIELDS = ("Source", "Form", "Family", "Phase", "Passes", "Sizes")
 
 PREFACE = """# The zoo
 
 Published mechanisms as specs, one file each in `examples/zoo`. `cascade zoo` lists them, `cascade
 zoo NAME` prints one, and `cascade new --from NAME` copies it to start from. The passes are those
-over the rank that the most are over, as written and as the rewriter derives them: no file has a
-hint. Each spec is tested against a reference written from the maths, its passes against a register,
-its kernels in NumPy, and its gradient against differences (`tests/zoo`).
+over the keys, or what takes their place, as written and as the rewriter derives them: no file has a
+hint. Where the literature counts others, the table is followed by why. Each spec is tested against
+a reference written from the maths, its passes against a register, its kernels in NumPy, and its
+gradient against differences (`tests/zoo`).
 
 This page is written by `cascade zoo --markdown`.
 """
@@ -43,7 +44,18 @@ class Entry:
     family: str
     phase: str
     text: str
+    passes: str = ""
     sizes: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def rank(self) -> str:
+        """The rank whose passes are counted, if the file names it."""
+        return self.passes.partition("; ")[0]
+
+    @property
+    def why(self) -> str:
+        """Why the passes are not those that the literature counts."""
+        return self.passes.partition("; ")[2]
 
     @property
     def recurs(self) -> bool:
@@ -53,7 +65,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Costs:
-    """Passes over the rank that is passed over most, as written and derived, and work by kind."""
+    """Passes over a rank, as written and derived, and work by kind."""
 
     rank: str
     written: int
@@ -100,13 +112,19 @@ def costs(e: Entry, settings: Mapping[str, Number] | None = None) -> Costs:
     report = api.analyse(spec, settings_of(spec, settings or {}))
     written = report.passes.of_rank()
     derived = report.derived_passes or written
-    rank = max(written, key=lambda r: (written[r], r not in ("e", "f", "d"), r == "m"))
+    rank = e.rank or _rank(spec, written)
     counted: Any = report.to_dict()["work"]
     work = {
         kind: str(found["count"] if found["value"] is None else f"{found['value']:,}")
         for kind, found in counted.items()
     }
     return Costs(rank, written[rank], derived[rank], work)
+
+
+def _rank(spec: Cascade, written: Mapping[str, int]) -> str:
+    """The rank of the steps, else that which the most passes are over."""
+    steps = {t.ranks[t.iterative] for t in spec.tensors.values() if t.iterative is not None}
+    return max(written, key=lambda r: (r in steps, written[r], r not in ("e", "f", "d"), r == "m"))
 
 
 def settings_of(spec: Cascade, settings: Mapping[str, Number]) -> dict[str, Number]:
@@ -165,6 +183,9 @@ def markdown() -> str:
             "| name | what it is | source | passes written | derived | runs as |\n"
             "|---|---|---|---|---|---|\n" + "\n".join(rows) + "\n"
         )
+        notes = [f"- `{e.name}`: {e.why}" for e, _ in found if e.family == family and e.why]
+        if notes:
+            parts.append("Of these counts:\n\n" + "\n".join(notes) + "\n")
     return "\n".join([*parts, literature.markdown()])
 
 

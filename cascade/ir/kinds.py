@@ -12,7 +12,7 @@ from itertools import chain
 from typing import TypeGuard
 
 from cascade.diagnostics import Diagnostic, Span
-from cascade.ir.cascade import Cascade
+from cascade.ir.cascade import Cascade, Einsum
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Select, Symbol, Where
 from cascade.ir.ops import MAPS, REDUCERS, SELECTIONS
 from cascade.ir.order import evaluation_order, strongly_connected
@@ -80,9 +80,18 @@ class _Kinds:
         for rank in c.ranks:
             self._want(rank.extent, "int", f"the extent of `{rank.name}`")
         for group in evaluation_order(c):
-            for e in (*group.inits, *group.einsums):
-                found = self.of(e.body)
-                self.kind[e.tensor] = _join(self.kind.get(e.tensor, found), found)
+            statements = (*group.inits, *group.einsums)
+            findings, needed = [*self.findings], {**self.needed}  # before the kinds are settled
+            while self._meet(statements) and group.rank is not None:
+                self.findings, self.needed = [*findings], {**needed}
+
+    def _meet(self, statements: tuple[Einsum, ...]) -> bool:
+        """Whether statements give a tensor another kind than was known of it."""
+        before = dict(self.kind)
+        for e in statements:
+            found = self.of(e.body)
+            self.kind[e.tensor] = _join(self.kind.get(e.tensor, found), found)
+        return self.kind != before
 
     def _report(self, code: str, message: str, span: Span | None, *hints: str) -> None:
         self.findings.append(Diagnostic(code, message, span, hints=hints))

@@ -326,7 +326,8 @@ class _Pass:
         value, filters, bound = self._body(s)
         key = (value, *filters)
         scored = b.value(value)
-        conditions = b.conditions(filters, (b.axis_of(bound[0]) or "",))
+        rank, axis = self._candidates(s, bound)
+        conditions = b.conditions(filters, (axis,))
         if key not in self.best:
             before = (b.fresh(f"{s.name}_values"), b.fresh(f"{s.name}_places"))
             target = s.target or f"{s.name}#"
@@ -340,8 +341,8 @@ class _Pass:
             for name in before:
                 b.depths[name] = self.depth
                 b.tile_axes[name] = axes
-            b._best(s, value, conditions, b.axis_of(bound[0]) or "", bound[0], before)
-            made = b.recall(("best", scored, conditions, b.axis_of(bound[0]), target, before))
+            b._best(s, value, conditions, axis, rank, before)
+            made = b.recall(("best", scored, conditions, axis, target, before))
             assert isinstance(made, Map)
             first, second = made.args
             assert isinstance(first, Read) and isinstance(second, Read)
@@ -351,6 +352,17 @@ class _Pass:
             ]
             self.best[key] = before
         self.names[s.name] = self.best[key][0 if s.op == "top" else 1]
+
+    def _candidates(self, s: Settled, bound: tuple[str, ...]) -> tuple[str, str]:
+        """The rank whose coordinates are selected, and the axis of those that a step brings: the
+        lanes of a tile, or a single one where each step is a coordinate.
+        """
+        b = self.builder
+        if bound:
+            return bound[0], b.axis_of(bound[0]) or ""
+        axis = f"{s.name}##"
+        b.axes[axis] = Const(1)
+        return s.bound[0], axis
 
     def _end(self, s: Settled) -> Expr:
         b = self.builder

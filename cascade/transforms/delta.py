@@ -85,6 +85,10 @@ def _split(r: Recurrence) -> tuple[Term, Poly]:
         for i in t.index:
             if not isinstance(i, Coordinate) or i.rank == r.rank:
                 raise NotChunkable(print_expr(r.read(t.index)), "the state is read at an index")
+        for condition in t.conditions:
+            if mentions(condition, replaced):
+                text = print_expr(condition)
+                raise NotChunkable(text, "a full transition of the state has no low rank")
         for m, c in sorted(t.value.terms, key=lambda t: print_expr(to_expr(of_monomial(*t)))):
             reading: list[tuple[Atom, Fraction]] = []
             writing: list[tuple[Atom, Fraction]] = []

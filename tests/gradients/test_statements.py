@@ -69,6 +69,14 @@ STATEMENTS = {
     "a triangular system": ("z[m] = y[m] - sum[n](0.3 * x[m] * x[n] * z[n] where n < m)"),
     "a mean of earlier values": "z[m] = y[m] + (mean[n](x[m] * z[n] where n < m) ?? 0)",
     "a value used twice": "a[m] = x[m] * y[m]\nz[m] = a[m] + a[m]**2\noutput z, a",
+    "a state that is summed, from an integer": (
+        "init S[0,m] = 0\nS[p+1,m] = sum[n](S[p,n]) / M + x[m] * q[p]\nz[m] = y[m] * S[P,m]\n"
+        "rank n < M"
+    ),
+    "a state that moves along": (
+        "rank n < M\ninit S[0,m] = 0\nA[p,m] = sum[n](S[p,n] where n == m - 1)\n"
+        "S[p+1,m] = A[p,m] + x[m] * q[p]\nz[m] = y[m] * S[P,m]"
+    ),
 }
 
 

@@ -48,6 +48,35 @@ CASES = {
             {"y": 1, "x": 2, "v": 1, "u": 2, "e": 2, "f": 3},
         ),
     ),
+    "a selection among the tiles of a partition": (
+        """
+        input K[p,m], V[m]
+        param L = 3, J = 2
+        rank m = n*L + l
+        MEAN[p,n] = mean[l](K[p,m])
+        IDX[p,j]  = argtop[n -> j](MEAN[p,n] where n != 1)
+        BEST[p,j] = top[n -> j](MEAN[p,n] where n != 1)
+        WHERE[p]  = argmax[n](MEAN[p,n])
+        SUM[p,n]  = K[p,m] * V[m]
+        O[p]      = sum[j](SUM[p,IDX[p,j]])
+        output IDX, BEST, WHERE, O
+        """,
+        ({"p": 5, "m": 13}, {"p": 1, "m": 2}, {"p": 3, "m": 6}),
+    ),
+    "a selection among the steps of a recurrence": (
+        """
+        input K[p,m]
+        param L = 3, J = 2
+        rank m = n*L + l
+        init  S[p,0] = 0
+        MOST[p,n]  = max[l](K[p,m])
+        S[p,n+1]   = S[p,n] + exp(MOST[p,n])
+        IDX[p,j]   = argtop[n -> j](MOST[p,n])
+        O[p]       = S[p,N]
+        output IDX, O
+        """,
+        ({"p": 5, "m": 13}, {"p": 1, "m": 2}, {"p": 3, "m": 6}),
+    ),
     "a tensor of the name of an extent": (
         """
         import std

@@ -487,6 +487,12 @@ REFUSED = {
         S[i+1,e] = sum[d](T[e,d] * S[i,d]) + x[i,e]
         O[i,e]   = S[i+1,e]
         output O""",
+    "a full transition of the state": """input a[i,e], x[i]
+        init S[0,e] = 0
+        rank d < E
+        S[i+1,e] = a[i,e] * S[i,e] + sum[d](S[i,d] where d == e - 1) + x[i]
+        O[i,e]   = S[i+1,e]
+        output O""",
     "step together": """input x[i]
         init S[0] = 0, T[0] = 0
         S[i+1] = T[i] + x[i]

@@ -226,7 +226,7 @@ MECHANISMS: tuple[Mechanism, ...] = (
         devices(lambda a: causal(dot, False)(a)["O"]),
         1,
         1,
-        note="1 where the literature counts 2: a device's state and its own chunk share a pass",
+        literature=(2, 1),
     ),
     Mechanism(
         "lasp2_full",

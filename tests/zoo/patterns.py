@@ -107,6 +107,29 @@ def columns(p: int, a: Arrays) -> Any:
     return own, [s for c, s in enumerate(column) if c != at and len(s)]
 
 
+def rows_above(p: int, a: Arrays) -> Any:
+    """The row so far and the column above, and the rows above, each without the column."""
+    above, at = divmod(p, a["L"])
+    rows_ = [np.arange(r * a["L"], (r + 1) * a["L"]) for r in range(above)]
+    own = [*range(p - at, p + 1), *(r[at] for r in rows_)]
+    return own, [np.delete(r, at) for r in rows_ if len(r) > 1]
+
+
+def row_major(a: Arrays) -> Arrays:
+    """A row above counts as the output and the mean key that its own query in this column has."""
+    out, length = np.zeros(a["V"].shape), a["L"]
+    for b, h, p in np.ndindex(out.shape[:3]):
+        q, k, v = a["Q"][b, h] / np.sqrt(a["Q"].shape[-1]), a["K"][b, h], a["V"][b, h]
+        first = p - p % length
+        seen = [(k[m], v[m]) for m in range(first, p + 1)]
+        for start in range(0, first, length):
+            span = np.arange(start, start + length)
+            share = weights(q[start + p % length] @ k[span].T)
+            seen.append((share @ k[span], share @ v[span]))
+        out[b, h, p] = row(q[p], seen)
+    return {"O": out}
+
+
 def squares(length: int) -> Any:
     return lambda rng: heads(rng, length, length)
 
@@ -138,6 +161,20 @@ def cab(seen: Any) -> Any:
         return {"O": out}
 
     return reference
+
+
+def current_only(a: Arrays) -> Arrays:
+    """The released code: the current token alone, by its share of the prefix sum."""
+    out = np.zeros((*a["Q"].shape[:3], a["V"].shape[-1]))
+    for b, h, p in np.ndindex(out.shape[:3]):
+
+        def slot(x: Any, control: Any, p: int = p) -> Any:
+            scores = x[: p + 1] @ control.T
+            return weights(scores.T)[:, -1:] * x[p]
+
+        k, v = slot(a["K"][b, h], a["CK"]), slot(a["V"][b, h], a["CV"])
+        out[b, h, p] = attend(a["Q"][b, h, p : p + 1], k, v)[0]
+    return {"O": out}
 
 
 def slots(keys: int, **others: Any) -> Any:
@@ -227,13 +264,17 @@ def acmil(a: Arrays) -> Arrays:
         listed = np.argsort(-scores[b, c], kind="stable")[: a["draw"].shape[-1]]
         scores[b, c, listed[np.argsort(a["draw"][b, c])[: a["gone"]]]] = -np.inf
     w = weights(scores)
-    return {"Z": w @ a["X"], "BAG": (w.mean(1)[:, None] @ a["X"])[:, 0]}
+    return {"Z": w @ a["X"], "BAG": (w.mean(1)[:, None] @ a["X"])[:, 0], "ALIKE": cosines(w)}
+
+
+def cosines(w: Any) -> Any:
+    unit = w / np.linalg.norm(w, axis=-1, keepdims=True)
+    return unit @ np.swapaxes(unit, 1, 2)
 
 
 def diversity(a: Arrays) -> Arrays:
     w = weights(branches(a))
-    unit = w / np.linalg.norm(w, axis=-1, keepdims=True)
-    return {"Z": w @ a["X"], "ALIKE": unit @ np.swapaxes(unit, 1, 2)}
+    return {"Z": w @ a["X"], "ALIKE": cosines(w)}
 
 
 def bag(rng: np.random.Generator) -> Arrays:
@@ -295,7 +336,6 @@ MECHANISMS: tuple[Mechanism, ...] = (
         2,
         rank="p",
         params={"L": 4},
-        note="a query waits for the pooled queries of the spans; over t and over s 3 -> 1",
     ),
     Mechanism("combiner_logsparse", squares(13), combiner(binary_spans), 4, 2, params={"R": 4}),
     Mechanism(
@@ -306,8 +346,17 @@ MECHANISMS: tuple[Mechanism, ...] = (
         2,
         rank="p",
         params={"L": 4},
-        note="a query waits for the pooled queries of the columns; over c, t and r 3 -> 1",
     ),
+    Mechanism(
+        "combiner_axial_horizontal",
+        squares(13),
+        combiner(rows_above),
+        2,
+        2,
+        rank="p",
+        params={"L": 4},
+    ),
+    Mechanism("combiner_axial_rowmajor", squares(13), row_major, 2, 2, rank="p", params={"L": 4}),
     Mechanism(
         "bounded_memory_causal",
         lambda rng: heads(rng) | {"control": rng.standard_normal((3, 3, 4))},
@@ -315,10 +364,10 @@ MECHANISMS: tuple[Mechanism, ...] = (
         1,
         1,
         rank="i",
-        note="over the positions; at each of them a softmax over the R slots, which are held",
     ),
     Mechanism("cab_noncausal_self", slots(7), cab(lambda a, b, p: True), 3, 1),
     Mechanism("cab_causal_self", slots(7), cab(lambda a, b, p: np.arange(7) <= p), 3, 1),
+    Mechanism("cab_causal_self_code", slots(7), current_only, 2, 2),
     Mechanism("cab_noncausal_cross", slots(9), cab(lambda a, b, p: True), 3, 1),
     Mechanism(
         "cab_causal_cross",
@@ -334,7 +383,7 @@ MECHANISMS: tuple[Mechanism, ...] = (
         3,
         1,
         params={"L": 3},
-        note="3 as written: the softmax of a block is whole in its tile",
+        literature=(6, 1),
     ),
     Mechanism(
         "landmark_retrieve",
@@ -361,7 +410,7 @@ MECHANISMS: tuple[Mechanism, ...] = (
         4,
         1,
         params={"keep": 0.6, "most": 0.5, "least": 0.2},
-        note="the class sums are one pass more than a softmax, and derived no more",
+        literature=(5, 1),
     ),
     Mechanism(
         "visual_sinks",
@@ -381,7 +430,18 @@ MECHANISMS: tuple[Mechanism, ...] = (
         4,
         2,
         params={"gone": 3},
-        note="one more than the best known 1, which holds the J best aside while it streams",
+        literature=(4, 1),
+    ),
+    Mechanism(
+        "acmil_payload",
+        bag,
+        lambda a: {"Z": acmil(a)["Z"]},
+        1,
+        1,
+        rank="i",
+        params={"gone": 3},
+        differentiable=False,
+        note="one step for each instance",
     ),
     Mechanism(
         "acmil_diversity",

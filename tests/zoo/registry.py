@@ -14,7 +14,8 @@ class Mechanism:
     """`name` is the file in `examples/zoo`; `rank` is the reduced rank whose passes are counted.
 
     `reference` gets the inputs and the params together; it is written from the maths of the
-    source. `written` and `derived` are the passes over `rank` before and after the rewriter.
+    source. `written` and `derived` are the passes over `rank` before and after the rewriter, and
+    `literature` is what sources count for the two, where it differs: the file then says why.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Mechanism:
     tolerance: float = 1e-10
     params: Mapping[str, int | float] = field(default_factory=dict)
     differentiable: bool = True
+    literature: tuple[int, int] | None = None
     note: str = ""
 
 

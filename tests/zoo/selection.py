@@ -131,6 +131,47 @@ def blocks(a: Arrays) -> Arrays:
     return {"O": weights(s, seen[:, :, None]) @ a["V"]}
 
 
+def partial(scores: Any, values: Any) -> tuple[Any, Any, Any]:
+    """Of a softmax over the last axis: the maximum, the sum and the values, none of nothing."""
+    top = scores.max(-1, initial=-np.inf)
+    grown = np.exp(scores - top[..., None]) if scores.shape[-1] else np.zeros(scores.shape)
+    return top, grown.sum(-1), grown @ values
+
+
+def payloads(a: Arrays) -> Arrays:
+    s, size, keys = logits(a["Q"], a["K"]), a["L"], a["K"].shape[2]
+    place = np.arange(keys)
+    always = (place < a["sinks"]) | (place >= keys - a["recent"])
+    cuts = range(0, keys, size)
+    means = np.stack([s[..., c : c + size].mean((2, 3)) for c in cuts], -1)
+    inside = [(place >= c) & (place < c + size) & ~always for c in cuts]
+    own = [partial(s[..., at], a["V"][:, :, at]) for at in inside]
+    out = {
+        n: np.stack(x, 3) for n, x in zip(("LM", "LD", "LV"), zip(*own, strict=True), strict=True)
+    }
+    rest = dict(zip(("GM", "GD", "GV"), partial(s[..., always], a["V"][:, :, always]), strict=True))
+    return {"IDX": best(means, a["J"])} | out | rest
+
+
+def partials(rng: np.random.Generator) -> Arrays:
+    draw = rng.standard_normal
+    blocks_ = {"LM": draw((2, 3, 4, 6)), "LD": rng.random((2, 3, 4, 6))}
+    rest = {"GM": draw((2, 3, 4)), "GD": rng.random((2, 3, 4)), "GV": draw((2, 3, 4, 5))}
+    return {"IDX": lists(3, 6)(rng), "LV": draw((2, 3, 4, 6, 5))} | blocks_ | rest
+
+
+def merged(a: Arrays) -> Arrays:
+    """All of them by their logarithms, one after another."""
+    out = np.zeros(a["GV"].shape)
+    for b, g, r in np.ndindex(a["GM"].shape):
+        parts = [(a["GM"][b, g, r], a["GD"][b, g, r], a["GV"][b, g, r])]
+        at = [n for n in a["IDX"][b, g] if n >= 0]
+        parts += [tuple(a[x][b, g, r, n] for x in ("LM", "LD", "LV")) for n in at]
+        total = sum(np.exp(m) * d for m, d, _ in parts)
+        out[b, g, r] = sum(np.exp(m) * v for m, _, v in parts) / total
+    return {"O": out}
+
+
 def pages(a: Arrays) -> Arrays:
     """The keys of the chosen pages of each group, for each of its heads."""
     keys, size = a["K"].shape[2], a["L"]
@@ -160,13 +201,82 @@ def flex_attend(a: Arrays) -> Arrays:
         for m in range(p + 1):
             i, j = p // a["L"], m // a["L"]
             column = j == 0 or j in a["column"][b, h]
-            seen[b, h, p, m] = column or i == j or i - j in a["diagonal"][b, h]
+            listed = column or i == j or i - j in a["diagonal"][b, h]
+            seen[b, h, p, m] = listed or a["pair"][b, h, i, j]
     return {"O": attend(a["Q"], a["K"], a["V"], seen)}
+
+
+def cut(x: Any, size: int) -> list[Any]:
+    """The blocks of an axis before the last, the last one shorter."""
+    return [x[start : start + size] for start in range(0, len(x), size)]
+
+
+def flex_pattern(a: Arrays) -> Arrays:
+    """Head by head: the divergence, then blocks of all rows in one sorted list."""
+    size = a["L"]
+    count = -(-a["K"].shape[2] // size)
+    aware, pair = np.zeros((2, 3), bool), np.zeros((2, 3, count, count), bool)
+    for b, h in np.ndindex(2, 3):
+        q, k, vert = a["Q"][b, h], a["K"][b, h], a["VERT"][b, h]
+        qb, kb = (np.array([part.mean(0) for part in cut(x, size)]) for x in (q, k))
+        guess = weights(kb @ q[-size:].mean(0) / np.sqrt(k.shape[-1]))
+        true = np.array([part.sum() for part in cut(vert, size)])
+        middle = (guess + true) / 2
+        apart = sum((x * np.log(x / middle)).sum() for x in (guess, true)) / 2
+        aware[b, h] = np.sqrt(apart) < a["tau"]
+        if aware[b, h]:
+            rows = weights(logits(qb, kb), np.tri(count, dtype=bool)).ravel()
+            total = 0.0
+            for z in np.argsort(-rows, kind="stable"):
+                total += rows[z]
+                if total > a["gamma"] * count or rows[z] == 0:
+                    break
+                pair[b, h, z // count, z % count] = True
+    return {"AWARE": aware, "PAIR": pair}
+
+
+def flex_lists(a: Arrays) -> Arrays:
+    size, count = a["L"], -(-a["VERT"].shape[2] // a["L"])
+    out = {"column": np.full((2, 3, count), -1), "diagonal": np.full((2, 3, count), -1)}
+    for b, h in np.ndindex(2, 3):
+        for name, shares in (("column", a["VERT"][b, h]), ("diagonal", a["SLASH"][b, h])):
+            held = np.cumsum(np.sort(shares)[::-1]) <= a["gamma"]
+            keep = np.clip((held.sum() + 1) // size + 1, a["least"], a["most"])
+            keep = a["least"] if a["AWARE"][b, h] else keep
+            listed = best(np.array([part.sum() for part in cut(shares, size)]), count)
+            out[name][b, h, :keep] = listed[:keep]
+    return out
+
+
+def shares(rng: np.random.Generator) -> Any:
+    """Distributions over 13 keys, of which that of the last head is flat."""
+    drawn_ = rng.random((2, 3, 13)) ** np.array([9, 4, 0])[:, None]
+    return drawn_ / drawn_.sum(-1, keepdims=True)
+
+
+def sorted_by_side(a: Arrays) -> Arrays:
+    """By the numbers of the buckets as the published table of 2^R entries has them."""
+    planes = a["plane"].shape[-1]
+    table = np.zeros(1, int)
+    for _ in range(planes):  # the code's recursion: a copy, and a mirrored copy on its other side
+        table = np.concatenate([table, table[::-1] + len(table)])
+
+    def order(x: Any) -> Any:
+        side = (np.einsum("bhme,her->bhmr", x, a["plane"]) > 0) @ 2 ** np.arange(planes)
+        return np.argsort(table[side], axis=-1, kind="stable")
+
+    return {"IQ": order(a["Q"]), "IK": order(a["K"])}
+
+
+def page_means(a: Arrays) -> Arrays:
+    made = [[[p.mean(0) for p in cut(k, a["L"])] for k in row] for row in a["K"]]
+    return {"KR": np.array(made)}
 
 
 def hyper(a: Arrays) -> Arrays:
     """One softmax over the block's keys and the samples, a sample weighing n/s keys."""
     out, size, length = np.zeros(a["V"].shape), a["K"].shape[2], a["L"]
+    total = np.zeros(out.shape[:3])
     for b, h in np.ndindex(a["V"].shape[:2]):
         order, sampled = a["IK"][b, h], a["sample"][b, h]
         for place, p in enumerate(a["IQ"][b, h]):
@@ -176,7 +286,8 @@ def hyper(a: Arrays) -> Arrays:
             scores = (a["K"][b, h, near + far] @ a["Q"][b, h, p]) / np.sqrt(a["Q"].shape[-1])
             scores[len(near) :] += np.log(size / len(sampled))
             out[b, h, p] = weights(scores) @ a["V"][b, h, near + far]
-    return {"O": out}
+            total[b, h, p] = np.log(np.exp(scores).sum())
+    return {"O": out, "LSE": total}
 
 
 def more(rows: int = 7, keys: int = 9, **others: Any) -> Any:
@@ -239,7 +350,15 @@ MECHANISMS: tuple[Mechanism, ...] = (
         1,
         rank="j",
     ),
-    Mechanism("recycled_select", more(), recycled_select, 3, 2, params={"J": 4}),
+    Mechanism(
+        "recycled_select",
+        more(),
+        recycled_select,
+        3,
+        2,
+        params={"J": 4},
+        literature=(3, 1),
+    ),
     Mechanism(
         "recycled_attend",
         more(IDX=lists(3, 6)),
@@ -322,7 +441,27 @@ MECHANISMS: tuple[Mechanism, ...] = (
         4,
         2,
         params={"L": 3, "J": 2, "sinks": 1, "recent": 2},
+        literature=(4, 1),
     ),
+    Mechanism(
+        "block_topk_payload",
+        more(rows=2, keys=13),
+        payloads,
+        2,
+        1,
+        params={"L": 3, "J": 2, "sinks": 1, "recent": 2},
+    ),
+    Mechanism("block_topk_merge", partials, merged, 2, 1, rank="j"),
+    Mechanism(
+        "block_topk_gather",
+        more(rows=2, keys=13),
+        blocks,
+        2,
+        1,
+        rank="j",
+        params={"L": 3, "J": 2, "sinks": 1, "recent": 2},
+    ),
+    Mechanism("block_topk_keys", drawn(K=(2, 3, 14, 4)), page_means, 1, 1, "n", params={"L": 4}),
     Mechanism(
         "block_topk_pages",
         more(rows=2, keys=14, KR=lambda rng: rng.standard_normal((2, 3, 5, 4))),
@@ -339,14 +478,49 @@ MECHANISMS: tuple[Mechanism, ...] = (
         flex_scores,
         3,
         2,
+        literature=(4, 2),
+    ),
+    Mechanism(
+        "flex_prefill_pattern",
+        lambda rng: (
+            {k: v for k, v in heads(rng, 13, 13).items() if k != "V"} | {"VERT": shares(rng)}
+        ),
+        flex_pattern,
+        3,
+        2,
+        rank="n",
+        params={"L": 4, "tau": 0.3, "gamma": 0.6},
+        differentiable=False,
+    ),
+    Mechanism(
+        "flex_prefill_lists",
+        lambda rng: {"VERT": shares(rng), "SLASH": shares(rng), "AWARE": rng.random((2, 3)) < 0.3},
+        flex_lists,
+        1,
+        1,
+        params={"L": 3, "gamma": 0.7, "least": 2, "most": 4},
+        differentiable=False,
     ),
     Mechanism(
         "flex_prefill_attend",
-        more(keys=7, column=lists(2, 4), diagonal=lists(2, 4)),
+        more(
+            keys=7,
+            column=lists(2, 4),
+            diagonal=lists(2, 4),
+            pair=lambda rng: rng.random((2, 3, 4, 4)) < 0.2,
+        ),
         flex_attend,
         3,
         1,
         params={"L": 2},
+    ),
+    Mechanism(
+        "hyper_attention_sort",
+        drawn(Q=(2, 3, 9, 4), K=(2, 3, 11, 4), plane=(3, 4, 3)),
+        sorted_by_side,
+        1,
+        1,
+        differentiable=False,
     ),
     Mechanism(
         "hyper_attention",
@@ -360,5 +534,6 @@ MECHANISMS: tuple[Mechanism, ...] = (
         3,
         1,
         params={"L": 3},
+        literature=(6, 2),
     ),
 )

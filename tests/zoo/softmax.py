@@ -1,5 +1,7 @@
 """References of the softmax family, in NumPy from the maths of each source."""
 
+import itertools
+from math import erf
 from typing import Any
 
 import numpy as np
@@ -62,6 +64,12 @@ def spans(a: Arrays) -> Arrays:
     block = a["L"]
     band = p // block - m // block < np.maximum(a["span"], 1)[:, None, None]
     return attend(a, (m <= p) & (band | (m < block)))
+
+
+def spans_of_tokens(a: Arrays) -> Arrays:
+    p, m = positions(7, 7)
+    span = (a["alpha"] + a["beta"] * 7)[:, None, None]
+    return attend(a, (m <= p) & ((p - m < span) | (m < a["sinks"])))
 
 
 def duo(a: Arrays) -> Arrays:
@@ -146,6 +154,33 @@ def agent(a: Arrays) -> Arrays:
     return {"O": weights(logits(a["Q"], pooled) + a["B2"]) @ gathered}
 
 
+def grid_inputs(rng: np.random.Generator) -> Arrays:
+    """A grid of 6 by 6, and 3 by 3 agents."""
+    draw = rng.standard_normal
+    biases = {"B1": draw((3, 9, 36)), "B2": draw((3, 36, 9)), "bias": draw((3, 5))}
+    return heads(rng, 36, 36) | biases | {"W": draw((3, 5, 3, 3))}
+
+
+def agent_image(a: Arrays) -> Arrays:
+    """On images, whose borders are padded with zeros before the convolution."""
+    side, agents = 6, 3
+    size = side // agents
+    image = a["Q"].reshape(2, 3, agents, size, agents, size, 4)
+    pooled = image.mean((3, 5)).reshape(2, 3, agents**2, 4)
+    gathered = weights(logits(pooled, a["K"]) + a["B1"]) @ a["V"]
+    out = weights(logits(a["Q"], pooled) + a["B2"]) @ gathered
+    values = np.pad(a["V"].reshape(2, 3, side, side, 5), [(0, 0)] * 2 + [(1, 1)] * 2 + [(0, 0)])
+    for y, x in np.ndindex(3, 3):
+        moved = values[:, :, y : y + side, x : x + side].reshape(2, 3, side**2, 5)
+        out = out + a["W"][:, None, :, y, x] * moved
+    return {"O": out + a["bias"][:, None]}
+
+
+def kernel(a: Arrays) -> Arrays:
+    w = np.where(causal(a), logits(a["Q"], a["K"]), 0)
+    return {"O": w / np.maximum(abs(w.sum(-1, keepdims=True)), 1) @ a["V"]}
+
+
 def bam_inputs(shared: bool) -> Any:
     def inputs(rng: np.random.Generator) -> Arrays:
         draw = rng.standard_normal
@@ -184,6 +219,25 @@ def s2(a: Arrays) -> Arrays:
 def dyvte(a: Arrays) -> Arrays:
     gone = a["visual"] & a["exited"][:, None]
     return attend(a, causal(a) & ~gone[:, None, None, :])
+
+
+def gate_inputs(rng: np.random.Generator) -> Arrays:
+    draw = rng.standard_normal
+    arrays = {"X": draw((4, 7, 6)), "text": np.arange(7) >= np.array([[2], [0], [6], [4]])}
+    arrays["text"][2, 1] = True
+    return arrays | {"WM": draw((5, 6)), "WL": draw((5, 6)), "WE": draw((2, 5))}
+
+
+def gate(a: Arrays) -> Arrays:
+    """One input after the other, as a vector of twice the width."""
+    out = []
+    for x, text in zip(a["X"], a["text"], strict=True):
+        feature = np.concatenate([x[:-1][text[:-1]].mean(0), x[-1]])
+        hidden = np.concatenate([a["WM"], a["WL"]], 1) @ feature
+        grown = hidden * (1 + np.vectorize(erf)(hidden / np.sqrt(2))) / 2
+        stay, leave = a["WE"] @ grown
+        out.append(leave > stay)
+    return {"EXIT": np.array(out)}
 
 
 def isolation(a: Arrays) -> Arrays:
@@ -292,19 +346,27 @@ def halo_inputs(rng: np.random.Generator) -> Arrays:
 
 def halo(a: Arrays) -> Arrays:
     """Pixel by pixel, over the pixels of the image within the block's window."""
+    return windows(a, padded=False)
+
+
+def windows(a: Arrays, padded: bool) -> Arrays:
+    """With padding, the pixels outside the image are keys and values of zeros."""
     block, ring, out = a["L"], a["R"], np.zeros(a["V"].shape)
     window = block + 2 * ring
     _, count, rows, columns, width = a["Q"].shape
     for h, y, x in np.ndindex(count, rows, columns):
         top, left = y - y % block - ring, x - x % block - ring
         scores, values = [], []
-        for v in range(max(top, 0), min(top + window, rows)):
-            for u in range(max(left, 0), min(left + window, columns)):
-                q = a["Q"][0, h, y, x]
-                offset = v - top - y % block, u - left - x % block
-                bias = a["RY"][offset[0] + window - 1] + a["RX"][offset[1] + window - 1]
-                scores.append(q @ a["K"][0, h, v, u] / np.sqrt(width) + q @ bias)
-                values.append(a["V"][0, h, v, u])
+        for v, u in itertools.product(range(top, top + window), range(left, left + window)):
+            inside = 0 <= v < rows and 0 <= u < columns
+            if not inside and not padded:
+                continue
+            q = a["Q"][0, h, y, x]
+            offset = v - top - y % block, u - left - x % block
+            bias = a["RY"][offset[0] + window - 1] + a["RX"][offset[1] + window - 1]
+            key, value = (a[n][0, h, v % rows, u % columns] * inside for n in "KV")
+            scores.append(q @ key / np.sqrt(width) + q @ bias)
+            values.append(value)
         out[0, h, y, x] = weights(np.array(scores)) @ np.array(values)
     return {"O": out}
 
@@ -357,7 +419,7 @@ MECHANISMS: tuple[Mechanism, ...] = (
         3,
         1,
         params={"I": 2, "J": 4, "least": 0.1},
-        note="over K and V; the pass of the guess reads CK, an input of its own",
+        literature=(5, 2),
     ),
     Mechanism(
         "opera",
@@ -366,9 +428,18 @@ MECHANISMS: tuple[Mechanism, ...] = (
         4,
         3,
         params={"sigma": 5},
-        note="statistics of the rows, the row sums of the largest weights, the columns",
+        literature=(4, 2),
     ),
     Mechanism("halo", halo_inputs, halo, 3, 1, rank="j", params={"L": 2, "R": 1}),
+    Mechanism(
+        "halo_padded",
+        halo_inputs,
+        lambda a: windows(a, padded=True),
+        3,
+        1,
+        rank="j",
+        params={"L": 2, "R": 1},
+    ),
     Mechanism(
         "shared_prompt",
         more(
@@ -400,6 +471,18 @@ MECHANISMS: tuple[Mechanism, ...] = (
         params={"L": 2},
     ),
     Mechanism(
+        "mixture_of_spans_paper",
+        more(
+            SQUARE,
+            alpha=lambda rng: np.array([-3.0, 2.0, 1.0]),
+            beta=lambda rng: np.array([0.2, 0.0, 0.5]),
+        ),
+        spans_of_tokens,
+        3,
+        1,
+        params={"sinks": 2},
+    ),
+    Mechanism(
         "duo_attention",
         more(SQUARE, alpha=lambda rng: rng.uniform(size=3)),
         duo,
@@ -422,7 +505,7 @@ MECHANISMS: tuple[Mechanism, ...] = (
         2,
         1,
         params={"first": 3},
-        note="2 as written: the sums are divided once; the compression sweep reads other keys",
+        literature=(3, 1),
     ),
     Mechanism(
         "sink_bias",
@@ -454,7 +537,7 @@ MECHANISMS: tuple[Mechanism, ...] = (
         3,
         params={"threshold": 0.2, "keep": 0.4},
         differentiable=False,
-        note="the column sums and the class sums are visits of one pass",
+        literature=(6, 3),
     ),
     Mechanism(
         "zero_tuning",
@@ -464,6 +547,8 @@ MECHANISMS: tuple[Mechanism, ...] = (
         1,
     ),
     Mechanism("agent_attention", agent_inputs, agent, 3, 1),
+    Mechanism("agent_attention_image", grid_inputs, agent_image, 3, 1, params={"G": 6, "S": 2}),
+    Mechanism("sink_kernel", more(SQUARE), kernel, 2, 1),
     Mechanism("bam", bam_inputs(False), bam, 3, 1),
     Mechanism("bam_shared", bam_inputs(True), bam, 3, 1),
     Mechanism("s2_attention", more(SQUARE), s2, 3, 1, params={"L": 2, "local": 1, "stride": 3}),
@@ -478,6 +563,7 @@ MECHANISMS: tuple[Mechanism, ...] = (
         3,
         1,
     ),
+    Mechanism("dyvte_gate", gate_inputs, gate, 1, 1, rank="p", differentiable=False),
     Mechanism("isolation", more(SQUARE, **LABELS), isolation, 3, 1),
     Mechanism("selective_self_attention", more(SQUARE, **SELECTIVE), selective, 3, 1),
     Mechanism(
@@ -487,6 +573,7 @@ MECHANISMS: tuple[Mechanism, ...] = (
         2,
         1,
         note="runs of 2, 0, 5 and 2 keys; 2 as written: each run is a local softmax",
+        literature=(3, 1),
     ),
     Mechanism("layer_pooling", POOLING, pooling, 3, 1, rank="l"),
     Mechanism(

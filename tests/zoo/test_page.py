@@ -9,6 +9,7 @@ from click.testing import CliRunner
 import cascade
 from cascade import zoo
 from cascade.cli import cli
+from tests.zoo.test_zoo import ALL
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "zoo.md"
 
@@ -25,6 +26,16 @@ def test_every_file_says_what_it_is():
     for e in zoo.entries():
         assert e.title and e.source and e.form, e.name
         assert e.family in ("softmax", "selection", "linear", "other"), e.name
+
+
+def test_passes_are_those_of_the_register():
+    """And where the literature counts others, the file says why."""
+    found = {e.name: (e, c) for e, c in zoo.chosen()}
+    for m in ALL:
+        e, c = found[m.name]
+        assert (c.rank, c.written, c.derived) == (m.rank, m.written, m.derived), m.name
+        assert m.literature != (m.written, m.derived), m.name
+        assert m.literature is None or e.why, m.name
 
 
 def test_list_and_filters():

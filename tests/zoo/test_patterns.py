@@ -77,6 +77,8 @@ SPANS = {
     "combiner_fixed": {"L": 4},
     "combiner_logsparse": {"R": 4},
     "combiner_axial": {"L": 4},
+    "combiner_axial_horizontal": {"L": 4},
+    "combiner_axial_rowmajor": {"L": 4},
 }
 
 
@@ -93,15 +95,15 @@ def test_a_combiner_gives_every_earlier_key_a_part(name: str) -> None:
 def test_spans_of_one_key_are_attention() -> None:
     arrays = heads(np.random.default_rng(0), 9, 9)
     causal = attended(arrays, np.tri(9, dtype=bool))
-    same(run("combiner_fixed", arrays, L=1)["O"], causal)
-    same(run("combiner_fixed", arrays, L=9)["O"], causal)
-    same(run("combiner_axial", arrays, L=1)["O"], causal)
-    same(run("combiner_axial", arrays, L=9)["O"], causal)
+    for name in SPANS.keys() - {"combiner_logsparse"}:
+        for length in (1, 9, 20):
+            same(run(name, arrays, L=length)["O"], causal)
 
 
 def test_a_span_is_local_to_its_pass() -> None:
     """A span is read and summed up once, and no rank within or of spans needs a second pass."""
-    for name, ranks in (("combiner_fixed", "st"), ("combiner_axial", "ctr")):
+    both = ("combiner_fixed", "st"), ("combiner_axial", "ctr"), ("combiner_axial_horizontal", "try")
+    for name, ranks in (*both, ("combiner_axial_rowmajor", "y")):
         report = cascade.analyse(cascade.load(FOLDER / f"{name}.cascade"))
         assert [report.passes.of_rank()[r] for r in ranks] == [3] * len(ranks)
         assert report.derived_passes is not None
@@ -146,13 +148,34 @@ def relations(name: str) -> Any:
     return cascade.analyse(cascade.load(FOLDER / f"{name}.cascade")).to_dict()["dependence"]
 
 
+OWN, ALL = "O[p] reads {0}[p'] only for p' == p", "O reads all of {0} along m"
+PREFIX = "O[p] reads {0}[m] only for m <= p"
+PATTERNS = {
+    "cab_noncausal_self": ALL,
+    "cab_causal_self": PREFIX,
+    "cab_causal_self_code": PREFIX,
+    "cab_noncausal_cross": ALL,
+    "cab_causal_cross": ALL,
+}
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_the_analysis_proves_each_pattern(name: str) -> None:
+    """On what a row depends along the sequences, and nothing else is said of them."""
+    along = [r for r in relations(name) if r.endswith((" along m", " m <= p", " p' == p"))]
+    expected = [OWN.format("Q"), *(PATTERNS[name].format(n) for n in "KV")]
+    assert sorted(along) == sorted(expected)
+
+
 def test_noncausal_self() -> None:
     """Every row depends on every position."""
     assert rows_moved("cab_noncausal_self", slotted(7), "QKV").all()
     assert "O reads all of K along m" in relations("cab_noncausal_self")
 
 
-@pytest.mark.parametrize("name", ["cab_causal_self", "bounded_memory_causal"])
+@pytest.mark.parametrize(
+    "name", ["cab_causal_self", "cab_causal_self_code", "bounded_memory_causal"]
+)
 def test_causal_self(name: str) -> None:
     """A row depends on the positions up to its own, by the analysis and by trial."""
     arrays = slotted(7)
@@ -329,6 +352,29 @@ def test_masking_no_instance_is_plain_pooling() -> None:
     plain = {n: x for n, x in arrays.items() if n != "draw"}
     same(found["Z"], run("acmil_diversity", plain)["Z"])
     same(found["BAG"], found["Z"].mean(1))
+    same(found["ALIKE"], run("acmil_diversity", plain)["ALIKE"])
+
+
+def test_branches_are_compared_with_what_is_masked_left_out() -> None:
+    """Branches that agree on their best instances, which one of them does not see."""
+    arrays = slides()
+    arrays["W"][1], arrays["bias"][:] = arrays["W"][0], 0
+    arrays["draw"][:, 0] = arrays["draw"][:, 1] = np.arange(5) / 5
+    same(run("acmil", arrays, gone=2)["ALIKE"][:, 0, 1], np.ones(2))
+    arrays["draw"][:, 1] = np.arange(5)[::-1] / 5
+    assert (run("acmil", arrays, gone=2)["ALIKE"][:, 0, 1] < 1 - 1e-3).all()
+
+
+@pytest.mark.parametrize("gone", [0, 2, 5])
+@pytest.mark.parametrize("count", [11, 5, 3])
+def test_a_list_of_the_best_is_a_sort(gone: int, count: int) -> None:
+    """However many instances there are: the list may never be full."""
+    arrays = slides()
+    arrays["X"] = arrays["X"][:, :count]
+    found = run("acmil_payload", arrays, gone=gone)["Z"]
+    if count == 11 or not gone:
+        same(found, run("acmil", arrays, gone=gone)["Z"])
+    assert np.isfinite(found).all()
 
 
 def test_masking_all_of_the_best_leaves_the_others() -> None:
