@@ -13,6 +13,7 @@ from importlib.resources import files
 from typing import Any
 
 from cascade import literature
+from cascade.analysis.state import state
 from cascade.analysis.tables import table
 from cascade.diagnostics import did_you_mean, input_error
 from cascade.ir.cascade import Cascade
@@ -25,12 +26,20 @@ PREFACE = """# The zoo
 Published mechanisms as specs, one file each in `examples/zoo`. `cascade zoo` lists them, `cascade
 zoo NAME` prints one, and `cascade new --from NAME` copies it to start from. The passes are those
 over the keys, or what takes their place, as written and as the rewriter derives them: no file has a
-hint. Where the literature counts others, the table is followed by why. Each spec is tested against
-a reference written from the maths, its passes against a register, its kernels in NumPy, and its
-gradient against differences (`tests/zoo`).
+hint. Where the literature counts others, the table is followed by why. The state is what the
+derived form carries along that rank, in elements; the products are multiplications added to a sum,
+of all points, masked ones too.
+
+Each spec runs as kernels, in NumPy and by Triton. Each is tested against a reference written from
+the maths, its passes against a register, its kernels in NumPy and in the interpreter of Triton, and
+its gradient against differences (`tests/zoo`).
 
 This page is written by `cascade zoo --markdown`.
 """
+
+COLUMNS = (
+    "name", "what it is", "source", "passes written", "derived", "state", "products", "runs as",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,11 +74,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Costs:
-    """Passes over a rank, as written and derived, and work by kind."""
+    """Passes over a rank, as written and derived; what the derived form carries along it, in
+    elements; and work by kind, as written.
+    """
 
     rank: str
     written: int
     derived: int
+    state: str
     work: Mapping[str, str]
 
 
@@ -105,20 +117,23 @@ def entry(name: str) -> Entry:
 
 
 def costs(e: Entry, settings: Mapping[str, Number] | None = None) -> Costs:
-    """The passes and the work of a mechanism, with the extents of `settings` that it has."""
+    """The costs of a mechanism, with the extents of `settings` that it has."""
     from cascade import api
+    from cascade.analysis.passes import count_passes
+    from cascade.analysis.report import analyse
+    from cascade.transforms.derive import derived_form
 
     spec = api.parse(e.text, f"{e.name}.cascade")
-    report = api.analyse(spec, settings_of(spec, settings or {}))
-    written = report.passes.of_rank()
-    derived = report.derived_passes or written
+    report = analyse(spec, settings_of(spec, settings or {}), {})
+    form = derived_form(spec)
+    written, derived = report.passes.of_rank(), count_passes(form).of_rank()
     rank = e.rank or _rank(spec, written)
     counted: Any = report.to_dict()["work"]
     work = {
         kind: str(found["count"] if found["value"] is None else f"{found['value']:,}")
         for kind, found in counted.items()
     }
-    return Costs(rank, written[rank], derived[rank], work)
+    return Costs(rank, written[rank], derived[rank], str(state(form, rank)), work)
 
 
 def _rank(spec: Cascade, written: Mapping[str, int]) -> str:
@@ -174,19 +189,22 @@ def markdown() -> str:
     for family in families:
         rows = [
             f"| [{e.name}](../examples/zoo/{e.name}.cascade) | {e.title} | {e.source} | "
-            f"{c.rank}: {c.written} | {c.derived} | {_form(e)} |"
+            f"{c.rank}: {c.written} | {c.derived} | {c.state} | {_products(c)} | {_form(e)} |"
             for e, c in found
             if e.family == family
         ]
         parts.append(
             f"## {family.capitalize()}\n\n"
-            "| name | what it is | source | passes written | derived | runs as |\n"
-            "|---|---|---|---|---|---|\n" + "\n".join(rows) + "\n"
+            f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|\n" + "\n".join(rows) + "\n"
         )
         notes = [f"- `{e.name}`: {e.why}" for e, _ in found if e.family == family and e.why]
         if notes:
             parts.append("Of these counts:\n\n" + "\n".join(notes) + "\n")
     return "\n".join([*parts, literature.markdown()])
+
+
+def _products(c: Costs) -> str:
+    return c.work.get("mac", "0").replace("*", " ")
 
 
 def _form(e: Entry) -> str:
@@ -202,5 +220,6 @@ def as_dict(e: Entry, c: Costs) -> dict[str, Any]:
         "form": e.form,
         "family": e.family,
         "passes": {"rank": c.rank, "written": c.written, "derived": c.derived},
+        "state": c.state,
         "work": dict(c.work),
     }

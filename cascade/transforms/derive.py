@@ -183,7 +183,12 @@ def derive(
 
 
 def derived_passes(cascade: Cascade) -> dict[str, int]:
-    """The passes of the derived form, without the steps that lead to it."""
+    """The passes of the derived form."""
+    return count_passes(derived_form(cascade)).of_rank()
+
+
+def derived_form(cascade: Cascade) -> Cascade:
+    """The form with the fewest passes, without the steps that lead to it."""
     current = cascade
     for rank, counted in _ranks_to_stream(cascade):
         found = plan(expand_means(current), rank)
@@ -191,7 +196,7 @@ def derived_passes(cascade: Cascade) -> dict[str, int]:
             after = emit(found)
             if _passes(after, counted) < _passes(current, counted):
                 current = after
-    return count_passes(current).of_rank()
+    return current
 
 
 def _passes(cascade: Cascade, rank: str) -> int:
