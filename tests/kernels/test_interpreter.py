@@ -150,7 +150,7 @@ def half(arrays: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Errors:
-    """Of an output in float16: of the kernel, of PyTorch, and of the exact output when rounded.
+    """Of an output in a type: of the kernel, of PyTorch, and of the exact output when rounded.
 
     The exact one is the formula in float64 of the same inputs. A kernel rounds the output, and by
     as much a computed operand of a contraction, as weights are; its sums are float32. PyTorch
@@ -170,7 +170,10 @@ class Errors:
 
 
 def half_errors(name: str, n: dict[str, Any], arrays: dict[str, Any]) -> list[Errors]:
-    given = half(arrays)
+    return errors(name, n, half(arrays), np.float16)
+
+
+def errors(name: str, n: dict[str, Any], given: dict[str, Any], dtype: Any) -> list[Errors]:
     wanted = FORMULAS[name](
         {t: a.astype(float) if a.dtype.kind == "f" else a for t, a in given.items()}, n
     )
@@ -181,7 +184,7 @@ def half_errors(name: str, n: dict[str, Any], arrays: dict[str, Any]) -> list[Er
         finite = np.isfinite(expected)
         assert np.array_equal(made[output][~finite], expected[~finite]), output
         exact = expected[finite]
-        rounded = exact.astype(np.float16)
+        rounded = exact.astype(dtype)
         ours, theirs, rounding = (
             np.abs(a - exact) for a in (made[output][finite], eager[output][finite], rounded)
         )
@@ -223,6 +226,20 @@ def test_half_on_average(name):
                 squares += [np.square(x / e.half_step).mean() for x in three]
     ours, theirs, rounding = squares
     assert ours <= theirs or ours <= 2**2 * rounding, squares
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_single_on_average(name):
+    """Twice the error of PyTorch in float32, operation by operation, or else of a rounding."""
+    squares = np.zeros(3)
+    for seed in range(1, 4):
+        for n in sizes(name)[:2]:
+            for e in errors(name, n, single(draw(name, n, seed)), np.float32):
+                three = (e.ours, e.theirs, e.rounding)
+                squares += [np.square(x / e.half_step).mean() for x in three]
+    ours, theirs, rounding = squares
+    assert ours <= 2**2 * max(theirs, rounding), np.sqrt(squares)
 
 
 @pytest.mark.slow
@@ -289,7 +306,7 @@ def test_one_source_for_all_lengths():
 @pytest.mark.parametrize("name", ["causal", "alibi", "document_mask"])
 def test_the_last_rows_of_a_head_start_first(name):
     check(name, sizes(name)[0], draw(name, sizes(name)[0]))
-    ((_, module),) = next(iter(kernel(name).known.values()))
+    (_, module), *_ = next(iter(kernel(name).known.values()))
     source = Path(module.__file__ or "").read_text()
     (line,) = (n.strip() for n in source.splitlines() if " - 1 - rest % " in n)
     tiles = line.split(" - rest % ")[1]
@@ -298,7 +315,7 @@ def test_the_last_rows_of_a_head_start_first(name):
 
 def test_rows_of_equal_work_start_in_their_order():
     check("attention", sizes("attention")[0], draw("attention", sizes("attention")[0]))
-    ((_, module),) = next(iter(kernel("attention").known.values()))
+    (_, module), *_ = next(iter(kernel("attention").known.values()))
     assert "i_p_tile = rest % " in Path(module.__file__ or "").read_text()
 
 
