@@ -45,8 +45,12 @@ def host(
     lines += _descriptors(program, described)
     for b in (b for b in program.buffers if b.kind != "in"):
         lines.append(f"    {ident(b.name)} = {_memory(b, inputs)}")
+    indent = "    "
+    if inputs:  # whichever device is the current one
+        lines.append(f"    with torch.cuda.device_of({ident(inputs[0].name)}):")
+        indent = "        "
     for s in signatures:
-        lines += _launch(program, s, options(s.name))
+        lines += [indent + line for line in _launch(s, options(s.name), indent)]
     shown = ", ".join(f'"{b.name}": {ident(b.name)}' for b in outputs)
     lines.append(f"    return {{{shown}}}")
     text = "\n".join(lines) + "\n"
@@ -222,18 +226,19 @@ def _dtype(b: Buffer, inputs: list[Buffer]) -> str:
     return f"{ident(like)}.dtype" if like else "torch.float32"
 
 
-def _launch(program: Program, s: Signature, options: tuple[int, int]) -> list[str]:
+def _launch(s: Signature, options: tuple[int, int], indent: str) -> list[str]:
     tensors = [ident(t) for t in s.tensors]
     strides = [f"{ident(t)}.stride({n})" for t, n in s.strides]
     numbers = [scalar(name) for name in s.scalars]
-    arguments = [a for kind in (tensors, strides, numbers) for a in packed(kind, " " * 12)]
+    inner = f"{indent}        "
+    arguments = [a for kind in (tensors, strides, numbers) for a in packed(kind, inner)]
     grid = " * ".join(f"({python(g)})" for g in s.grid) or "1"
     warps, stages = options
     return [
-        f"    grid = {grid}",
-        "    if grid > 0:",
-        f"        {ident(s.name)}_kernel[(grid,)](",
-        *arguments,
-        f"            num_warps={warps}, num_stages={stages},",
-        "        )",
+        f"grid = {grid}",
+        "if grid > 0:",
+        f"    {ident(s.name)}_kernel[(grid,)](",
+        *(a.removeprefix(indent) for a in arguments),
+        f"        num_warps={warps}, num_stages={stages},",
+        "    )",
     ]
