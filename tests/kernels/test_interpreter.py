@@ -319,14 +319,57 @@ def test_rows_of_equal_work_start_in_their_order():
     assert "i_p_tile = rest % " in Path(module.__file__ or "").read_text()
 
 
-def test_a_nan_stays_in_the_rows_that_read_it():
+def nan_rows(tensor: str, at: tuple[int, ...], name: str = "causal") -> Any:
+    """Rows of the output that have a NaN where a tensor has one."""
     given = attention(40, 40, 16, torch.float32)
-    given["Q"][0, 0, 7, 3] = float("nan")
+    given[tensor][at] = float("nan")
     with np.errstate(all="ignore"):
-        out = TritonKernel(spec("causal"), {"p": 16, "m": 16})(**given)["O"]
-    rows = torch.isnan(out).any(-1)
-    assert rows[0, 0, 7]
-    assert rows.sum() == 1
+        out = TritonKernel(spec(name), {"p": 16, "m": 16})(**given)
+    return torch.isnan(out["O"] if isinstance(out, dict) else out).any(-1).nonzero().tolist()
+
+
+def test_a_nan_stays_in_the_rows_that_read_it():
+    assert nan_rows("Q", (0, 0, 7, 3)) == [[0, 0, 7]]
+    assert nan_rows("K", (0, 1, 37, 3)) == [[0, 1, p] for p in (37, 38, 39)]
+    assert nan_rows("K", (0, 1, 37, 3), "attention") == [[0, 1, p] for p in range(40)]
+
+
+def test_a_nan_of_values_stays_in_the_tiles_of_rows_that_read_it():
+    rows = nan_rows("V", (0, 0, 20, 3))
+    assert {p for *_, p in rows} >= set(range(20, 40))  # those that read it
+    assert {(b, h) for b, h, _ in rows} == {(0, 0)}
+    assert min(p for *_, p in rows) >= 16  # in the tile of row 20 others may be NaN, too
+
+
+BIASED = """cascade biased
+import std
+input  Q[p,e], K[m,e], V[m,f], bias[p,m]
+A[p,m] = softmax[m](sum[e](Q[p,e] * K[m,e]) + bias[p,m] where m <= p{})
+O[p,f] = A[p,m] * V[m,f]
+output O
+"""
+
+
+@pytest.mark.parametrize("absent", [False, True])
+def test_biases_that_are_not_finite(absent):
+    """NaN stays in its row; a row of -inf is NaN as in the reference, or 0 where that is absent."""
+    made = cascade.parse(BIASED.format(" and bias[p,m] > -inf" if absent else ""), "biased")
+    given = {n: t[0, 0] for n, t in attention(40, 40, 16, torch.float32).items()}
+    bias = torch.zeros(40, 40)
+    bias[7, 3] = bias[5, 20] = float("nan")  # row 5 does not read key 20
+    bias[11] = float("-inf")
+    bias[13, :9] = float("-inf")
+    bias[30, 17] = float("inf")
+    given["bias"] = bias
+    with np.errstate(all="ignore"):
+        out = TritonKernel(made, {"p": 16, "m": 16})(**given)
+        arrays = {n: t.double().numpy() for n, t in given.items()}
+        exact = torch.from_numpy(cascade.run(made, arrays)["O"])
+    nan = torch.isnan(out).any(-1)
+    assert torch.equal(nan, torch.isnan(exact).any(-1))
+    assert nan[11] == (not absent) and not nan[[5, 13]].any()
+    assert torch.allclose(out[~nan].double(), exact[~nan], atol=2e-6)
+    assert not absent or not out[11].any()
 
 
 def against_torch(made: Any, given: Any, causal: bool) -> None:
