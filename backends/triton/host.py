@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from cascade.backends.triton.arithmetic import helpers, python
 from cascade.backends.triton.layout import packed
 from cascade.backends.triton.writer import ident, scalar
-from cascade.ir.expr import Symbol
+from cascade.ir.expr import Map, Symbol
 from cascade.ir.kinds import declared_kind, is_wide_real
-from cascade.ir.walk import symbols
-from cascade.schedule.program import Buffer, Program
+from cascade.ir.walk import free_ranks, symbols, walk
+from cascade.schedule.program import Buffer, For, Program, inside
 
 if TYPE_CHECKING:
     from cascade.backends.triton.emit import Signature
@@ -183,12 +183,32 @@ def _extents(
         number = number_keyword(name, taken)
         lines.append(f"    {scalar(name)} = {python(e, widths)} if {number} is None else {number}")
         lines += _as_kind(name, kinds)
+    for name in sorted(_divisors(program) - widths.keys()):
+        lines.append(
+            f'    _check({scalar(name)} > 0, "`{name}` divides what loops run over: 1 or more")'
+        )
     for name, size in program.widths:
         later.append(
             f'    _check({scalar(name)} == {size}, f"these kernels are for {name} = {size}, '
             f'not {{{scalar(name)}}}")'
         )
     return [*lines, *later]
+
+
+def _divisors(program: Program) -> set[str]:
+    """Numbers by which the rank of a loop is divided or multiplied where its bounds are found:
+    they are taken to be positive. Extents of tensors are.
+    """
+    shapes = {n for b in program.buffers for e in b.shape for n in symbols(e)}
+    found: set[str] = set()
+    for node in (n for k in program.kernels for n in inside(k.body) if isinstance(n, For)):
+        for e in (e for condition in node.predicate for e in walk(condition)):
+            match e:
+                case Map("//", (a, b)) if node.place.rank in free_ranks(a):
+                    found |= symbols(b)
+                case Map("*", (a, b)) if node.place.rank in free_ranks(e):
+                    found |= symbols(a) | symbols(b)
+    return found - shapes
 
 
 def _as_kind(name: str, kinds: Mapping[str, str]) -> list[str]:
