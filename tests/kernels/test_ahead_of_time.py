@@ -131,3 +131,12 @@ def test_odd_widths(tmp_path, width):
 def test_matrix_units(tmp_path, name):
     for kernel in compile_for(tmp_path, name, 64)["kernels"]:
         assert kernel["wgmma_instructions"] == kernel["tensor_core_instructions"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [64, 128])
+@pytest.mark.parametrize("target", ["sm_80", "sm_100"])
+def test_other_targets(tmp_path, target, width):
+    found = compile_for(tmp_path, "causal", width, "--target", target)
+    check(found)
+    assert all(k["tensor_core_instructions"] > 0 for k in found["kernels"])
