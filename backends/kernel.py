@@ -22,7 +22,7 @@ from cascade.ir.arguments import separated
 from cascade.ir.cascade import Cascade
 from cascade.ir.extents import Number, bind
 from cascade.schedule.choose import Schedule, schedule
-from cascade.schedule.footprint import fitted
+from cascade.schedule.footprint import fitted, most_held
 from cascade.schedule.lists import few_tiles
 from cascade.schedule.pack import few_rows
 from cascade.schedule.predict import predict
@@ -85,13 +85,19 @@ class TiledKernel:
         inputs = checked_inputs(self.spec, arrays)
         made = self.schedule(inputs, settings)
         values = made.bind({n: a.shape for n, a in inputs.items()}, settings)
-        predicted = predict(scaled_operands(made.program), values, inputs).to_dict()["kernels"]
+        program = scaled_operands(made.program)
+        predicted = predict(program, values, inputs).to_dict()["kernels"]
         counted = result.counters.to_dict()
         rows = {
             name: {"predicted": predicted[name], "measured": measured}
             for name, measured in counted["kernels"].items()
         }
-        return {"kernels": rows, "peak_bytes": counted["peak_bytes"], "threads": counted["threads"]}
+        return {
+            "kernels": rows,
+            "peak_bytes": counted["peak_bytes"],
+            "most_bytes": counted["threads"] * most_held(program, values),
+            "threads": counted["threads"],
+        }
 
     def schedule(self, arrays: Mapping[str, Array], settings: Mapping[str, Number]) -> Schedule:
         """The schedule for inputs of these kinds and sizes."""

@@ -338,6 +338,7 @@ def write_kernel(
             spec, extents, target, dtype, tiles, as_written, progress, descriptors, cut, stages
         )
     assumed = assumed_sizes(made.program, settings)
+    assumed += unused_tiles(spec, extents, tiles or {}, as_written)
     found: dict[str, Any] = {
         "name": spec.name,
         "written": path,
@@ -373,6 +374,28 @@ def assumed_sizes(program: Program, settings: Mapping[str, Number]) -> tuple[Dia
             hints=(f"give the sizes: `--set {','.join(f'{n}=…' for n, _ in sizes)}`",),
             severity="warning",
         ),
+    )
+
+
+def unused_tiles(
+    spec: Cascade, extents: Mapping[str, int], tiles: Mapping[str, int], as_written: bool
+) -> tuple[Diagnostic, ...]:
+    """A warning of each rank that has no tiles, although a size of them is set."""
+    from cascade.schedule.choose import schedule
+    from cascade.schedule.sizes import Sizes
+
+    def program(**more: int) -> Program:
+        return schedule(spec, Sizes(extents, tiles={**tiles, **more}), as_written).program
+
+    return tuple(
+        Diagnostic(
+            "unused-tile",
+            f"the kernels have no tiles of `{rank}`: {size} changes nothing",
+            hints=("ranks of rows and of loops have tiles: `cascade schedule` shows them",),
+            severity="warning",
+        )
+        for rank, size in tiles.items()
+        if program() == program(**{rank: 2 * size})
     )
 
 

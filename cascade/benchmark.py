@@ -12,12 +12,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from itertools import count
 from pathlib import Path
 
 from cascade import api
 from cascade.analysis.tables import seconds, table
 
 Progress = Callable[[int, int], None]
+KERNELS = ("causal", "attention", "grouped_query")
 SIZES = (1_000, 2_500, 5_000, 10_000)  # statements
 
 
@@ -69,6 +71,7 @@ def measure(repeat: int, progress: Progress | None = None) -> list[Measurement]:
         ),
     ]
     jobs += [lambda: _derivation("attention", 0.5, repeat), lambda: _slowest_derivation(repeat)]
+    jobs += [lambda name=name: _source(name, 0.15, repeat) for name in KERNELS]  # type: ignore[misc]
     jobs += [lambda size=size: _analysis(size, repeat) for size in SIZES]  # type: ignore[misc]
     rows: list[Measurement] = []
     try:
@@ -85,6 +88,23 @@ def _derivation(name: str, limit: float, repeat: int) -> Measurement:
     spec = api.parse(api.example_text(name), f"{name}.cascade")
     api.derive(spec)
     return _warm(f"derive {name}, after import", lambda: api.derive(spec), limit, repeat)
+
+
+def _source(name: str, limit: float, repeat: int) -> Measurement:
+    """From the text of a spec to that of its Triton kernels; each time of another name, as forms
+    are remembered.
+    """
+    from cascade.backends.triton.tiles import first
+
+    text = api.example_text(name)
+    numbers = count()
+
+    def once() -> None:
+        spec = api.parse(text.replace(f"cascade {name}", f"cascade {name}{next(numbers)}", 1))
+        first(spec, {"e": 64, "f": 64})
+
+    once()
+    return _warm(f"Triton source of {name}, after import", once, limit, repeat)
 
 
 def _slowest_derivation(repeat: int) -> Measurement:

@@ -672,6 +672,11 @@ def new(name: str, output: str | None, as_json: bool) -> None:
 @click.option("--target", help="Show the roofline of a target: h100, h200, …, or a file")
 @click.option("--backward", is_flag=True, help="Measure the gradients instead")
 @click.option(
+    "--tune/--no-tune",
+    default=False,
+    help="Look for the fastest tiles at the first call on a GPU, or take what spills nothing",
+)
+@click.option(
     "--self", "itself", is_flag=True, help="Measure cascade itself: start-up, parsing, analysis"
 )
 @click.option(
@@ -687,6 +692,7 @@ def bench(
     plot: str | None,
     target: str | None,
     backward: bool,
+    tune: bool,
     itself: bool,
     repeat: int,
     as_json: bool,
@@ -695,7 +701,7 @@ def bench(
     if itself == (spec is not None):
         raise click.UsageError("say what to measure: `cascade bench SPEC`, or `--self`")
     if spec is not None:
-        found = _compare(spec, settings, against, dtype, target, repeat, backward)
+        found = _compare(spec, settings, against, dtype, target, repeat, backward, tune)
         _write_comparison(found, output, plot, as_json)
         return
     from cascade import benchmark
@@ -716,13 +722,14 @@ def _compare(
     target: str | None,
     rounds: int,
     backward: bool,
+    tune: bool,
 ) -> dict[str, Any]:
     from cascade import api, comparison
 
     peers = [p.strip() for p in against.split(",") if p.strip()]
     with _Progress("measuring") as progress:
         return comparison.compare(
-            api.load(spec), peers, settings, rounds, dtype, progress, target, backward
+            api.load(spec), peers, settings, rounds, dtype, progress, target, backward, tune
         )
 
 

@@ -1,8 +1,8 @@
 """A spec beside its peers, measured side by side in one process.
 
-In each round every candidate runs once, in turn; what is reported is the median time, and the
-median over rounds of the peer's time divided by ours. Results are compared before anything is
-timed. Our own time against itself shows how much of a ratio is noise.
+In each round every candidate runs once, in turn, on a GPU between events; what is reported is the
+median time, and the median over rounds of the peer's time divided by ours. Results are compared
+before anything is timed. Our own time against itself shows how much of a ratio is noise.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from cascade.ir.cascade import Cascade
 
 Progress = Callable[[int, int], None]
 USUAL = {"B": 1, "H": 4, "G": 1, "P": 4096, "M": 4096, "I": 4096, "E": 64, "F": 64}
+OURS = ("cascade", "cascade again")
 LONG = {"P", "M"}  # ranks along which integers are numbers of documents
 
 
@@ -33,11 +34,13 @@ def compare(
     progress: Progress | None = None,
     target: str | None = None,
     backward: bool = False,
+    tune: bool = False,
 ) -> dict[str, Any]:
     """Times, ratios and errors, and the least time that a `target` needs for the spec.
 
-    With `backward` the gradients by all real inputs are measured, without the forward pass. Raises
-    `InputError` for a peer or a spec that is not known.
+    With `backward` the gradients by all real inputs are measured, without the forward pass. With
+    `tune` the first call on a GPU looks for the fastest tiles. Raises `InputError` for a peer or a
+    spec that is not known.
     """
     api.require_package("torch", "comparing")
     import torch
@@ -53,19 +56,26 @@ def compare(
     floor = None if target is None else _floor(spec, settings, target)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tensors, numbers = _tensors(spec, settings, dtype, device)
-    kernel = api.compile(spec, "triton" if device == "cuda" else "tiled")
+    if backward:
+        if floor is not None:
+            raise input_error("peer", "`--backward` has no roofline", "leave out `--target`")
+        for t in tensors.values():
+            t.requires_grad_(t.is_floating_point())
+    kernel = api.compile(spec, "triton" if device == "cuda" else "tiled", tune=tune)
     ours = _first(lambda: kernel(**tensors, **numbers))
     jobs: dict[str, Callable[[], Any]] = {"cascade": ours, "cascade again": ours}
-    missing = []
+    missing, failed = [], {}
     for kind in against:
-        function = peer(kind, spec.name, tensors)
+        try:
+            function = peer(kind, spec.name, tensors)
+        except RuntimeError as error:  # no such kernel on this device, out of memory
+            failed[kind] = _reason(error)
+            continue
         if function is None:
             missing.append(kind)
         else:
             jobs[kind] = function
     if backward:
-        if floor is not None:
-            raise input_error("peer", "`--backward` has no roofline", "leave out `--target`")
         jobs = {name: _gradients(job, tensors) for name, job in jobs.items()}
     return {
         "spec": spec.name,
@@ -76,9 +86,11 @@ def compare(
         "extents": {r.name.upper(): _extent(spec, r.name, tensors) for r in spec.ranks},
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "rows": _measured(jobs, rounds, device, progress, missing),
+        "rows": _measured(jobs, rounds, device, progress, failed),
         "roofline": floor,
         "not_expressible": missing,
+        "failed": failed,
+        "tuned": str(kernel.tuning) if kernel.tuning is not None else None,
     }
 
 
@@ -115,7 +127,7 @@ def _gradients(job: Callable[[], Any], tensors: Mapping[str, Any]) -> Callable[[
     """The backward pass of a job, again and again from one forward pass."""
     import torch
 
-    wanted = [t.requires_grad_() for t in tensors.values() if t.is_floating_point()]
+    wanted = [t for t in tensors.values() if t.requires_grad]
     made: list[Any] = []
 
     def run() -> Any:
@@ -155,34 +167,28 @@ def _measured(
     rounds: int,
     device: str,
     progress: Progress | None,
-    missing: list[str],
+    failed: dict[str, str],
 ) -> list[dict[str, Any]]:
-    import torch
-
-    def once(job: Callable[[], Any]) -> float:
-        start = time.perf_counter()
-        job()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - start
-
-    first = {}
-    results = {}
+    first, results = {}, {}
     for name, job in jobs.items():
         start = time.perf_counter()
         try:
             results[name] = job()
-        except NotImplementedError:  # a peer that has no such kernel on this device
-            missing.append(name)
+            _finish(device)
+        except RuntimeError as error:
+            if name in OURS:
+                raise
+            failed[name] = _reason(error)
             continue
         first[name] = time.perf_counter() - start
     jobs = {name: job for name, job in jobs.items() if name in results}
-    times: dict[str, list[float]] = {name: [] for name in jobs}
-    for n in range(rounds):
-        for name, job in jobs.items():
-            times[name].append(once(job))
-        if progress is not None:
-            progress(n + 1, rounds)
+    if device == "cuda":
+        from cascade.backends.triton.tuning import times_by_events
+
+        listed = times_by_events(list(jobs.values()), rounds)
+    else:
+        listed = _times(list(jobs.values()), rounds, progress)
+    times = dict(zip(jobs, zip(*listed, strict=True), strict=True))
     rows = []
     for name in jobs:
         ratios = [a / b for a, b in zip(times[name], times["cascade"], strict=True)]
@@ -202,6 +208,34 @@ def _measured(
             }
         )
     return rows
+
+
+def _times(
+    jobs: list[Callable[[], Any]], rounds: int, progress: Progress | None
+) -> list[list[float]]:
+    """Seconds of each job, by rounds."""
+    found: list[list[float]] = []
+    for n in range(rounds):
+        found.append([])
+        for job in jobs:
+            start = time.perf_counter()
+            job()
+            found[-1].append(time.perf_counter() - start)
+        if progress is not None:
+            progress(n + 1, rounds)
+    return found
+
+
+def _finish(device: str) -> None:
+    import torch
+
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:80]}"
 
 
 def _each(result: Any) -> tuple[Any, ...]:
@@ -231,4 +265,7 @@ def text(found: Mapping[str, Any]) -> str:
         lines.append(f"{floor['target']} needs {seconds(floor['floor_s'])} ({floor['bound']})")
     if found["not_expressible"]:
         lines.append(f"cannot express it: {', '.join(found['not_expressible'])}")
+    lines += [f"{name} did not run: {reason}" for name, reason in found["failed"].items()]
+    if found["tuned"] is not None:
+        lines += ["", found["tuned"]]
     return "\n".join(lines)

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from cascade.backends.triton.emit import Options, Signature, signature_of
+from cascade.backends.triton.emit import Options, Signature, signature_of, stepping
 from cascade.backends.triton.scalars import scalar_kinds
 from cascade.backends.triton.writer import ident, scalar
 from cascade.diagnostics import input_error
@@ -131,13 +131,14 @@ def _compile(
     for tensor in signature.tensors:
         attributes[(len(types),)] = aligned
         types[f"{ident(tensor)}_ptr"] = POINTERS[_dtype(program.buffer[tensor], dtype)]
+    free = stepping(program, signature)
     for tensor, slot in signature.strides:
         position = (len(types),)
         last = slot == len(program.buffer[tensor].shape) - 1
         types[f"{ident(tensor)}_s{slot}"] = "constexpr" if last else "i32"
         if last:
             constants[position] = 1
-        else:
+        elif (tensor, slot) not in free:
             attributes[position] = aligned
     for name in signature.scalars:
         types[scalar(name)] = SCALARS[kinds.get(name, "real")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import prod
 
 from cascade.backends.triton.host import host
 from cascade.backends.triton.layout import broken, packed
@@ -31,6 +32,8 @@ from cascade.schedule.program import (
     inside,
 )
 from cascade.schedule.prune import expressions
+
+ALIGNMENT = 16  # a stride that is a multiple of it is compiled for
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,20 @@ def signature_of(program: Program, kernel: Kernel) -> Signature:
     return Signature(kernel.name, tuple(tensors), strides, tuple(sorted(needed)), grid)
 
 
+def stepping(program: Program, signature: Signature) -> tuple[tuple[str, int], ...]:
+    """The strides of which a kernel must not be compiled for some values: those that change with
+    lengths from a multiple of 16 to another number, or to 1, in a tensor without gaps.
+    """
+    widths = dict(program.widths)
+    found = []
+    for tensor, slot in signature.strides:
+        inner = program.buffer[tensor].shape[slot + 1 :]
+        known = (evaluate(e, widths.__getitem__) for e in inner if symbols(e) <= widths.keys())
+        if inner and prod(map(int, known)) % ALIGNMENT:
+            found.append((tensor, slot))
+    return tuple(found)
+
+
 def lanes(program: Program, kernel: Kernel) -> tuple[dict[str, int], dict[str, int]]:
     """The number of lanes of each axis, a power of two; and how many of them can exist."""
     widths = dict(program.widths)
@@ -162,8 +179,13 @@ def _writer(
 
 def _kernel(w: Writer, kernel: Kernel, signature: Signature) -> str:
     numbers = [scalar(s) for s in signature.scalars]
-    names = ", ".join(f'"{n}"' for n in numbers)
-    decorator = f"@triton.jit(do_not_specialize=[{names}])" if names else "@triton.jit"
+    free = [*numbers, *(f"{ident(t)}_s{n}" for t, n in stepping(w.program, signature))]
+    names = packed([f'"{n}"' for n in free], "    ")
+    decorator = ["@triton.jit"]
+    if len(names) == 1:
+        decorator = [f"@triton.jit(do_not_specialize=[{names[0].strip().rstrip(',')}])"]
+    elif names:
+        decorator = ["@triton.jit(do_not_specialize=[", *names, "])"]
     _position(w, kernel)
     for axis in kernel.axes:
         name = ident(axis.name)
@@ -173,7 +195,7 @@ def _kernel(w: Writer, kernel: Kernel, signature: Signature) -> str:
     body = [part for line in _without_unused(w.lines) for part in broken(line)]
     pointers = [f"{ident(t)}_ptr" for t in signature.tensors]
     strides = [f"{ident(t)}_s{n}" for t, n in signature.strides]
-    head = [decorator, f"def {ident(kernel.name)}_kernel("]
+    head = [*decorator, f"def {ident(kernel.name)}_kernel("]
     head += [line for kind in (pointers, strides, numbers) for line in packed(kind, "    ")]
     return "\n".join([*head, "):", *body])
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from cascade.backends.triton.arithmetic import helpers, python
 from cascade.backends.triton.layout import packed
 from cascade.backends.triton.writer import ident, scalar
-from cascade.ir.expr import Symbol
+from cascade.ir.expr import Map, Symbol
 from cascade.ir.kinds import declared_kind, is_wide_real
-from cascade.ir.walk import symbols
-from cascade.schedule.program import Buffer, Program
+from cascade.ir.walk import free_ranks, symbols, walk
+from cascade.schedule.program import Buffer, For, Program, inside
 
 if TYPE_CHECKING:
     from cascade.backends.triton.emit import Signature
@@ -53,8 +53,12 @@ def host(
     lines += _descriptors(program, described)
     for b in (b for b in program.buffers if b.kind != "in"):
         lines.append(f"    {ident(b.name)} = {_memory(b, inputs)}")
+    indent = "    "
+    if inputs:  # whichever device is the current one
+        lines.append(f"    with torch.cuda.device_of({ident(inputs[0].name)}):")
+        indent = "        "
     for s in signatures:
-        lines += _launch(program, s, options(s.name))
+        lines += [indent + line for line in _launch(s, options(s.name), indent)]
     shown = ", ".join(f'"{b.name}": {ident(b.name)}' for b in outputs)
     lines.append(f"    return {{{shown}}}")
     text = "\n".join(lines) + "\n"
@@ -187,12 +191,32 @@ def _extents(
         number = number_keyword(name, taken)
         lines.append(f"    {scalar(name)} = {python(e, widths)} if {number} is None else {number}")
         lines += _as_kind(name, kinds)
+    for name in sorted(_divisors(program) - widths.keys()):
+        lines.append(
+            f'    _check({scalar(name)} > 0, "`{name}` divides what loops run over: 1 or more")'
+        )
     for name, size in program.widths:
         later.append(
             f'    _check({scalar(name)} == {size}, f"these kernels are for {name} = {size}, '
             f'not {{{scalar(name)}}}")'
         )
     return [*lines, *later]
+
+
+def _divisors(program: Program) -> set[str]:
+    """Numbers by which the rank of a loop is divided or multiplied where its bounds are found:
+    they are taken to be positive. Extents of tensors are.
+    """
+    shapes = {n for b in program.buffers for e in b.shape for n in symbols(e)}
+    found: set[str] = set()
+    for node in (n for k in program.kernels for n in inside(k.body) if isinstance(n, For)):
+        for e in (e for condition in node.predicate for e in walk(condition)):
+            match e:
+                case Map("//", (a, b)) if node.place.rank in free_ranks(a):
+                    found |= symbols(b)
+                case Map("*", (a, b)) if node.place.rank in free_ranks(e):
+                    found |= symbols(a) | symbols(b)
+    return found - shapes
 
 
 def _as_kind(name: str, kinds: Mapping[str, str]) -> list[str]:
@@ -230,18 +254,19 @@ def _dtype(b: Buffer, inputs: list[Buffer]) -> str:
     return f"{ident(like)}.dtype" if like else "torch.float32"
 
 
-def _launch(program: Program, s: Signature, options: tuple[int, int]) -> list[str]:
+def _launch(s: Signature, options: tuple[int, int], indent: str) -> list[str]:
     tensors = [ident(t) for t in s.tensors]
     strides = [f"{ident(t)}.stride({n})" for t, n in s.strides]
     numbers = [scalar(name) for name in s.scalars]
-    arguments = [a for kind in (tensors, strides, numbers) for a in packed(kind, " " * 12)]
+    inner = f"{indent}        "
+    arguments = [a for kind in (tensors, strides, numbers) for a in packed(kind, inner)]
     grid = " * ".join(f"({python(g)})" for g in s.grid) or "1"
     warps, stages = options
     return [
-        f"    grid = {grid}",
-        "    if grid > 0:",
-        f"        {ident(s.name)}_kernel[(grid,)](",
-        *arguments,
-        f"            num_warps={warps}, num_stages={stages},",
-        "        )",
+        f"grid = {grid}",
+        "if grid > 0:",
+        f"    {ident(s.name)}_kernel[(grid,)](",
+        *(a.removeprefix(indent) for a in arguments),
+        f"        num_warps={warps}, num_stages={stages},",
+        "    )",
     ]

@@ -16,12 +16,15 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from cascade.backends.triton.aot import CAPABILITIES
 from cascade.backends.triton.candidates import Call, Machine, Planned, machine, plan, shortlist
 from cascade.backends.triton.host import number_keyword
+from cascade.backends.triton.parallel import Job, compile_all
 from cascade.backends.triton.tiles import CANDIDATES, Candidate, Cut, Made, chosen, first
 from cascade.backends.triton.tuning import (
     Store,
@@ -46,6 +49,7 @@ from cascade.schedule.pack import few_rows
 from cascade.schedule.roles import CONTRACTED, WIDTH
 
 SMALL = 2**16  # elements of a tensor that is read to see how far it bounds loops
+COMPILING = 3.0  # seconds after which no further candidate is compiled
 
 KINDS = {
     "int64": "i64", "int32": "i32", "int16": "i16", "int8": "i8", "uint8": "u8", "bool": "bool",
@@ -102,7 +106,7 @@ class TritonKernel:
         bound = bind(spec, shapes, settings)
         small = small_ranks(spec, bound.extents)
         classes = tuple(
-            n if r in small or r in _last_ranks(spec) else (n <= WIDTH, n <= CONTRACTED, n < 16)
+            n if r in small else (n <= WIDTH, n <= CONTRACTED, n < 16)
             for r, n in bound.extents.items()
         )
         tunes = self._tunes(tensors)
@@ -119,22 +123,26 @@ class TritonKernel:
                 return earlier, module
         extents = {**bound.extents, **{n: v for n, v in bound.values.items() if type(v) is int}}
         made: Made | None = None
-        if tunes:
+        waits = tunes and _is_captured(tensors)  # nothing can be timed now, and may be later
+        if tunes and not waits:
             call = self._call(spec, bound.values, extents, tensors, by_descriptor)
             made = self._tuned(call, tensors, settings)
         if made is None:
             made = self._make(spec, extents, tensors, by_descriptor)
-        known.append((made, _module(made.source)))
-        return known[-1]
+        found = made, _module(made.source)
+        if not waits:
+            known.append(found)
+        return found
 
     def _by_descriptor(self, tensors: Mapping[str, Any]) -> bool:
         if self.descriptors is not None:
             return self.descriptors
-        if not tensors or any(t.device.type != "cuda" for t in tensors.values()):
+        if not _on_device(tensors):
             return False
         import torch
 
         newest = torch.cuda.get_device_capability(next(iter(tensors.values())).device)[0] >= 9
+        newest = newest and not torch.version.hip
         return newest and all(aligned(t) for t in tensors.values() if _may_be_described(t))
 
     def _make(
@@ -150,8 +158,10 @@ class TritonKernel:
         import torch
 
         major, minor = torch.cuda.get_device_capability(device)
-        dtype = next((t.dtype for t in spec.inputs if is_wide_real(t.dtype)), None) or "f32"
         target = f"sm_{major}{minor}"
+        if target not in CAPABILITIES or torch.version.hip:  # nothing is known to choose by
+            return first(spec, extents, self.tiles, self.as_written, by_descriptor, Cut(self.split))
+        dtype = next((t.dtype for t in spec.inputs if is_wide_real(t.dtype)), None) or "f32"
         cut = Cut(self.split, torch.cuda.get_device_properties(device).multi_processor_count)
         return chosen(
             spec, extents, target, dtype, self.tiles, self.as_written,
@@ -165,18 +175,8 @@ class TritonKernel:
         return self.tunings[-1] if self.tunings else None
 
     def _tunes(self, tensors: Mapping[str, Any]) -> bool:
-        """Whether there is something to time on, or a timer of its own. Nothing can be timed while
-        a CUDA graph is captured.
-        """
-        if not self.tune or not tensors:
-            return False
-        if self.timer is not None:
-            return True
-        if any(t.device.type != "cuda" for t in tensors.values()):
-            return False
-        import torch
-
-        return not torch.cuda.is_current_stream_capturing()
+        """Whether there is something to time on, or a timer of its own."""
+        return self.tune and bool(tensors) and (self.timer is not None or _on_device(tensors))
 
     def _call(
         self,
@@ -202,15 +202,22 @@ class TritonKernel:
         on = _machine(tensors)
         plans: dict[Candidate, Planned] = {}
 
-        def build(candidate: Candidate) -> Any:
+        def job(candidate: Candidate) -> Job:
             module = _module(plans[candidate].made(call.descriptors).source)
-            return lambda: module.run(**_arguments(tensors, settings, module))
+            arguments = _arguments(tensors, settings, module)
+            return module, lambda: module.run(**arguments)
 
         def measure() -> Tuning:
             found = shortlist(call, on)
             plans.update((p.candidate, p) for p in found.planned)
             listed = [(p.candidate, p.seconds) for p in found.planned]
-            tried, best = measured(listed, build, self.timer or _timer(tensors))
+            late: dict[Candidate, str] = {}
+            if _on_device(tensors):
+                jobs = [job(c) for c in plans]
+                late = dict(zip(plans, compile_all(jobs, COMPILING), strict=True))
+                late = {c: reason for c, reason in late.items() if reason}
+            timer = self.timer or _timer(tensors)
+            tried, best = measured(listed, lambda c: job(c)[1], timer, late)
             return Tuning(call.spec.name, on.name, tried, best, found.left_out)
 
         self.tunings.append(tuned(Store(cache_folder()), _key(call, on), measure))
@@ -219,6 +226,20 @@ class TritonKernel:
             return None
         planned = plans.get(best) or Planned(best, *plan(call, best), None)
         return planned.made(call.descriptors)
+
+
+def _on_device(tensors: Mapping[str, Any]) -> bool:
+    return bool(tensors) and all(t.device.type == "cuda" for t in tensors.values())
+
+
+def _is_captured(tensors: Mapping[str, Any]) -> bool:
+    """Whether launches go into a CUDA graph now."""
+    if not _on_device(tensors):
+        return False
+    import torch
+
+    with torch.cuda.device(next(iter(tensors.values())).device):
+        return bool(torch.cuda.is_current_stream_capturing())
 
 
 def _machine(tensors: Mapping[str, Any]) -> Machine:
@@ -247,7 +268,7 @@ def _timer(tensors: Mapping[str, Any]) -> Timer:
 
 def _lengths(spec: Cascade, extents: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
     """Extents by rank: widths as they are, lengths up to the next power of two."""
-    exact = small_ranks(spec, extents) | _last_ranks(spec)
+    exact = small_ranks(spec, extents) | _width_ranks(spec)
     return tuple((r, n if r in exact else bucket(n)) for r, n in extents.items())
 
 
@@ -309,9 +330,10 @@ def _param(p: Param, given: Number | None) -> Param:
     return p
 
 
-def _last_ranks(spec: Cascade) -> set[str]:
-    """Ranks along which tensors are contiguous: where widths are found."""
-    return {t.ranks[-1] for t in spec.inputs if t.ranks}
+def _width_ranks(spec: Cascade) -> set[str]:
+    """Ranks along which every tensor that has them is contiguous: where widths are found."""
+    last = {t.ranks[-1] for t in spec.inputs if t.ranks}
+    return last - {r for t in spec.inputs for r in t.ranks[:-1]}
 
 
 def _arguments(
@@ -351,9 +373,15 @@ def cache_folder() -> Path:
 
 
 def _module(source: str) -> ModuleType:
-    """The source as a module, from a file that is named after its hash."""
+    """The source as a module, from a file that is named after its hash; a text has one, so that it
+    is compiled once.
+    """
+    return _loaded(source, cache_folder())
+
+
+@lru_cache(maxsize=256)
+def _loaded(source: str, folder: Path) -> ModuleType:
     name = "kernels_" + hashlib.sha256(source.encode()).hexdigest()[:32]
-    folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.py"
     if not path.exists() or path.read_text() != source:

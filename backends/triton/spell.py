@@ -48,9 +48,13 @@ def _sigmoid(x):
     "_tanh": """
 @triton.jit
 def _tanh(x):
+    \"\"\"tanh x; near 0, where the quotient would cancel, a polynomial (Cephes).\"\"\"
     small = tl.exp2(-tl.abs(x) * 2.8853900817779268)
     size = (1 - small) / (1 + small)
-    return tl.where(x < 0, -size, size)
+    q = x * x
+    tail = 0.133314422036 + q * (-5.37397155531e-2 + q * (2.06390887954e-2 - q * 5.70498872745e-3))
+    near = x + x * q * (q * tail - 0.333332819422)
+    return tl.where(tl.abs(x) < 0.625, near, tl.where(x < 0, -size, size))
 """,
     "_softplus": """
 @triton.jit

@@ -27,6 +27,7 @@ from cascade.schedule.sizes import MULTIPROCESSORS, Sizes
 
 USUAL_WIDTH = 64  # the extent of a head, where nothing says another
 MOST = 2**15  # elements of a tile: 128 by 256
+LARGEST = 2**17  # of a tile whose size is set: all registers of a multiprocessor, 16 bits each
 REGISTERS = 255  # of a thread
 THREADS = 32  # of a warp
 
@@ -186,6 +187,7 @@ def first(
 ) -> Made:
     """The first candidate, not compiled."""
     candidate, made, program = next(programs(spec, extents, tiles, as_written, cut, stages))
+    _check_set(program, tiles or {})
     options = Options(candidate.warps, candidate.stages, descriptors)
     return Made(made, program, options, candidate, emit(program, options), ())
 
@@ -211,6 +213,7 @@ def chosen(
     limit = SHARED.get(CAPABILITIES.get(target, 0), 2**31)  # an unknown target is refused below
     every = programs(spec, extents, tiles, as_written, cut, stages)
     for n, (candidate, made, program) in enumerate(every):
+        _check_set(program, tiles or {})
         if progress is not None:
             progress(n, len(CANDIDATES))
         free = not tiles and stages is None and candidate is not CANDIDATES[-1]
@@ -230,6 +233,20 @@ def chosen(
     if not all(f.fits for f in best.facts):
         raise _too_large(spec, best, target, bool(tiles) or stages is not None)
     return best
+
+
+def _check_set(program: Program, tiles: Mapping[str, int]) -> None:
+    """Raises `InputError` where a tile of the size that is set is one that no GPU can hold, and
+    that takes minutes to compile, if it can be.
+    """
+    worst = max(tile_sizes(program, dict(program.widths)), key=lambda t: t.elements, default=None)
+    if tiles and worst is not None and worst.elements > LARGEST:
+        raise input_error(
+            "footprint",
+            f"`{worst.name}` of the kernel `{worst.kernel}` has {worst.elements} elements in a "
+            f"tile, and no GPU holds more than {LARGEST} at once",
+            "smaller tiles (`--tile`) have fewer",
+        )
 
 
 def _too_large(spec: Cascade, made: Made, target: str, forced: bool) -> InputError:

@@ -24,6 +24,7 @@ from typing import Any
 
 from cascade.analysis.tables import seconds as shown_seconds
 from cascade.analysis.tables import table
+from cascade.backends.triton.parallel import described
 from cascade.backends.triton.tiles import Candidate
 
 Call = Callable[[], object]
@@ -31,8 +32,10 @@ Timer = Callable[[Call], float]
 Key = Mapping[str, Any]
 
 FORMAT = 1  # of the files
-WARM, ROUNDS = 2, 7
-LEAST = 1e-3  # seconds of a round, of as many calls as it takes
+ROUNDS, LEAST_ROUNDS = 15, 3
+LONGEST = 0.15  # seconds in which a candidate is called again and again
+USUAL_CACHE = 2**26  # bytes of the second-level cache, where nothing says another number
+AHEAD = 8  # times that twice the cache is written over before a call: about 0.3 ms on an H100
 LARGEST = 4096  # rows or coordinates of a tile in a file that is believed
 
 
@@ -120,9 +123,16 @@ def measured(
     candidates: Sequence[tuple[Candidate, float | None]],
     build: Callable[[Candidate], Call],
     timer: Timer,
+    dropped: Mapping[Candidate, str] | None = None,
 ) -> tuple[tuple[Tried, ...], Candidate | None]:
-    """Every candidate timed, and the fastest. One that cannot be built or run is dropped."""
-    tried = tuple(_tried(c, predicted, build, timer) for c, predicted in candidates)
+    """Every candidate timed, and the fastest. One that cannot be built or run is dropped, as are
+    those that are known to fail, with the reason.
+    """
+    known = dropped or {}
+    tried = tuple(
+        Tried(c, predicted, None, known[c]) if c in known else _tried(c, predicted, build, timer)
+        for c, predicted in candidates
+    )
     ran = [t for t in tried if t.seconds is not None]
     best = min(ran, key=lambda t: t.seconds or math.inf, default=None)
     return tried, best.candidate if best is not None else None
@@ -137,28 +147,61 @@ def _tried(
     try:
         return Tried(candidate, predicted, _time(timer(build(candidate))))
     except Exception as error:  # of the compiler, the assembler, the driver: whatever it is
-        reason = (str(error).strip().splitlines() or [""])[0][:60]
-        return Tried(candidate, predicted, None, f"{type(error).__name__}: {reason}")
+        return Tried(candidate, predicted, None, described(error))
 
 
 def by_events(call: Call) -> float:
-    """Seconds of a call on the current device: the median of several rounds between events."""
+    """Seconds of a call on the current device: the median of several rounds."""
+    return statistics.median(times for (times,) in times_by_events([call], ROUNDS, LONGEST))
+
+
+def times_by_events(
+    calls: Sequence[Call], rounds: int, longest: float = math.inf
+) -> list[list[float]]:
+    """Seconds of each call, one after another in each round; fewer rounds where a call takes more
+    than `longest` seconds in all of them. A first call of each, which may compile, is not counted.
+
+    Before each call the second-level cache is written over, several times: the device is then
+    behind the processor, and does not wait for a launch between two events.
+    """
     import torch
 
-    def elapsed(calls: int) -> float:
-        event: Any = torch.cuda.Event
-        start, end = event(enable_timing=True), event(enable_timing=True)
-        start.record()
-        for _ in range(calls):
-            call()
-        end.record()
-        end.synchronize()
-        return float(start.elapsed_time(end)) / 1e3 / calls
+    for call in calls:
+        call()
+    other = _other_memory()
+    event: Any = torch.cuda.Event
 
-    for _ in range(WARM):  # the first call compiles
-        once = elapsed(1)
-    calls = max(1, min(100, math.ceil(LEAST / max(once, 1e-6))))
-    return statistics.median(elapsed(calls) for _ in range(ROUNDS))
+    def a_round() -> list[tuple[Any, Any]]:
+        pairs = []
+        for call in calls:
+            for _ in range(AHEAD):
+                other.zero_()
+            pairs.append((event(enable_timing=True), event(enable_timing=True)))
+            pairs[-1][0].record()
+            call()
+            pairs[-1][1].record()
+        return pairs
+
+    def seconds(pairs: list[tuple[Any, Any]]) -> list[float]:
+        torch.cuda.synchronize()
+        return [float(start.elapsed_time(end)) / 1e3 for start, end in pairs]
+
+    first = seconds(a_round())
+    if longest < math.inf:
+        rounds = min(rounds, max(LEAST_ROUNDS, int(longest / max(*first, 1e-6))))
+    return [seconds(pairs) for pairs in [a_round() for _ in range(rounds)]]
+
+
+def _other_memory() -> Any:
+    """Memory that fills the second-level cache, if there is so much left."""
+    import torch
+
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    cache = getattr(properties, "L2_cache_size", 0) or USUAL_CACHE
+    try:
+        return torch.empty(2 * cache, dtype=torch.int8, device="cuda")
+    except torch.cuda.OutOfMemoryError:
+        return torch.empty(0, dtype=torch.int8, device="cuda")
 
 
 # -- on disk

@@ -130,12 +130,12 @@ def count_passes(cascade: Cascade) -> Passes:
     paired = frozenset(forward.paired)
     if paired:
         forward = _Flow(cascade, steps, "forward", paired=paired)
-    backward = _Flow(cascade, steps, "backward", paired=paired)
+    backward = _turned(forward, steps)
     counts = [_better(forward, backward, key) for key in forward.visits]
     for partition in cascade.partitions:
         for level in range(1, len(partition.parts)):
-            inner = (partition, level)
-            a, b = (_Flow(cascade, steps, d, inner, paired) for d in ("forward", "backward"))
+            a = _Flow(cascade, steps, "forward", (partition, level), paired)
+            b = _turned(a, steps)
             counts += [_better(a, b, key) for key in a.visits]
     order = {r.name: n for n, r in enumerate(cascade.ranks)}
     counts.sort(key=lambda c: (order.get(c.inside or c.key.rank, 0), c.key.tensor, c.key.slot))
@@ -145,6 +145,13 @@ def count_passes(cascade: Cascade) -> Passes:
         for name, by_key in forward.facts.items()
     }
     return Passes(tuple(counts), tuple(forward.revisits), dependences, levels, forward.ready, steps)
+
+
+def _turned(forward: _Flow, steps: tuple[Step, ...]) -> _Flow:
+    """The flow in the other direction; the same one where it has no barrier, which is the least."""
+    if all(v.level == 0 for visits in forward.visits.values() for v in visits):
+        return forward
+    return _Flow(forward.cascade, steps, "backward", forward.inner, forward.apart)
 
 
 def _better(forward: _Flow, backward: _Flow, key: Key) -> PassCount:

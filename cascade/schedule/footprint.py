@@ -30,6 +30,7 @@ from cascade.schedule.program import (
 )
 from cascade.schedule.sizes import Sizes
 
+ITEM = 8  # bytes of the largest number
 LEAST = 8  # rows or coordinates of a tile below which nothing is gained
 
 
@@ -52,6 +53,14 @@ def tile_sizes(program: Program, values: Mapping[str, Number]) -> Iterator[TileS
             for a in axes:
                 elements *= max(1, sizes[a])
             yield TileSize(kernel.name, name, axes, elements)
+
+
+def most_held(program: Program, values: Mapping[str, Number]) -> int:
+    """Bytes that no instance of a kernel holds more of: all of its tiles at once, 8 bytes each."""
+    held: dict[str, int] = {}
+    for t in tile_sizes(program, values):
+        held[t.kernel] = held.get(t.kernel, 0) + ITEM * t.elements
+    return max(held.values(), default=0)
 
 
 def _number(e: Expr, values: Mapping[str, Number]) -> int:

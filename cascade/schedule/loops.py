@@ -12,7 +12,7 @@ from functools import partial
 
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol
 from cascade.ir.ops import REDUCERS
-from cascade.ir.walk import walk
+from cascade.ir.walk import symbols, walk
 from cascade.schedule.bounds import solve
 from cascade.schedule.build import ABSENT, COMBINE, FLOOR, Builder, Scope
 from cascade.schedule.errors import NoSchedule
@@ -228,7 +228,8 @@ class _Pass:
         if not set(b.axes_in(condition)) <= {self.loop.rank, *b.draft.rows}:
             return False
         rank = self.loop.rank
-        found = solve((condition,), rank, b.extent(rank), self._known)
+        numbers = frozenset(symbols(condition))  # whether a divisor is positive is known in a run
+        found = solve((condition,), rank, b.extent(rank), self._known, numbers)
         plain = solve((), rank, b.extent(rank), self._known)
         empty = plain[0] if plain else None
         return any(

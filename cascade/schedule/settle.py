@@ -17,7 +17,7 @@ from cascade.ir.cascade import Cascade
 from cascade.ir.expr import FALSE, TRUE, Const, Coordinate, Expr, Map, Read, Symbol, Where
 from cascade.ir.kinds import tensor_kinds
 from cascade.ir.ops import MAPS, SELECTIONS
-from cascade.ir.walk import conjuncts, free_ranks, rebuild, substitute
+from cascade.ir.walk import conjuncts, free_ranks, rebuild, substitute, unfiltered
 
 Conditions = dict[frozenset[str], tuple[Expr, ...]]  # the ranks mentioned -> conjuncts
 
@@ -156,8 +156,21 @@ class _Settling:
                 value = Const(1)
             op = "sum"
         elif op == "any" and value != TRUE:
-            filters, value = (*filters, *conjuncts(value)), TRUE
+            filters, value = self._either_way(step, filters, value), TRUE
         self._add(step, op, step.bound, value, filters, passing, start, target, kind)
+
+    def _either_way(self, step: Step, filters: tuple[Expr, ...], value: Expr) -> tuple[Expr, ...]:
+        """What a point must meet to make `any` true: the value of the body and that it is known,
+        or, where the body is `x and y`, each of them by itself, which says the same in fewer words.
+        """
+        body, given = unfiltered(step.body)
+        bound = frozenset(step.bound)
+        if not (isinstance(body, Map) and body.op == "and"):
+            return (*filters, *conjuncts(value))
+        if any(not key & bound for key in self.settle(body)[1]):
+            return (*filters, *conjuncts(value))
+        kept = [part for part in given if bound & frozenset(free_ranks(part))]
+        return tuple(self.truth(part) for part in (*kept, *conjuncts(body)))
 
     def _add(
         self,

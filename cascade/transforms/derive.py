@@ -9,8 +9,9 @@ passes.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from cascade.analysis.normalise import Step as NormalStep
 from cascade.analysis.normalise import normalise
@@ -136,7 +137,7 @@ def derive(
 
     Ranks of `keep` are left as they are: those that are short enough to be held whole.
     """
-    before = count_passes(cascade).of_rank()
+    before = dict(_passes(cascade))
     current = cascade
     steps: list[Step] = []
     obstacles: list[Obstacle] = []
@@ -175,7 +176,7 @@ def derive(
         tuple(obstacles),
         tuple(dict.fromkeys(remarks)),
         before,
-        count_passes(current).of_rank(),
+        dict(_passes(current)),
         tuple(plans),
         tuple(states),
         complete,
@@ -184,7 +185,7 @@ def derive(
 
 def derived_passes(cascade: Cascade) -> dict[str, int]:
     """The passes of the derived form."""
-    return count_passes(derived_form(cascade)).of_rank()
+    return dict(_passes(derived_form(cascade)))
 
 
 def derived_form(cascade: Cascade) -> Cascade:
@@ -194,13 +195,15 @@ def derived_form(cascade: Cascade) -> Cascade:
         found = plan(expand_means(current), rank)
         if any(f.laws for f in found.fused.values()):
             after = emit(found)
-            if _passes(after, counted) < _passes(current, counted):
+            if _passes(after).get(counted, 1) < _passes(current).get(counted, 1):
                 current = after
     return current
 
 
-def _passes(cascade: Cascade, rank: str) -> int:
-    return count_passes(cascade).of_rank().get(rank, 1)
+@lru_cache(maxsize=64)
+def _passes(cascade: Cascade) -> Mapping[str, int]:
+    """Passes by rank; a step asks for those of the form before it again."""
+    return count_passes(cascade).of_rank()
 
 
 def _ranks_to_stream(cascade: Cascade) -> list[tuple[str, str]]:
@@ -243,9 +246,9 @@ def _stream(cascade: Cascade, rank: str, counted: str, most: int | None) -> _Str
     found = plan(prepared, rank)
     order = [n for n, f in found.fused.items() if f.laws]
     shown = cascade
-    passes = count_passes(cascade).of_rank().get(counted, 1)
+    passes = _passes(cascade).get(counted, 1)
     whole = emit(found) if order else prepared
-    best = count_passes(whole).of_rank().get(counted, 1)
+    best = _passes(whole).get(counted, 1)
     if best >= passes or not _reads_its_inputs(whole):
         kept = best < passes
         return (
@@ -290,8 +293,8 @@ def _step(found: Plan, name: str, before: Cascade, after: Cascade, rank: str) ->
         _identities(found, fused),
         tuple(t for t in new if t.removeprefix("init ") not in known),
         _conditions(found, fused),
-        count_passes(before).of_rank().get(rank, 1),
-        count_passes(after).of_rank().get(rank, 1),
+        _passes(before).get(rank, 1),
+        _passes(after).get(rank, 1),
         _work(before),
         _work(after),
         rank,

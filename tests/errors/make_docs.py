@@ -259,6 +259,10 @@ SECTIONS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
                 "Kernels were written for a size that nobody gave.",
                 "texts/sizes_assumed",
             ),
+            "unused-tile": (
+                "A tile is set for a rank that a kernel takes whole, or one coordinate at a time.",
+                "texts/tile_unused",
+            ),
             "never": ("A condition that is false everywhere.", "never_true"),
         },
     ),

@@ -193,6 +193,12 @@ def assume_sizes() -> None:
     raise CascadeError(*api.assumed_sizes(program, {"E": 64}))
 
 
+def set_an_unused_tile() -> None:
+    """The warning of `cascade compile` for a tile without effect, raised so that it is seen."""
+    spec = cascade.parse(ATTENTION, "spec.cascade")
+    raise CascadeError(*api.unused_tiles(spec, {"e": 64, "f": 64}, {"e": 32, "m": 64}, False))
+
+
 def compile_a_derivation() -> None:
     derivation: Any = cascade.derive(cascade.parse(SPEC))
     cascade.compile(derivation)
@@ -337,6 +343,7 @@ CALLS: dict[str, Callable[[], object]] = {
     "split_in_order": split_a_recurrence,
     "footprint": choose_what_does_not_fit,
     "sizes_assumed": assume_sizes,
+    "tile_unused": set_an_unused_tile,
     "call_of_a_spec": lambda: cascade.parse(ATTENTION, "spec.cascade")(Q=np.ones((2, 3))),
     "spec_of_another_kind": compile_a_derivation,
     "spec_missing_where_a_path_is_taken": partial(cascade.compile, "win.cascade"),

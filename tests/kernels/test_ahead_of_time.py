@@ -15,7 +15,8 @@ from tests.examples.test_examples import FOLDER, NAMES, spec
 
 pytest.importorskip("triton")
 
-from cascade.backends.triton.tiles import programs
+from cascade.backends.triton.tiles import chosen, first, programs
+from cascade.diagnostics import InputError
 
 SOFTMAX = ("attention", "causal", "alibi", "soft_cap", "grouped_query", "sliding_window")
 WIDTHS = {"s": 16, "r": 64, "n": 1024}
@@ -50,6 +51,17 @@ def test_what_is_set_and_does_not_fit_is_refused(tmp_path):
     text = refused(tmp_path, "--set", "E=128,F=128", "--tile", "p=128,m=128", "--stages", "6")
     assert "error[footprint]" in text and "bytes of shared memory, and sm_90 has 232448" in text
     assert "--stages" in text
+
+
+@pytest.mark.parametrize("tile", ["m=100000", "p=8192,m=64"])
+@pytest.mark.parametrize("target", ["sm_90", None])
+def test_a_tile_that_nothing_holds_is_refused(tile, target):
+    tiles = {n: int(v) for n, v in (t.split("=") for t in tile.split(","))}
+    with pytest.raises(InputError, match="elements in a tile, and no GPU holds more than 131072"):
+        if target is None:
+            first(spec("attention"), {"e": 64, "f": 64}, tiles)
+        else:
+            chosen(spec("attention"), {"e": 64, "f": 64}, target, tiles=tiles)
 
 
 def test_stages_that_are_set(tmp_path):
@@ -119,3 +131,12 @@ def test_odd_widths(tmp_path, width):
 def test_matrix_units(tmp_path, name):
     for kernel in compile_for(tmp_path, name, 64)["kernels"]:
         assert kernel["wgmma_instructions"] == kernel["tensor_core_instructions"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [64, 128])
+@pytest.mark.parametrize("target", ["sm_80", "sm_100"])
+def test_other_targets(tmp_path, target, width):
+    found = compile_for(tmp_path, "causal", width, "--target", target)
+    check(found)
+    assert all(k["tensor_core_instructions"] > 0 for k in found["kernels"])

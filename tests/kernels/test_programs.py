@@ -345,6 +345,12 @@ def test_operators(run, name):
     close(found, wanted, 2e-6)
 
 
+def test_tanh_does_not_cancel_near_0(run):
+    x = np.array([-0.62, -1e-2, -1e-5, 0, 1e-30, 1e-3, 0.3, 0.626, 9.5], np.float32)
+    found = run(programs.pointwise("tanh", 1), {"X0": x}, {})["Y"]
+    np.testing.assert_allclose(found, np.tanh(x.astype(np.float64)), rtol=4e-7)
+
+
 # -- what a person gives
 def test_mistakes_are_named(run):
     arrays, _ = operands(20, 30)

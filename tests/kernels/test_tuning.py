@@ -203,6 +203,9 @@ def test_a_candidate_that_fails_is_dropped():
     def build(candidate):
         raise SyntaxError(str(candidate.stages))
 
+    known = {THREE[1][0]: "not compiled in time"}
+    tried, best = measured(THREE, lambda c: lambda: c, Planned(3e-3, 2e-3), known)
+    assert best == THREE[2][0] and tried[1].error == "not compiled in time"
     tried, best = measured(THREE, build, Planned(1.0))
     assert best is None and [t.error for t in tried] == [f"SyntaxError: {n}" for n in (1, 2, 3)]
 
@@ -213,6 +216,67 @@ def test_an_interrupt_is_no_failure():
 
     with pytest.raises(KeyboardInterrupt):
         measured(THREE, lambda c: lambda: c, timer)
+
+
+class Clock:
+    """A device on which calls take as long as they say, one after another; writing takes 1 s."""
+
+    def __init__(self, monkeypatch, room=True):
+        self.now, self.written = 0.0, 0
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda n: self)
+        monkeypatch.setattr(torch.cuda, "Event", self.event)
+        monkeypatch.setattr(torch, "empty", self.memory)
+        self.L2_cache_size, self.room = 100, room
+
+    def event(self, enable_timing):
+        clock = self
+
+        class Event:
+            def record(self):
+                self.at = clock.now
+
+            def elapsed_time(self, end):
+                return 1e3 * (end.at - self.at)
+
+        return Event()
+
+    def memory(self, size, **_):
+        if size and not self.room:
+            raise torch.cuda.OutOfMemoryError
+        clock = self
+
+        class Memory:
+            def zero_(self):
+                clock.now += 1
+                clock.written += size
+
+        return Memory()
+
+    def call(self, *seconds):
+        left = iter(seconds)
+
+        def call():
+            self.now += next(left)
+
+        return call
+
+
+def test_the_median_of_rounds_between_events(monkeypatch):
+    clock = Clock(monkeypatch)
+    call = clock.call(9.0, 1e-3, *(1e-3, 3e-3, 2e-3) * 5)  # the first call compiles
+    assert tuning.by_events(call) == pytest.approx(2e-3)
+    assert clock.written == 16 * tuning.AHEAD * 200
+    slow = clock.call(9.0, 2.0, *[2.0] * tuning.LEAST_ROUNDS)
+    assert tuning.by_events(slow) == pytest.approx(2.0)
+
+
+def test_rounds_of_several_calls(monkeypatch):
+    clock = Clock(monkeypatch, room=False)
+    calls = [clock.call(9.0, *[1.0] * 4), clock.call(9.0, *[2.0] * 4)]
+    assert np.allclose(tuning.times_by_events(calls, 3), [[1.0, 2.0]] * 3)
+    assert clock.written == 0
 
 
 def test_a_report_is_a_table():

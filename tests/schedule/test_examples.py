@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 import cascade
+from cascade.analysis.passes import count_passes
 from cascade.backends.arrays import as_inputs, checked_inputs
 from cascade.backends.kernel import TiledKernel, typed
 from cascade.ir.extents import bind
 from cascade.schedule.choose import schedule
+from cascade.schedule.footprint import most_held
 from cascade.schedule.sizes import Sizes
 from tests.examples.formulas import FORMULAS
 from tests.examples.test_examples import (
@@ -121,10 +123,19 @@ def in_float64(name: str, arrays: dict[str, Any], n: dict[str, Any]) -> dict[str
     return found
 
 
+def longer(name: str, n: dict[str, Any], factor: int) -> dict[str, Any]:
+    """The extents with lengths so many times as long; windows and widths stay."""
+    carried = {r.upper() for t in spec(name).inputs for r in t.ranks}
+    return n | {k: v * factor for k, v in n.items() if k in carried & LENGTHS and v > 1}
+
+
+LENGTHS = {"P", "M", "T", "D", "I", "K"}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_prediction_is_what_is_counted(name):
     for n in sizes(name):
-        n = n | {k: v * 3 for k, v in n.items() if k in ("P", "M", "T", "D", "I", "K") and v > 1}
+        n = longer(name, n, 3)
         arrays = single(draw(name, n))
         result = kernel(name, True).run(arrays, settings(name, n))
         both = kernel(name, True).measured(arrays, settings(name, n), result)
@@ -132,6 +143,36 @@ def test_prediction_is_what_is_counted(name):
         for found in both["kernels"].values():
             assert found["predicted"]["tensors"] == found["measured"]["tensors"]
             assert found["predicted"]["loops"] == found["measured"]["loops"]
+        assert 0 < both["peak_bytes"] <= both["most_bytes"]
+        form = kernel(name, True).schedule(checked_inputs(spec(name), arrays), settings(name, n))
+        assert passes_made(form.form.cascade, result.counters.passes) == {}
+
+
+def passes_made(form: Any, counted: Any) -> dict[str, tuple[int, int | None]]:
+    """Ranks along which loops do not run as often, over all kernels, as the analysis says."""
+    wanted = count_passes(form).of_rank()
+    outer = {p.parts[0]: p.rank for p in form.partitions if p.parts[0] not in wanted}
+    made: dict[str, int] = {}
+    for (_, rank), number in counted.items():
+        if rank in form.rank or rank in outer:  # others are of lists of tiles
+            made[outer.get(rank, rank)] = made.get(outer.get(rank, rank), 0) + number
+    return {r: (n, wanted.get(r)) for r, n in made.items() if n != wanted.get(r)}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_held_does_not_grow_with_lengths(name):
+    """No run holds more than `most_bytes`, and that is no more for longer inputs."""
+    most = []
+    for factor in (64, 256):
+        n = longer(name, sizes(name)[0], factor)
+        shapes = {t.name: tuple(n[r.upper()] for r in t.ranks) for t in spec(name).inputs}
+        empty = {}
+        for t in spec(name).inputs:
+            kind = np.int64 if t.dtype == "int" else np.float32
+            empty[t.name] = np.broadcast_to(np.zeros((), kind), shapes[t.name])
+        made = kernel(name, True).schedule(empty, settings(name, n))
+        most.append(most_held(made.program, made.bind(shapes, settings(name, n))))
+    assert most[0] >= most[1] > 0
 
 
 def test_memory_does_not_grow_with_the_keys():

@@ -143,8 +143,18 @@ def test_splits_are_predicted_and_checked(cascade):
     assert cascade("schedule s.cascade --split auto")[0] == 0
     wrong = ["run s.cascade --inputs x.npz --split 2", "schedule s.cascade --split 0"]
     wrong += ["schedule s.cascade --split few", "compile s.cascade -o k.py --stages 0"]
+    wrong += [f"compile s.cascade -o k.py --tile {t}" for t in ("m", "m=1.5", "m=64,m=32")]
     for refused in wrong:
         assert cascade(refused)[0] == 2, refused
+
+
+def test_a_tile_of_what_has_none_is_named(cascade):
+    cascade("examples --copy-to all")
+    line = "compile all/causal.cascade -o k.py --set E=16,F=16 --tile p=16,m=32"
+    assert "warning" not in cascade(line)[1]
+    code, out, _ = cascade(f"{line},e=8,b=2")
+    assert code == 0
+    assert [n for n in "bhpmef" if f"no tiles of `{n}`" in out] == ["b", "e"]
 
 
 def test_sizes_that_nobody_gave_are_named(cascade, tmp_path):

@@ -1,12 +1,14 @@
 """A spec beside its peers."""
 
+from collections.abc import Callable
+
 import pytest
 
 import cascade
 from cascade.comparison import compare, text
 from cascade.diagnostics import InputError
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
 SMALL = {"B": 1, "H": 2, "P": 33, "M": 33, "E": 8, "F": 8}
 
@@ -25,3 +27,23 @@ def test_a_backward_pass_has_no_roofline() -> None:
     spec = cascade.load("examples/attention.cascade")
     with pytest.raises(InputError, match="no roofline"):
         compare(spec, ["eager"], SMALL, 1, target="h100", backward=True)
+
+
+def test_a_peer_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cascade.backends import peers
+
+    def peer(kind: str, name: str, tensors: object) -> Callable[[], object]:
+        def run() -> object:
+            raise torch.cuda.OutOfMemoryError("out of memory\nat all")
+
+        if kind == "flex":
+            run()
+        return run
+
+    monkeypatch.setattr(peers, "peer", peer)
+    spec = cascade.load("examples/attention.cascade")
+    found = compare(spec, ["eager", "flex"], SMALL, 2, tune=True)
+    assert [r["name"] for r in found["rows"]] == ["cascade", "cascade again"]
+    assert found["failed"] == dict.fromkeys(("flex", "eager"), "OutOfMemoryError: out of memory")
+    assert "flex did not run: OutOfMemoryError: out of memory" in text(found)
+    assert found["tuned"] is None  # on a processor there is nothing to tune

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cascade.backends.kernel import TiledKernel
 from cascade.ir.expr import Symbol
 from cascade.zoo import entry
 from tests.zoo.registry import Mechanism
@@ -39,6 +40,20 @@ def test_interpreter(mechanism: Mechanism) -> None:
     found = found if isinstance(found, dict) else {spec.outputs[0]: found}
     wanted = mechanism.reference(arrays | dict(mechanism.params))
     agree({n: array(t) for n, t in found.items()}, wanted, 5e-5)
+
+
+@EACH
+def test_prediction_is_what_is_counted(mechanism: Mechanism) -> None:
+    spec, params = load(mechanism), dict(mechanism.params)
+    arrays = {n: np.asarray(a) for n, a in drawn(mechanism).items()}
+    arrays = {n: a.astype(np.float32) if a.dtype.kind == "f" else a for n, a in arrays.items()}
+    made = TiledKernel(spec, {r: 4 for r in "bhpmtdniky" if r in spec.rank}, threads=2)
+    result = made.run(arrays, params)
+    both = made.measured(arrays, params, result)
+    for found in both["kernels"].values():
+        assert found["predicted"]["tensors"] == found["measured"]["tensors"]
+        assert found["predicted"]["loops"] == found["measured"]["loops"]
+    assert 0 < both["peak_bytes"] <= both["most_bytes"]
 
 
 def tensor(a: Any) -> Any:
