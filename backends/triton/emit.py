@@ -18,6 +18,7 @@ from cascade.ir.expr import Expr, Read
 from cascade.ir.extents import evaluate
 from cascade.ir.walk import symbols
 from cascade.schedule.facts import tile_axes
+from cascade.schedule.operands import operands
 from cascade.schedule.program import (
     Contract,
     For,
@@ -143,7 +144,19 @@ def _contracted(kernel: Kernel) -> set[str]:
             for f in node.factors:
                 if isinstance(f, Read) and len(axes.get(f.tensor, ())) == 2:
                     found |= set(axes[f.tensor])
+            found |= _single(node, axes)
     return found
+
+
+def _single(node: Contract, axes: Mapping[str, frozenset[str]]) -> set[str]:
+    """The axes of a batch of matrix products that are a dimension of a matrix by themselves."""
+    own = [axes.get(f.tensor, frozenset()) if isinstance(f, Read) else None for f in node.factors]
+    pair = operands([a for a in own if a is not None], node.axes) if None not in own else None
+    if pair is None or not pair[0].axes & pair[1].axes - set(node.axes):
+        return set()
+    left, right = (s.axes for s in pair)
+    sides = (left - right, right - left, frozenset(node.axes))
+    return {a for side in sides if len(side) == 1 for a in side}
 
 
 def _writer(

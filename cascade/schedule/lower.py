@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from cascade.ir.cascade import Cascade
 from cascade.ir.expr import Const, Expr, Map, Symbol
 from cascade.ir.kinds import required_kinds, tensor_kinds
@@ -17,6 +19,7 @@ from cascade.schedule.sizes import Sizes
 from cascade.schedule.verify import violations
 
 FEW = 8  # coordinates of a tile of a loop that only adds
+USUAL = 64  # of a rank of which nothing is known
 
 
 def lower(
@@ -56,12 +59,21 @@ def _kernel(
     loop = draft.loop
     rank = loop.rank if loop is not None else ""
     few = min(FEW, sizes.stream) if _adds_up(partition, draft) else sizes.stream
-    stream = sizes.tiles.get(rank, few)
+    stream = sizes.tiles.get(rank, max(1, few // _beside(partition, draft)))
     part = min(stream, sizes.part or stream)
     if loop is not None and not loop.ordered and loop.inner and not set(loop.inner) <= free:
         builder.pinned = True
         stream = part = _size_of_parts(partition.cascade, loop.inner, sizes)
     return build(builder, name, stream, part)
+
+
+def _beside(partition: Partition, draft: Draft) -> int:
+    """How many coordinates of other ranks every reduction of a loop takes at each of its own."""
+    found = []
+    for s in (partition.steps[n] for n in draft.members):
+        others = [r for r in s.bound if draft.loop is None or r not in draft.loop.ranks]
+        found.append(prod(partition.roles.size(r) or USUAL for r in others))
+    return min(found, default=1)
 
 
 def _adds_up(partition: Partition, draft: Draft) -> bool:

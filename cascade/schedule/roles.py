@@ -19,6 +19,7 @@ from cascade.schedule.settle import Settled
 
 CONTRACTED = 1024  # the largest extent of a contraction that a tile holds whole
 WIDTH = 256  # the largest extent of any other width
+PAIRED = 32  # the largest extent of a rank of which tiles hold all pairs of coordinates
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,9 @@ class Roles:
         yield from self.cascade.partitions
 
     def size(self, rank: str) -> int | None:
-        rank = rank.rstrip("'")
-        if rank in self.sizes:
-            return self.sizes[rank]
-        extent = self.cascade.rank[rank].extent
+        extent = self._extent(rank)
+        if rank.rstrip("'") in self.sizes:
+            return self.sizes[rank.rstrip("'")]
         return int(extent.value) if isinstance(extent, Const) else None
 
     def _small(self, rank: str) -> bool:
@@ -122,14 +122,31 @@ class Roles:
         if around & set(s.ranks):
             for r in bound:
                 size = self.size(r)
-                if self._is_last(r) if size is None else size <= CONTRACTED:
+                most = PAIRED if self._is_paired(r, around & set(s.ranks)) else CONTRACTED
+                known = most == CONTRACTED and self._is_last(r)
+                if known if size is None else size <= most:
                     self.widths.add(r)
         bound = [r for r in bound if r not in self.widths]
         if bound:
-            loop = self._loop_of(bound[-1])
+            loop = self._loop_of(self._streamed(bound))
             self.loops[s.name] = loop
             others = [r for r in bound if r not in loop.ranks]
             self.widths |= {r for r in others if (self.size(r) or 0) <= CONTRACTED}
+
+    def _streamed(self, bound: list[str]) -> str:
+        """Of the ranks that a step binds, the last one beside which tiles can hold the others."""
+        for rank in reversed(bound):
+            others = (self.size(r) for r in bound if r != rank)
+            if all(size is not None and size <= WIDTH for size in others):
+                return rank
+        return bound[-1]
+
+    def _is_paired(self, rank: str, along: set[str]) -> bool:
+        """Whether a rank has the coordinates of a loop: each of these is compared with all."""
+        return any(self._extent(r) == self._extent(rank) for r in along)
+
+    def _extent(self, rank: str) -> Expr:
+        return self.cascade.rank[rank.rstrip("'")].extent
 
     def _is_last(self, rank: str) -> bool:
         """Whether a rank runs along memory in every input that has it: a width of vectors."""
