@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from cascade.backends.triton.aot import CAPABILITIES, SHARED, Facts, facts
+from cascade.backends.triton.aot import CAPABILITIES, SHARED, Facts, NotCompiled, facts
 from cascade.backends.triton.emit import Options, emit
 from cascade.diagnostics import InputError, input_error
 from cascade.ir.cascade import Cascade
@@ -29,6 +29,8 @@ USUAL_WIDTH = 64  # the extent of a head, where nothing says another
 MOST = 2**15  # elements of a tile: 128 by 256
 REGISTERS = 255  # of a thread
 THREADS = 32  # of a warp
+MUCH = 256  # bytes; a kernel that spills as many does so with fewer stages, too
+FEW = 3  # candidates that are compiled whole, where all spill
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,15 @@ class Made:
     def spills(self) -> int:
         return sum(f.spill_bytes for f in self.facts)
 
+    @property
+    def fits(self) -> bool:
+        return all(f.fits for f in self.facts)
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing spills, and all fits."""
+        return self.fits and self.spills == 0
+
 
 def widths(program: Program, known: Mapping[str, Number]) -> tuple[tuple[str, int], ...]:
     """The extents that axes need, by their numbers: given, defined by the spec, or usual."""
@@ -156,13 +167,16 @@ def can_be_held(program: Program, warps: int) -> bool:
     tiles = list(tile_sizes(program, dict(program.widths)))
     if any(t.elements > MOST for t in tiles):
         return False
+    registers = REGISTERS * THREADS * warps
     for kernel in program.kernels:
+        if any(t.elements > registers for t in tiles if t.kernel == kernel.name and t.is_computed):
+            return False
         loops = [n for n in inside(kernel.body) if isinstance(n, For | Seq)]
         sizes = {t.name: t.elements for t in tiles if t.kernel == kernel.name}
         for loop in loops:
             carried = sum(sizes[c.name] for c in loop.carries)
             product = max((sizes[n.name] for n in loop.body if isinstance(n, Contract)), default=0)
-            if carried + product > REGISTERS * THREADS * warps:
+            if carried + product > registers:
                 return False
     return True
 
@@ -207,7 +221,9 @@ def chosen(
     With `descriptors` the loads in loops go by tensor descriptors, where they can. `tiles` and
     `stages` are as they are set. Raises `InputError` where nothing fits the target.
     """
-    best: Made | None = None
+    spilled: list[Made] = []
+    first: list[str] = []  # kernels that spilled are likely to spill again
+    failure: NotCompiled | None = None
     limit = SHARED.get(CAPABILITIES.get(target, 0), 2**31)  # an unknown target is refused below
     every = programs(spec, extents, tiles, as_written, cut, stages)
     for n, (candidate, made, program) in enumerate(every):
@@ -216,20 +232,53 @@ def chosen(
         free = not tiles and stages is None and candidate is not CANDIDATES[-1]
         if free and shared_bytes(program, candidate, dtype) > limit:
             continue
+        if free and any(_differs_in_stages(candidate, m) and m.spills > MUCH for m in spilled):
+            continue
         options = Options(candidate.warps, candidate.stages, descriptors)
-        source = emit(program, options)
-        found = tuple(facts(program, source, target, dtype, options))
-        here = Made(made, program, options, candidate, source, found)
-        if all(f.fits for f in found):
-            if here.spills == 0:
-                return here
-            if best is None or here.spills < best.spills:
-                best = here
-        best = best or here
-    assert best is not None
-    if not all(f.fits for f in best.facts):
+        here = Made(made, program, options, candidate, emit(program, options), ())
+        try:
+            here = _until_it_spills(here, target, dtype, first)
+        except NotCompiled as error:
+            failure = failure or error
+            continue
+        if here.holds:
+            return here
+        spilled.append(here)
+        worst = here.facts[-1].kernel
+        first = [worst, *(k for k in first if k != worst)]
+    if failure is not None and not spilled:
+        raise failure
+    best = min(_compiled(spilled, target, dtype), key=lambda m: (not m.fits, m.spills))
+    if not best.fits:
         raise _too_large(spec, best, target, bool(tiles) or stages is not None)
     return best
+
+
+def _differs_in_stages(candidate: Candidate, made: Made) -> bool:
+    return replace(candidate, stages=made.candidate.stages) == made.candidate
+
+
+def _until_it_spills(made: Made, target: str, dtype: str, first: list[str]) -> Made:
+    found = facts(made.program, made.source, target, dtype, made.options, True, first)
+    return replace(made, facts=tuple(found))
+
+
+def _compiled(spilled: list[Made], target: str, dtype: str) -> list[Made]:
+    """All kernels of the few of which the kernel that spilled does so least; one at least."""
+    found: list[Made] = []
+    failure: NotCompiled | None = None
+    for made in sorted(spilled, key=lambda m: (not m.fits, m.spills)):
+        try:
+            every = facts(made.program, made.source, target, dtype, made.options)
+        except NotCompiled as error:
+            failure = failure or error
+            continue
+        found.append(replace(made, facts=tuple(every)))
+        if len(found) == FEW:
+            break
+    if failure is not None and not found:
+        raise failure
+    return found
 
 
 def _too_large(spec: Cascade, made: Made, target: str, forced: bool) -> InputError:

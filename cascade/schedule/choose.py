@@ -12,9 +12,9 @@ from functools import lru_cache
 
 from cascade.diagnostics import fail
 from cascade.ir.cascade import Cascade
-from cascade.ir.expr import Const, Map, Symbol
+from cascade.ir.expr import Const, Map, Reduce, Symbol
 from cascade.ir.extents import Number, bind, evaluate
-from cascade.ir.walk import free_ranks, walk
+from cascade.ir.walk import free_ranks, reads, walk
 from cascade.schedule.describe import to_dict
 from cascade.schedule.errors import NoSchedule
 from cascade.schedule.lists import with_lists
@@ -162,7 +162,7 @@ def _form(cascade: Cascade, keep: frozenset[str]) -> Form:
     from cascade.transforms.derive import derive
 
     found = chunk(cascade)
-    if found is not None and found.changed and not _expands(found.result):
+    if found is not None and found.changed and not _is_worse(cascade, found.result):
         parts = {r for p in found.result.partitions for r in p.parts[1:]}
         known = {r for p in cascade.partitions for r in p.parts[1:]}
         return Form(found.result, frozenset(), frozenset(parts - known), "chunked")
@@ -194,6 +194,28 @@ def small_ranks(cascade: Cascade, extents: Mapping[str, int]) -> frozenset[str]:
         if isinstance(extent, Const) and r.name not in carried and (size or 0) <= WIDTH:
             found.add(r.name)
     return frozenset(found)
+
+
+def _is_worse(cascade: Cascade, chunked: Cascade) -> bool:
+    """Whether what is written has less to do than its chunked form."""
+    return _expands(chunked) or _keeps_pairs(cascade, chunked)
+
+
+def _keeps_pairs(cascade: Cascade, chunked: Cascade) -> bool:
+    """Whether all that is gained is a product of vectors for each key, instead of for each query:
+    `A * (V * WO)` for `(A * V) * WO`.
+    """
+    if chunked.partitions != cascade.partitions:
+        return False
+    vectors = {t.ranks[-1] for t in cascade.inputs if t.ranks}
+    known = {e.tensor for e in cascade.einsums}
+    new = [e for e in chunked.einsums if e.tensor not in known]
+    gone = [{r for n in reads(e.body) for r in free_ranks(n)} - set(e.ranks) for e in new]
+    left = {r for e in new for r in e.ranks} - vectors - _batch(cascade)
+    made = {e.tensor for e in new}
+    readers = [e.body for e in chunked.einsums if made & {n.tensor for n in reads(e.body)}]
+    summed = {r for body in readers for n in walk(body) if isinstance(n, Reduce) for r in n.ranks}
+    return bool(new) and all(own <= vectors for own in gone) and bool(left & summed)
 
 
 def _expands(chunked: Cascade) -> bool:

@@ -28,6 +28,7 @@ from cascade.schedule.program import (
     Program,
     Seq,
     Store,
+    inside,
 )
 from cascade.schedule.sizes import Sizes
 
@@ -36,23 +37,27 @@ LEAST = 8  # rows or coordinates of a tile below which nothing is gained
 
 @dataclass(frozen=True)
 class TileSize:
-    """A tile of a kernel: its axes and the number of its elements."""
+    """A tile of a kernel: its axes and the number of its elements. What is computed is in
+    registers; what is loaded need not be.
+    """
 
     kernel: str
     name: str
     axes: tuple[str, ...]
     elements: int
+    is_computed: bool = True
 
 
 def tile_sizes(program: Program, values: Mapping[str, Number]) -> Iterator[TileSize]:
     """Every tile, and every product that a contraction may have to write out."""
     for kernel in program.kernels:
         sizes = {a.name: _number(a.size, values) for a in kernel.axes}
+        loaded = {n.name for n in inside(kernel.body) if isinstance(n, Load)}
         for name, axes in tile_axes(kernel):
             elements = 1
             for a in axes:
                 elements *= max(1, sizes[a])
-            yield TileSize(kernel.name, name, axes, elements)
+            yield TileSize(kernel.name, name, axes, elements, name not in loaded)
 
 
 def _number(e: Expr, values: Mapping[str, Number]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import prod
 
 from cascade.ir.cascade import Cascade
@@ -32,8 +33,8 @@ def lower(
     merged in any order: those that a derivation made. `free` names the parts whose extent is ours
     to choose.
     """
-    roles = Roles(cascade, settle(cascade), sizes.extents, unordered)
-    partition = Partition(roles)
+    partition = _partition(cascade, tuple(sorted(sizes.extents.items())), unordered)
+    roles = partition.roles
     names = _kernel_names(partition.kernels)
     kernels = tuple(
         _kernel(partition, k, names[n], sizes, free) for n, k in enumerate(partition.kernels)
@@ -48,6 +49,13 @@ def lower(
     for wrong in violations(program):
         raise NoSchedule(wrong)
     return program
+
+
+@lru_cache(maxsize=16)  # of each size of tiles that a form has
+def _partition(
+    cascade: Cascade, extents: tuple[tuple[str, int], ...], unordered: frozenset[str]
+) -> Partition:
+    return Partition(Roles(cascade, settle(cascade), dict(extents), unordered))
 
 
 def _kernel(
