@@ -26,6 +26,7 @@ from cascade.schedule.program import Contract, For, Program, Seq, inside
 from cascade.schedule.sizes import MULTIPROCESSORS, Sizes
 
 USUAL_WIDTH = 64  # the extent of a head, where nothing says another
+USUAL_ROWS = 16  # with fewer rows matrix units have lanes that do nothing
 MOST = 2**15  # elements of a tile: 128 by 256
 REGISTERS = 255  # of a thread
 THREADS = 32  # of a warp
@@ -77,6 +78,8 @@ CANDIDATES = (
     Candidate(16, 32, 4, 1, 1),
     Candidate(16, 16, 4, 1, 1),
     Candidate(16, 16, 8, 1, 1),
+    Candidate(4, 16, 8, 1, 1),
+    Candidate(1, 16, 8, 1, 1),
 )
 
 
@@ -133,10 +136,10 @@ def programs(
     if stages is not None:
         candidates = tuple(dict.fromkeys(replace(c, stages=stages) for c in CANDIDATES))
     known = {**{n.upper(): v for n, v in extents.items()}, **extents}
-    wide = [c for c in candidates if c.ranks > 1]
     for candidate in candidates:
-        if candidate.ranks == 1 and not _rows_of_several_ranks(spec, extents, as_written):
-            return
+        repeated = candidate.ranks == 1 and candidate.rows >= USUAL_ROWS
+        if repeated and not _rows_of_several_ranks(spec, extents, as_written):
+            continue
         sizes = Sizes(
             extents, candidate.rows, candidate.stream, None, dict(tiles or {}),
             cut.number, cut.multiprocessors, candidate.ranks,
@@ -144,8 +147,6 @@ def programs(
         made = schedule(spec, sizes, as_written)
         program = replace(made.program, widths=widths(made.program, known))
         held = can_be_held(program, candidate.warps)
-        if not held and candidate is wide[-1]:  # the smallest, unless rows of one rank are smaller
-            held = not _rows_of_several_ranks(spec, extents, as_written)
         if held or candidate is candidates[-1]:
             yield candidate, made, program
 
@@ -248,6 +249,8 @@ def chosen(
         first = [worst, *(k for k in first if k != worst)]
     if failure is not None and not spilled:
         raise failure
+    if not spilled:
+        raise _too_wide(spec, program, target)
     best = min(_compiled(spilled, target, dtype), key=lambda m: (not m.fits, m.spills))
     if not best.fits:
         raise _too_large(spec, best, target, bool(tiles) or stages is not None)
@@ -279,6 +282,16 @@ def _compiled(spilled: list[Made], target: str, dtype: str) -> list[Made]:
     if failure is not None and not found:
         raise failure
     return found
+
+
+def _too_wide(spec: Cascade, program: Program, target: str) -> InputError:
+    widest = max(tile_sizes(program, dict(program.widths)), key=lambda t: t.elements)
+    return input_error(
+        "footprint",
+        f"the kernel `{widest.kernel}` of `{spec.name}` has tiles of {widest.elements} elements, "
+        f"and {target} has no room for them",
+        "the extents of what tiles hold whole can be given: `--set`",
+    )
 
 
 def _too_large(spec: Cascade, made: Made, target: str, forced: bool) -> InputError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import prod
 
 from cascade.diagnostics import fail
 from cascade.ir.cascade import Cascade
@@ -26,6 +27,7 @@ from cascade.schedule.roles import WIDTH
 from cascade.schedule.sizes import Sizes
 from cascade.schedule.split import split
 
+STATE = 2**11  # elements of a state that an instance can hold at a few coordinates of a vector
 CHUNK = 64  # places of a chunk, where nothing asks for fewer
 
 
@@ -152,16 +154,35 @@ def _shared(ranks: list[str], sizes: Sizes) -> dict[str, int]:
 
 def form(cascade: Cascade, extents: Mapping[str, int]) -> Form:
     """The form of a cascade with the fewest passes, or its chunked form."""
-    return _form(cascade, small_ranks(cascade, extents))
+    keep = small_ranks(cascade, extents)
+    found = _form(cascade, keep)
+    if found.how == "chunked" and _widest(found.cascade, extents) > STATE:
+        return _form(cascade, keep, chunks=False)
+    return found
+
+
+def _widest(chunked: Cascade, extents: Mapping[str, int]) -> int:
+    """The elements of the largest state at a coordinate of its last vector: of `S[e,e2,f]` those of
+    e by e2. Vectors run along memory in some input, or have the extent of one that does.
+    """
+    last = {chunked.rank[t.ranks[-1]].extent for t in chunked.inputs if t.ranks}
+    sizes = {chunked.rank[r].extent: n for r, n in extents.items() if r in chunked.rank}
+    found = 0
+    for e in chunked.einsums:
+        own = [chunked.rank[r].extent for n, r in enumerate(e.ranks) if n != e.step]
+        vectors = sorted(sizes.get(x, 1) for x in own if x in last)
+        if e.step is not None:
+            found = max(found, prod(vectors[:-1]))
+    return found
 
 
 @lru_cache(maxsize=64)
-def _form(cascade: Cascade, keep: frozenset[str]) -> Form:
+def _form(cascade: Cascade, keep: frozenset[str], chunks: bool = True) -> Form:
     """`keep` are the ranks that stay whole."""
     from cascade.transforms.chunk import chunk
     from cascade.transforms.derive import derive
 
-    found = chunk(cascade)
+    found = chunk(cascade) if chunks else None
     if found is not None and found.changed and not _is_worse(cascade, found.result):
         parts = {r for p in found.result.partitions for r in p.parts[1:]}
         known = {r for p in cascade.partitions for r in p.parts[1:]}

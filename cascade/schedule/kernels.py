@@ -254,7 +254,7 @@ class Partition:
             s = self.steps[name]
             home = self._home(s)
             if home is None or not self._takes(home, name):
-                grid = self.roles.long(s.ranks)
+                grid = self._spread(s) if name in self.own else self.roles.long(s.ranks)
                 free = (k for k in self.kernels if k.loop is None and k.grid == grid)
                 fit = (k for k in free if not self._crosses(s, k) and self._takes(k, name))
                 home = next(fit, None)
@@ -263,6 +263,12 @@ class Partition:
                     self.kernels.append(home)
             home.stores.append(name)
             self.of[name] = home
+
+    def _spread(self, s: Settled) -> tuple[str, ...]:
+        """The grid of a step in a kernel of its own: the ranks that nothing in it needs whole."""
+        made = [self.steps[n] for n in self._inlined(Draft(None, (), [s.name]))]
+        whole = {r for x in (s, *made) for r in (*x.bound, x.target)} | self.parts
+        return tuple(r for r in s.ranks if r not in self.roles.widths or r not in whole)
 
     def _takes(self, k: Draft, name: str) -> bool:
         """Whether kernels have an order still if one of them stores a tensor."""
@@ -382,7 +388,8 @@ class Partition:
                 chosen[lacking[r]] = r
         found = tuple(r for r in k.grid if r in chosen.values())
         if k.loop is None:
-            return found[-1:] or k.grid[-1:]
+            few = -2 if any(self.steps[n].op == "sum" for n in k.stores) else -1
+            return found[few:] or k.grid[-1:]
         if not found and not (k.loop.ordered and k.loop.inner) and not self._makes_matrices(k):
             return k.grid[-1:]
         return found[-2:]

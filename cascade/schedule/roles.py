@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from math import prod
 
 from cascade.ir.affine import simplified
 from cascade.ir.cascade import Cascade, Partition
@@ -19,6 +20,7 @@ from cascade.schedule.settle import Settled
 
 CONTRACTED = 1024  # the largest extent of a contraction that a tile holds whole
 WIDTH = 256  # the largest extent of any other width
+MATRIX = 2**15  # the most elements of a matrix that a tile holds whole
 PAIRED = 32  # the largest extent of a rank of which tiles hold all pairs of coordinates
 
 
@@ -124,7 +126,7 @@ class Roles:
                 size = self.size(r)
                 most = PAIRED if self._is_paired(r, around & set(s.ranks)) else CONTRACTED
                 known = most == CONTRACTED and self._is_last(r)
-                if known if size is None else size <= most:
+                if (known if size is None else size <= most) and not self._is_wide(s, r):
                     self.widths.add(r)
         bound = [r for r in bound if r not in self.widths]
         if bound:
@@ -144,6 +146,14 @@ class Roles:
     def _is_paired(self, rank: str, along: set[str]) -> bool:
         """Whether a rank has the coordinates of a loop: each of these is compared with all."""
         return any(self._extent(r) == self._extent(rank) for r in along)
+
+    def _is_wide(self, s: Settled, rank: str) -> bool:
+        """Whether a matrix that a step reads along a rank is too large for a tile to hold whole."""
+        held = {*self.widths, rank}
+        found = [r.index for r in reads(s.value) if Coordinate(rank) in r.index]
+        whole = ([i.rank for i in own if isinstance(i, Coordinate)] for own in found)
+        sizes = [prod(self.size(r) or 1 for r in own if r in held) for own in whole]
+        return max(sizes, default=0) > MATRIX
 
     def _extent(self, rank: str) -> Expr:
         return self.cascade.rank[rank.rstrip("'")].extent
