@@ -16,7 +16,7 @@ from cascade.backends.triton.writer import DOT_LEAST, Writer, ident, position, s
 from cascade.diagnostics import CascadeError, Diagnostic
 from cascade.ir.expr import Expr, Read
 from cascade.ir.extents import evaluate
-from cascade.ir.walk import symbols
+from cascade.ir.walk import free_ranks, symbols
 from cascade.schedule.facts import tile_axes
 from cascade.schedule.operands import operands
 from cascade.schedule.program import (
@@ -31,6 +31,8 @@ from cascade.schedule.program import (
     inside,
 )
 from cascade.schedule.prune import expressions
+
+FEW = 4  # rows of a tile that is as small as it can be: matrix units then take no more of them
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,8 @@ def lanes(program: Program, kernel: Kernel) -> tuple[dict[str, int], dict[str, i
     """The number of lanes of each axis, a power of two; and how many of them can exist."""
     widths = dict(program.widths)
     contracted = _contracted(kernel)
+    tiled = (p.value for p in kernel.places if symbols(p.value))
+    rows = {r.removeprefix("#") for value in tiled for r in free_ranks(value)}
     sizes: dict[str, int] = {}
     actual: dict[str, int] = {}
     missing = sorted({s for axis in kernel.axes for s in symbols(axis.size)} - set(widths))
@@ -120,7 +124,8 @@ def lanes(program: Program, kernel: Kernel) -> tuple[dict[str, int], dict[str, i
         raise CascadeError(*map(_unknown_width, missing))
     for axis in kernel.axes:
         size = int(evaluate(axis.size, widths.__getitem__))
-        sizes[axis.name] = whole_lanes(size, axis.name in contracted)
+        few = size <= FEW and axis.name in rows
+        sizes[axis.name] = whole_lanes(size, axis.name in contracted and not few)
         actual[axis.name] = size
     return sizes, actual
 
