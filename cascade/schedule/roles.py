@@ -136,12 +136,17 @@ class Roles:
             self.widths |= {r for r in others if (self.size(r) or 0) <= CONTRACTED}
 
     def _streamed(self, bound: list[str]) -> str:
-        """Of the ranks that a step binds, the last one beside which tiles can hold the others."""
+        """Of the ranks that a step binds, the last one beside which tiles can hold the others; one
+        that runs along memory in no input, if there is any.
+        """
+        vectors = {self._extent(t.ranks[-1]) for t in self.cascade.inputs if t.ranks}
+        found = []
         for rank in reversed(bound):
             others = (self.size(r) for r in bound if r != rank)
             if all(size is not None and size <= WIDTH for size in others):
-                return rank
-        return bound[-1]
+                found.append(rank)
+        apart = (r for r in found if self._extent(r) not in vectors)
+        return next(apart, found[0] if found else bound[-1])
 
     def _is_paired(self, rank: str, along: set[str]) -> bool:
         """Whether a rank has the coordinates of a loop: each of these is compared with all."""
