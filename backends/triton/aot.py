@@ -10,8 +10,8 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -56,12 +56,24 @@ class Facts:
         return asdict(self)
 
 
+class NotCompiled(Exception):
+    """The compiler gave up on a kernel."""
+
+
 def facts(
-    program: Program, source: str, target: str, dtype: str = "bf16", options: Options | None = None
+    program: Program,
+    source: str,
+    target: str,
+    dtype: str = "bf16",
+    options: Options | None = None,
+    until: bool = False,
+    first: Sequence[str] = (),
 ) -> list[Facts]:
     """Facts of every kernel; real tensors without a type of their own are `dtype`.
 
-    Raises `InputError` for a target that is not known.
+    With `until`, kernels are compiled until one spills or does not fit, those named in `first`
+    before others; the facts of that one are then the last, and matrix instructions not counted.
+    Raises `InputError` for a target that is not known, and `NotCompiled`.
     """
     if target not in CAPABILITIES:
         known = ", ".join(CAPABILITIES)
@@ -76,14 +88,22 @@ def facts(
     options = options or Options()
     module = _module(source)
     kinds = scalar_kinds(program)
-    found = []
-    for kernel in program.kernels:
+    found: dict[str, tuple[Facts, bytes]] = {}
+    names = [k.name for k in program.kernels]
+    order = [*(n for n in first if n in names), *(n for n in names if n not in first)]
+    for kernel in (program.kernels[names.index(n)] for n in order):
         signature = signature_of(program, kernel)
         function = getattr(module, f"{ident(kernel.name)}_kernel")
         warps, stages = options.of(kernel.name)
-        compiled = _compile(function, program, signature, kinds, target, dtype, warps, stages)
-        found.append(_facts(kernel.name, target, compiled, warps, stages))
-    return found
+        try:
+            compiled = _compile(function, program, signature, kinds, target, dtype, warps, stages)
+        except Exception as error:
+            raise NotCompiled(f"`{kernel.name}`: {error}") from error
+        here = _usage(kernel.name, target, compiled, warps, stages)
+        found[kernel.name] = here, compiled.asm["cubin"]
+        if until and (here.spill_bytes or not here.fits):
+            return [f for f, _ in found.values()]
+    return [_counted(*found[n]) for n in names]
 
 
 def _check_types(program: Program, target: str) -> None:
@@ -153,27 +173,30 @@ def _dtype(buffer: Buffer, dtype: str) -> str:
     return buffer.dtype
 
 
-def _facts(kernel: str, target: str, compiled: Any, warps: int, stages: int) -> Facts:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "kernel.cubin"
-        path.write_bytes(compiled.asm["cubin"])
-        usage = _tool("cuobjdump", "--dump-resource-usage", str(path))
-        assembly = _tool("nvdisasm", str(path))
+def _usage(kernel: str, target: str, compiled: Any, warps: int, stages: int) -> Facts:
+    """What a kernel needs; its instructions are not counted."""
+    usage = _tool("cuobjdump", compiled.asm["cubin"], "--dump-resource-usage")
     registers = int(re.search(r"REG:(\d+)", usage).group(1))  # type: ignore[union-attr]
     stack = int(re.search(r"STACK:(\d+)", usage).group(1))  # type: ignore[union-attr]
-    matrix = len(re.findall(r"\b(?:HGMMA|QGMMA|IGMMA|HMMA|IMMA|UTCHMMA|UTCQMMA)\b", assembly))
-    group = len(re.findall(r"\b(?:HGMMA|QGMMA|IGMMA)\b", assembly))
     shared = int(compiled.metadata.shared)
     fits = shared <= SHARED[CAPABILITIES[target]]
-    return Facts(kernel, target, registers, stack, shared, matrix, group, warps, stages, fits)
+    return Facts(kernel, target, registers, stack, shared, 0, 0, warps, stages, fits)
 
 
-def _tool(name: str, *arguments: str) -> str:
-    """The output of a binary tool that comes with triton."""
+def _counted(found: Facts, cubin: bytes) -> Facts:
+    assembly = _tool("nvdisasm", cubin)
+    matrix = len(re.findall(r"\b(?:HGMMA|QGMMA|IGMMA|HMMA|IMMA|UTCHMMA|UTCQMMA)\b", assembly))
+    group = len(re.findall(r"\b(?:HGMMA|QGMMA|IGMMA)\b", assembly))
+    return replace(found, tensor_core_instructions=matrix, wgmma_instructions=group)
+
+
+def _tool(name: str, cubin: bytes, *options: str) -> str:
+    """What a binary tool that comes with triton says of a kernel."""
     import triton
 
     folder = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-    result = subprocess.run(
-        [str(folder / name), *arguments], capture_output=True, text=True, check=True
-    )
-    return result.stdout
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "kernel.cubin"
+        path.write_bytes(cubin)
+        command = [str(folder / name), *options, str(path)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -17,6 +17,7 @@ from cascade.backends.triton.writer import DOT_LEAST, Axes, Code, Writer, ident
 from cascade.ir.expr import Const, Expr, Map, Read
 from cascade.ir.kinds import EIGHT_BITS, is_wide_real
 from cascade.schedule.facts import tile_axes
+from cascade.schedule.operands import operands
 from cascade.schedule.program import Contract, Load, Place, inside, lane
 
 Masks = dict[Expr, list[Place]]  # factors, and the places past whose extents they are made 0
@@ -24,7 +25,7 @@ Masks = dict[Expr, list[Place]]  # factors, and the places past whose extents th
 
 @dataclass
 class Operand:
-    """Factors whose axes nest: one side of a matrix product."""
+    """Factors of one side of a matrix product, and the axes that they have together."""
 
     axes: Axes
     factors: list[Expr]
@@ -61,52 +62,43 @@ def _uncovered(w: Writer, node: Contract, inside: list[Expr]) -> list[Expr]:
 
 
 def _operands(w: Writer, factors: list[Expr], summed: set[str]) -> tuple[Operand, Operand] | None:
-    """Two operands with one axis each of their own, and one that is summed; else None."""
-    if len(summed) != 1:
+    """Two operands that a matrix product takes; else None."""
+    pair = operands([w.code(f).axes for f in factors], summed)
+    if pair is None or _flat(w, tuple(summed)) < DOT_LEAST:
         return None
-    found: list[Operand] = []
-    for f in sorted(factors, key=lambda f: -len(w.code(f).axes)):
-        axes = w.code(f).axes
-        host = next((o for o in reversed(found) if set(axes) <= set(o.axes)), None)
-        if host is None:
-            found.append(Operand(axes, [f]))
-        else:
-            host.factors.append(f)
-    if len(found) != 2:
+    a, b = (Operand(w.ordered(set(s.axes)), [factors[n] for n in s.factors]) for s in pair)
+    own = [tuple(x for x in o.axes if x not in other.axes) for o, other in ((a, b), (b, a))]
+    batched = set(a.axes) & set(b.axes) - summed
+    if batched and min(_flat(w, axes) for axes in own) < DOT_LEAST:
         return None
-    a, b = found
-    own = [set(o.axes) - summed for o in found]
-    if not all(own) or own[0] & own[1]:
-        return None
-    if not all(summed <= set(o.axes) for o in found):
-        return None
-    (axis,) = summed
-    if w.sizes[axis] < DOT_LEAST:
-        return None
-    first = w.ordered(own[0] | own[1])[0]
-    return (a, b) if first in own[0] else (b, a)
+    return (a, b) if w.ordered(set(own[0] + own[1]))[0] in own[0] else (b, a)
 
 
 def _dot(w: Writer, node: Contract, a: Operand, b: Operand) -> Code:
-    (axis,) = node.axes
-    left = tuple(x for x in a.axes if x != axis)
-    right = tuple(x for x in b.axes if x != axis)
+    """The product of two matrices, or of a batch of them; axes of one side run as one."""
+    summed = w.ordered(node.axes)
+    batch = tuple(x for x in a.axes if x in b.axes and x not in summed)
+    left = tuple(x for x in a.axes if x not in b.axes)
+    right = tuple(x for x in b.axes if x not in a.axes)
     kept = _type(w, a, b)
     texts = []
-    for operand, order in ((a, (*left, axis)), (b, (axis, *right))):
+    for operand, sides in ((a, (batch, left, summed)), (b, (batch, summed, right))):
         code = _product(w, operand, kept)
-        text = permuted(code.text, code.axes, order)
-        if len(order) > 2:  # axes that an operand has for itself run as one
-            flat = _flat(w, left), w.sizes[axis]
-            rows, columns = flat if order[-1] == axis else (w.sizes[axis], _flat(w, right))
-            text = f"tl.reshape({text}, [{rows}, {columns}])"
-        texts.append(text)
-    precision = ', input_precision="ieee"'
-    text = f"tl.dot({texts[0]}, {texts[1]}{precision})"
-    axes = (*left, *right)
-    if len(axes) > 2:
+        text = permuted(code.text, code.axes, tuple(x for side in sides for x in side))
+        texts.append(_with_sides(w, text, sides))
+    axes = (*batch, *left, *right)
+    text = f'tl.dot({texts[0]}, {texts[1]}, input_precision="ieee")'
+    if any(len(side) > 1 for side in (batch, left, right)):
         text = f"tl.reshape({text}, {w.shape(axes)})"
     return Code(permuted(text, axes, w.ordered(axes)), w.ordered(axes))
+
+
+def _with_sides(w: Writer, text: str, sides: tuple[Axes, ...]) -> str:
+    """A tile with one dimension for each side; a batch is left out where there is none."""
+    if all(len(side) == 1 for side in sides[1:]) and len(sides[0]) <= 1:
+        return text
+    sizes = [str(_flat(w, side)) for side in sides[0 if sides[0] else 1 :]]
+    return f"tl.reshape({text}, [{', '.join(sizes)}])"
 
 
 def permuted(text: str, axes: Axes, order: Axes) -> str:

@@ -17,9 +17,10 @@ from cascade.backends.triton.writer import DOT_LEAST, Writer, ident, position, s
 from cascade.diagnostics import CascadeError, Diagnostic
 from cascade.ir.expr import Expr, Read
 from cascade.ir.extents import evaluate
-from cascade.ir.walk import symbols
+from cascade.ir.walk import free_ranks, symbols
 from cascade.schedule.base_two import Signs, in_base_two
 from cascade.schedule.facts import tile_axes
+from cascade.schedule.operands import operands
 from cascade.schedule.program import (
     Contract,
     For,
@@ -34,6 +35,7 @@ from cascade.schedule.program import (
 from cascade.schedule.prune import expressions
 
 ALIGNMENT = 16  # a stride that is a multiple of it is compiled for
+FEW = 4  # rows of a tile that is as small as it can be: matrix units then take no more of them
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,8 @@ def lanes(program: Program, kernel: Kernel) -> tuple[dict[str, int], dict[str, i
     """The number of lanes of each axis, a power of two; and how many of them can exist."""
     widths = dict(program.widths)
     contracted = _contracted(kernel)
+    tiled = (p.value for p in kernel.places if symbols(p.value))
+    rows = {r.removeprefix("#") for value in tiled for r in free_ranks(value)}
     sizes: dict[str, int] = {}
     actual: dict[str, int] = {}
     missing = sorted({s for axis in kernel.axes for s in symbols(axis.size)} - set(widths))
@@ -140,7 +144,8 @@ def lanes(program: Program, kernel: Kernel) -> tuple[dict[str, int], dict[str, i
         raise CascadeError(*map(_unknown_width, missing))
     for axis in kernel.axes:
         size = int(evaluate(axis.size, widths.__getitem__))
-        sizes[axis.name] = whole_lanes(size, axis.name in contracted)
+        few = size <= FEW and axis.name in rows
+        sizes[axis.name] = whole_lanes(size, axis.name in contracted and not few)
         actual[axis.name] = size
     return sizes, actual
 
@@ -164,7 +169,19 @@ def _contracted(kernel: Kernel) -> set[str]:
             for f in node.factors:
                 if isinstance(f, Read) and len(axes.get(f.tensor, ())) == 2:
                     found |= set(axes[f.tensor])
+            found |= _single(node, axes)
     return found
+
+
+def _single(node: Contract, axes: Mapping[str, frozenset[str]]) -> set[str]:
+    """The axes of a batch of matrix products that are a dimension of a matrix by themselves."""
+    own = [axes.get(f.tensor, frozenset()) if isinstance(f, Read) else None for f in node.factors]
+    pair = operands([a for a in own if a is not None], node.axes) if None not in own else None
+    if pair is None or not pair[0].axes & pair[1].axes - set(node.axes):
+        return set()
+    left, right = (s.axes for s in pair)
+    sides = (left - right, right - left, frozenset(node.axes))
+    return {a for side in sides if len(side) == 1 for a in side}
 
 
 def _writer(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from cascade.backends.triton.aot import CAPABILITIES, SHARED, Facts, facts
+from cascade.backends.triton.aot import CAPABILITIES, SHARED, Facts, NotCompiled, facts
 from cascade.backends.triton.emit import Options, emit
 from cascade.diagnostics import InputError, input_error
 from cascade.ir.cascade import Cascade
@@ -26,10 +26,13 @@ from cascade.schedule.program import Contract, For, Program, Seq, inside
 from cascade.schedule.sizes import MULTIPROCESSORS, Sizes
 
 USUAL_WIDTH = 64  # the extent of a head, where nothing says another
+USUAL_ROWS = 16  # with fewer rows matrix units have lanes that do nothing
 MOST = 2**15  # elements of a tile: 128 by 256
 LARGEST = 2**17  # of a tile whose size is set: all registers of a multiprocessor, 16 bits each
 REGISTERS = 255  # of a thread
 THREADS = 32  # of a warp
+MUCH = 256  # bytes; a kernel that spills as many does so with fewer stages, too
+FEW = 3  # candidates that are compiled whole, where all spill
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,8 @@ CANDIDATES = (
     Candidate(16, 32, 4, 1, 1),
     Candidate(16, 16, 4, 1, 1),
     Candidate(16, 16, 8, 1, 1),
+    Candidate(4, 16, 8, 1, 1),
+    Candidate(1, 16, 8, 1, 1),
 )
 
 
@@ -93,6 +98,15 @@ class Made:
     @property
     def spills(self) -> int:
         return sum(f.spill_bytes for f in self.facts)
+
+    @property
+    def fits(self) -> bool:
+        return all(f.fits for f in self.facts)
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing spills, and all fits."""
+        return self.fits and self.spills == 0
 
 
 def widths(program: Program, known: Mapping[str, Number]) -> tuple[tuple[str, int], ...]:
@@ -123,10 +137,10 @@ def programs(
     if stages is not None:
         candidates = tuple(dict.fromkeys(replace(c, stages=stages) for c in CANDIDATES))
     known = {**{n.upper(): v for n, v in extents.items()}, **extents}
-    wide = [c for c in candidates if c.ranks > 1]
     for candidate in candidates:
-        if candidate.ranks == 1 and not _rows_of_several_ranks(spec, extents, as_written):
-            return
+        repeated = candidate.ranks == 1 and candidate.rows >= USUAL_ROWS
+        if repeated and not _rows_of_several_ranks(spec, extents, as_written):
+            continue
         sizes = Sizes(
             extents, candidate.rows, candidate.stream, None, dict(tiles or {}),
             cut.number, cut.multiprocessors, candidate.ranks,
@@ -134,8 +148,6 @@ def programs(
         made = schedule(spec, sizes, as_written)
         program = replace(made.program, widths=widths(made.program, known))
         held = can_be_held(program, candidate.warps)
-        if not held and candidate is wide[-1]:  # the smallest, unless rows of one rank are smaller
-            held = not _rows_of_several_ranks(spec, extents, as_written)
         if held or candidate is candidates[-1]:
             yield candidate, made, program
 
@@ -157,13 +169,16 @@ def can_be_held(program: Program, warps: int) -> bool:
     tiles = list(tile_sizes(program, dict(program.widths)))
     if any(t.elements > MOST for t in tiles):
         return False
+    registers = REGISTERS * THREADS * warps
     for kernel in program.kernels:
+        if any(t.elements > registers for t in tiles if t.kernel == kernel.name and t.is_computed):
+            return False
         loops = [n for n in inside(kernel.body) if isinstance(n, For | Seq)]
         sizes = {t.name: t.elements for t in tiles if t.kernel == kernel.name}
         for loop in loops:
             carried = sum(sizes[c.name] for c in loop.carries)
             product = max((sizes[n.name] for n in loop.body if isinstance(n, Contract)), default=0)
-            if carried + product > REGISTERS * THREADS * warps:
+            if carried + product > registers:
                 return False
     return True
 
@@ -209,7 +224,9 @@ def chosen(
     With `descriptors` the loads in loops go by tensor descriptors, where they can. `tiles` and
     `stages` are as they are set. Raises `InputError` where nothing fits the target.
     """
-    best: Made | None = None
+    spilled: list[Made] = []
+    first: list[str] = []  # kernels that spilled are likely to spill again
+    failure: NotCompiled | None = None
     limit = SHARED.get(CAPABILITIES.get(target, 0), 2**31)  # an unknown target is refused below
     every = programs(spec, extents, tiles, as_written, cut, stages)
     for n, (candidate, made, program) in enumerate(every):
@@ -219,18 +236,26 @@ def chosen(
         free = not tiles and stages is None and candidate is not CANDIDATES[-1]
         if free and shared_bytes(program, candidate, dtype) > limit:
             continue
+        if free and any(_differs_in_stages(candidate, m) and m.spills > MUCH for m in spilled):
+            continue
         options = Options(candidate.warps, candidate.stages, descriptors)
-        source = emit(program, options)
-        found = tuple(facts(program, source, target, dtype, options))
-        here = Made(made, program, options, candidate, source, found)
-        if all(f.fits for f in found):
-            if here.spills == 0:
-                return here
-            if best is None or here.spills < best.spills:
-                best = here
-        best = best or here
-    assert best is not None
-    if not all(f.fits for f in best.facts):
+        here = Made(made, program, options, candidate, emit(program, options), ())
+        try:
+            here = _until_it_spills(here, target, dtype, first)
+        except NotCompiled as error:
+            failure = failure or error
+            continue
+        if here.holds:
+            return here
+        spilled.append(here)
+        worst = here.facts[-1].kernel
+        first = [worst, *(k for k in first if k != worst)]
+    if failure is not None and not spilled:
+        raise failure
+    if not spilled:
+        raise _too_wide(spec, program, target)
+    best = min(_compiled(spilled, target, dtype), key=lambda m: (not m.fits, m.spills))
+    if not best.fits:
         raise _too_large(spec, best, target, bool(tiles) or stages is not None)
     return best
 
@@ -247,6 +272,43 @@ def _check_set(program: Program, tiles: Mapping[str, int]) -> None:
             f"tile, and no GPU holds more than {LARGEST} at once",
             "smaller tiles (`--tile`) have fewer",
         )
+
+
+def _differs_in_stages(candidate: Candidate, made: Made) -> bool:
+    return replace(candidate, stages=made.candidate.stages) == made.candidate
+
+
+def _until_it_spills(made: Made, target: str, dtype: str, first: list[str]) -> Made:
+    found = facts(made.program, made.source, target, dtype, made.options, True, first)
+    return replace(made, facts=tuple(found))
+
+
+def _compiled(spilled: list[Made], target: str, dtype: str) -> list[Made]:
+    """All kernels of the few of which the kernel that spilled does so least; one at least."""
+    found: list[Made] = []
+    failure: NotCompiled | None = None
+    for made in sorted(spilled, key=lambda m: (not m.fits, m.spills)):
+        try:
+            every = facts(made.program, made.source, target, dtype, made.options)
+        except NotCompiled as error:
+            failure = failure or error
+            continue
+        found.append(replace(made, facts=tuple(every)))
+        if len(found) == FEW:
+            break
+    if failure is not None and not found:
+        raise failure
+    return found
+
+
+def _too_wide(spec: Cascade, program: Program, target: str) -> InputError:
+    widest = max(tile_sizes(program, dict(program.widths)), key=lambda t: t.elements)
+    return input_error(
+        "footprint",
+        f"the kernel `{widest.kernel}` of `{spec.name}` has tiles of {widest.elements} elements, "
+        f"and {target} has no room for them",
+        "the extents of what tiles hold whole can be given: `--set`",
+    )
 
 
 def _too_large(spec: Cascade, made: Made, target: str, forced: bool) -> InputError:

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import prod
 
 from cascade.diagnostics import fail
 from cascade.ir.cascade import Cascade
-from cascade.ir.expr import Const, Map, Symbol
+from cascade.ir.expr import Const, Map, Reduce, Symbol
 from cascade.ir.extents import Number, bind, evaluate
-from cascade.ir.walk import free_ranks, walk
+from cascade.ir.walk import free_ranks, reads, walk
 from cascade.schedule.describe import to_dict
 from cascade.schedule.errors import NoSchedule
 from cascade.schedule.factored import factored_sums
@@ -27,6 +28,7 @@ from cascade.schedule.roles import WIDTH
 from cascade.schedule.sizes import Sizes
 from cascade.schedule.split import split
 
+STATE = 2**11  # elements of a state that an instance can hold at a few coordinates of a vector
 CHUNK = 64  # places of a chunk, where nothing asks for fewer
 
 
@@ -153,17 +155,36 @@ def _shared(ranks: list[str], sizes: Sizes) -> dict[str, int]:
 
 def form(cascade: Cascade, extents: Mapping[str, int]) -> Form:
     """The form of a cascade with the fewest passes, or its chunked form."""
-    return _form(cascade, small_ranks(cascade, extents))
+    keep = small_ranks(cascade, extents)
+    found = _form(cascade, keep)
+    if found.how == "chunked" and _widest(found.cascade, extents) > STATE:
+        return _form(cascade, keep, chunks=False)
+    return found
+
+
+def _widest(chunked: Cascade, extents: Mapping[str, int]) -> int:
+    """The elements of the largest state at a coordinate of its last vector: of `S[e,e2,f]` those of
+    e by e2. Vectors run along memory in some input, or have the extent of one that does.
+    """
+    last = {chunked.rank[t.ranks[-1]].extent for t in chunked.inputs if t.ranks}
+    sizes = {chunked.rank[r].extent: n for r, n in extents.items() if r in chunked.rank}
+    found = 0
+    for e in chunked.einsums:
+        own = [chunked.rank[r].extent for n, r in enumerate(e.ranks) if n != e.step]
+        vectors = sorted(sizes.get(x, 1) for x in own if x in last)
+        if e.step is not None:
+            found = max(found, prod(vectors[:-1]))
+    return found
 
 
 @lru_cache(maxsize=64)
-def _form(cascade: Cascade, keep: frozenset[str]) -> Form:
+def _form(cascade: Cascade, keep: frozenset[str], chunks: bool = True) -> Form:
     """`keep` are the ranks that stay whole."""
     from cascade.transforms.chunk import chunk
     from cascade.transforms.derive import derive
 
-    found = chunk(cascade)
-    if found is not None and found.changed and not _expands(found.result):
+    found = chunk(cascade) if chunks else None
+    if found is not None and found.changed and not _is_worse(cascade, found.result):
         parts = {r for p in found.result.partitions for r in p.parts[1:]}
         known = {r for p in cascade.partitions for r in p.parts[1:]}
         return Form(found.result, frozenset(), frozenset(parts - known), "chunked")
@@ -195,6 +216,28 @@ def small_ranks(cascade: Cascade, extents: Mapping[str, int]) -> frozenset[str]:
         if isinstance(extent, Const) and r.name not in carried and (size or 0) <= WIDTH:
             found.add(r.name)
     return frozenset(found)
+
+
+def _is_worse(cascade: Cascade, chunked: Cascade) -> bool:
+    """Whether what is written has less to do than its chunked form."""
+    return _expands(chunked) or _keeps_pairs(cascade, chunked)
+
+
+def _keeps_pairs(cascade: Cascade, chunked: Cascade) -> bool:
+    """Whether all that is gained is a product of vectors for each key, instead of for each query:
+    `A * (V * WO)` for `(A * V) * WO`.
+    """
+    if chunked.partitions != cascade.partitions:
+        return False
+    vectors = {t.ranks[-1] for t in cascade.inputs if t.ranks}
+    known = {e.tensor for e in cascade.einsums}
+    new = [e for e in chunked.einsums if e.tensor not in known]
+    gone = [{r for n in reads(e.body) for r in free_ranks(n)} - set(e.ranks) for e in new]
+    left = {r for e in new for r in e.ranks} - vectors - _batch(cascade)
+    made = {e.tensor for e in new}
+    readers = [e.body for e in chunked.einsums if made & {n.tensor for n in reads(e.body)}]
+    summed = {r for body in readers for n in walk(body) if isinstance(n, Reduce) for r in n.ranks}
+    return bool(new) and all(own <= vectors for own in gone) and bool(left & summed)
 
 
 def _expands(chunked: Cascade) -> bool:

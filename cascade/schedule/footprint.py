@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from cascade.ir.expr import Const, Coordinate, Expr, Read, Symbol
 from cascade.ir.extents import Number, evaluate
 from cascade.ir.walk import free_ranks, walk
+from cascade.schedule.operands import operands
 from cascade.schedule.program import (
     Best,
     Contract,
@@ -27,6 +28,7 @@ from cascade.schedule.program import (
     Program,
     Seq,
     Store,
+    inside,
 )
 from cascade.schedule.sizes import Sizes
 
@@ -36,23 +38,27 @@ LEAST = 8  # rows or coordinates of a tile below which nothing is gained
 
 @dataclass(frozen=True)
 class TileSize:
-    """A tile of a kernel: its axes and the number of its elements."""
+    """A tile of a kernel: its axes and the number of its elements. What is computed is in
+    registers; what is loaded need not be.
+    """
 
     kernel: str
     name: str
     axes: tuple[str, ...]
     elements: int
+    is_computed: bool = True
 
 
 def tile_sizes(program: Program, values: Mapping[str, Number]) -> Iterator[TileSize]:
     """Every tile, and every product that a contraction may have to write out."""
     for kernel in program.kernels:
         sizes = {a.name: _number(a.size, values) for a in kernel.axes}
+        loaded = {n.name for n in inside(kernel.body) if isinstance(n, Load)}
         for name, axes in tile_axes(kernel):
             elements = 1
             for a in axes:
                 elements *= max(1, sizes[a])
-            yield TileSize(kernel.name, name, axes, elements)
+            yield TileSize(kernel.name, name, axes, elements, name not in loaded)
 
 
 def most_held(program: Program, values: Mapping[str, Number]) -> int:
@@ -114,10 +120,9 @@ def _visit(
             case Fold(name, _, value, axes):
                 put(name, tuple(a for a in of(value) if a not in axes))
             case Contract(name, factors, axes):
-                whole = of(*factors)
-                if not is_matrix_product(factors, axes, of):
-                    put(f"{name} product", whole)
-                put(name, tuple(a for a in whole if a not in axes))
+                for product, its in _products(node, of):
+                    put(product, its)
+                put(name, tuple(a for a in of(*factors) if a not in axes))
             case Pick(name, value, axis, at):
                 put(name, tuple(dict.fromkeys((*(a for a in of(value) if a != axis), *of(at)))))
             case Best(names, value, _, conditions, axis, target):
@@ -145,21 +150,21 @@ def _lanes(places: Mapping[str, Place], rank: str) -> tuple[str, ...]:
     return tuple(r[1:] for r in free_ranks(place.value) if r.startswith("#"))
 
 
-def is_matrix_product(
-    factors: tuple[Expr, ...], axes: tuple[str, ...], of: Callable[..., tuple[str, ...]]
-) -> bool:
-    """Whether factors fall into two operands that share nothing but the summed axes."""
-    own = [set(of(f)) for f in factors]
-    wide = [s for s in own if s - set(axes)]
-    if len(wide) < 2:
-        return True
-    groups: list[set[str]] = []
-    for s in sorted(wide, key=len, reverse=True):
-        kept = s - set(axes)
-        host = next((g for g in groups if kept <= g), None)
-        if host is None:
-            groups.append(kept)
-    return len(groups) <= 2 and (len(groups) < 2 or groups[0].isdisjoint(groups[1]))
+def _products(
+    node: Contract, of: Callable[..., tuple[str, ...]]
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """What a contraction has to write out: an operand of several factors of which none has all of
+    its axes, or the product of all factors where it is no matrix product.
+    """
+    axes = [of(f) for f in node.factors]
+    pair = operands(axes, node.axes)
+    for side in pair or ():
+        if all(set(axes[n]) != side.axes for n in side.factors):
+            made = of(*(node.factors[n] for n in side.factors))
+            yield f"{node.name} operand", made
+    whole = of(*node.factors)
+    if pair is None and all(set(own) != set(whole) for own in axes):
+        yield f"{node.name} product", whole
 
 
 def fitted(

@@ -254,7 +254,7 @@ class Partition:
             s = self.steps[name]
             home = self._home(s)
             if home is None or not self._takes(home, name):
-                grid = self.roles.long(s.ranks)
+                grid = self._spread(s) if name in self.own else self.roles.long(s.ranks)
                 free = (k for k in self.kernels if k.loop is None and k.grid == grid)
                 fit = (k for k in free if not self._crosses(s, k) and self._takes(k, name))
                 home = next(fit, None)
@@ -263,6 +263,12 @@ class Partition:
                     self.kernels.append(home)
             home.stores.append(name)
             self.of[name] = home
+
+    def _spread(self, s: Settled) -> tuple[str, ...]:
+        """The grid of a step in a kernel of its own: the ranks that nothing in it needs whole."""
+        made = [self.steps[n] for n in self._inlined(Draft(None, (), [s.name]))]
+        whole = {r for x in (s, *made) for r in (*x.bound, x.target)} | self.parts
+        return tuple(r for r in s.ranks if r not in self.roles.widths or r not in whole)
 
     def _takes(self, k: Draft, name: str) -> bool:
         """Whether kernels have an order still if one of them stores a tensor."""
@@ -382,10 +388,16 @@ class Partition:
                 chosen[lacking[r]] = r
         found = tuple(r for r in k.grid if r in chosen.values())
         if k.loop is None:
-            return found[-1:] or k.grid[-1:]
-        if not found and not (k.loop.ordered and k.loop.inner):
+            few = -2 if any(self.steps[n].op == "sum" for n in k.stores) else -1
+            return found[few:] or k.grid[-1:]
+        if not found and not (k.loop.ordered and k.loop.inner) and not self._makes_matrices(k):
             return k.grid[-1:]
         return found[-2:]
+
+    def _makes_matrices(self, k: Draft) -> bool:
+        """Whether a loop has a matrix for each point of the grid: more points gain nothing."""
+        widths = self.roles.widths
+        return any(len(widths & set(self.steps[n].ranks)) > 1 for n in k.members)
 
     def _indexed(self, k: Draft) -> list[tuple[str, ...]]:
         """The ranks that each read of a tensor in memory depends on, inside a kernel."""
@@ -419,21 +431,41 @@ class Partition:
         for k in self.kernels:
             if k.loop is None:
                 continue
+            read_at = self._read_at(k)
             for name in self._inlined(k):
                 s = self.steps[name]
                 if s.recurs is not None or name in self.own or not s.ranks:
                     continue
-                along = set(s.ranks) & k.loop.ranks
-                covered = self._covered(s)
-                if along and any(r not in covered for r in k.rows) and self._costs(s):
-                    if self._can_stand_alone(s, k):
+                if self._costs(s) and self._can_stand_alone(s, k):
+                    places = (frozenset(s.ranks), *read_at.get(name, ()))
+                    if any(self._is_again(ranks, k) for ranks in places):
                         found.add(name)
         return {n for n in found if not self._only_inside(n, found)}
 
-    def _covered(self, s: Settled) -> set[str]:
-        """The ranks that a step has, those among them of which it has all parts."""
-        own = set(s.ranks)
-        return own | {p.rank for p in self.cascade.partitions if set(p.parts) <= own}
+    def _is_again(self, ranks: frozenset[str], k: Draft) -> bool:
+        """Whether a value of these ranks is one along the loop and the same for a tile of rows. A
+        rank is there where all its parts are.
+        """
+        assert k.loop is not None
+        own = ranks | {p.rank for p in self.cascade.partitions if ranks.issuperset(p.parts)}
+        return bool(ranks & k.loop.ranks) and not own.issuperset(k.rows)
+
+    def _read_at(self, k: Draft) -> dict[str, set[frozenset[str]]]:
+        """The ranks on which reads of the steps of a kernel depend: `h` for `G[b,p,h-S]`."""
+        found: dict[str, set[frozenset[str]]] = {}
+        seen: set[Read] = set()
+        todo = [part for n in (*k.members, *k.stores) for part in parts_of(self.steps[n])]
+        while todo:
+            for r in (n for n in walk(todo.pop()) if isinstance(n, Read)):
+                step = self.steps.get(r.tensor)
+                if step is None or r in seen or r.tensor in self.own:
+                    continue
+                seen.add(r)
+                if not self.roles.streams(r.tensor):
+                    found.setdefault(r.tensor, set()).add(frozenset(free_ranks(r)))
+                    places = dict(zip(step.ranks, r.index, strict=True))
+                    todo += [placed(part, places, step.bound) for part in parts_of(step)]
+        return found
 
     def _scattered(self) -> set[str]:
         """Steps over tiles, made of results of loops or reduced over a tile, that a kernel would

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from math import prod
+
 from cascade.ir.cascade import Cascade
 from cascade.ir.expr import Const, Expr, Map, Symbol
 from cascade.ir.kinds import required_kinds, tensor_kinds
@@ -17,6 +20,7 @@ from cascade.schedule.sizes import Sizes
 from cascade.schedule.verify import violations
 
 FEW = 8  # coordinates of a tile of a loop that only adds
+USUAL = 64  # of a rank of which nothing is known
 
 
 def lower(
@@ -29,8 +33,8 @@ def lower(
     merged in any order: those that a derivation made. `free` names the parts whose extent is ours
     to choose.
     """
-    roles = Roles(cascade, settle(cascade), sizes.extents, unordered)
-    partition = Partition(roles)
+    partition = _partition(cascade, tuple(sorted(sizes.extents.items())), unordered)
+    roles = partition.roles
     names = _kernel_names(partition.kernels)
     kernels = tuple(
         _kernel(partition, k, names[n], sizes, free) for n, k in enumerate(partition.kernels)
@@ -47,6 +51,13 @@ def lower(
     return program
 
 
+@lru_cache(maxsize=16)  # of each size of tiles that a form has
+def _partition(
+    cascade: Cascade, extents: tuple[tuple[str, int], ...], unordered: frozenset[str]
+) -> Partition:
+    return Partition(Roles(cascade, settle(cascade), dict(extents), unordered))
+
+
 def _kernel(
     partition: Partition, draft: Draft, name: str, sizes: Sizes, free: frozenset[str]
 ) -> Kernel:
@@ -56,12 +67,21 @@ def _kernel(
     loop = draft.loop
     rank = loop.rank if loop is not None else ""
     few = min(FEW, sizes.stream) if _adds_up(partition, draft) else sizes.stream
-    stream = sizes.tiles.get(rank, few)
+    stream = sizes.tiles.get(rank, max(1, few // _beside(partition, draft)))
     part = min(stream, sizes.part or stream)
     if loop is not None and not loop.ordered and loop.inner and not set(loop.inner) <= free:
         builder.pinned = True
         stream = part = _size_of_parts(partition.cascade, loop.inner, sizes)
     return build(builder, name, stream, part)
+
+
+def _beside(partition: Partition, draft: Draft) -> int:
+    """How many coordinates of other ranks every reduction of a loop takes at each of its own."""
+    found = []
+    for s in (partition.steps[n] for n in draft.members):
+        others = [r for r in s.bound if draft.loop is None or r not in draft.loop.ranks]
+        found.append(prod(partition.roles.size(r) or USUAL for r in others))
+    return min(found, default=1)
 
 
 def _adds_up(partition: Partition, draft: Draft) -> bool:

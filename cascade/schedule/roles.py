@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from math import prod
 
 from cascade.ir.affine import simplified
 from cascade.ir.cascade import Cascade, Partition
@@ -19,6 +20,8 @@ from cascade.schedule.settle import Settled
 
 CONTRACTED = 1024  # the largest extent of a contraction that a tile holds whole
 WIDTH = 256  # the largest extent of any other width
+MATRIX = 2**15  # the most elements of a matrix that a tile holds whole
+PAIRED = 32  # the largest extent of a rank of which tiles hold all pairs of coordinates
 
 
 @dataclass(frozen=True)
@@ -71,10 +74,9 @@ class Roles:
         yield from self.cascade.partitions
 
     def size(self, rank: str) -> int | None:
-        rank = rank.rstrip("'")
-        if rank in self.sizes:
-            return self.sizes[rank]
-        extent = self.cascade.rank[rank].extent
+        extent = self._extent(rank)
+        if rank.rstrip("'") in self.sizes:
+            return self.sizes[rank.rstrip("'")]
         return int(extent.value) if isinstance(extent, Const) else None
 
     def _small(self, rank: str) -> bool:
@@ -122,14 +124,44 @@ class Roles:
         if around & set(s.ranks):
             for r in bound:
                 size = self.size(r)
-                if self._is_last(r) if size is None else size <= CONTRACTED:
+                most = PAIRED if self._is_paired(r, around & set(s.ranks)) else CONTRACTED
+                known = most == CONTRACTED and self._is_last(r)
+                if (known if size is None else size <= most) and not self._is_wide(s, r):
                     self.widths.add(r)
         bound = [r for r in bound if r not in self.widths]
         if bound:
-            loop = self._loop_of(bound[-1])
+            loop = self._loop_of(self._streamed(bound))
             self.loops[s.name] = loop
             others = [r for r in bound if r not in loop.ranks]
             self.widths |= {r for r in others if (self.size(r) or 0) <= CONTRACTED}
+
+    def _streamed(self, bound: list[str]) -> str:
+        """Of the ranks that a step binds, the last one beside which tiles can hold the others; one
+        that runs along memory in no input, if there is any.
+        """
+        vectors = {self._extent(t.ranks[-1]) for t in self.cascade.inputs if t.ranks}
+        found = []
+        for rank in reversed(bound):
+            others = (self.size(r) for r in bound if r != rank)
+            if all(size is not None and size <= WIDTH for size in others):
+                found.append(rank)
+        apart = (r for r in found if self._extent(r) not in vectors)
+        return next(apart, found[0] if found else bound[-1])
+
+    def _is_paired(self, rank: str, along: set[str]) -> bool:
+        """Whether a rank has the coordinates of a loop: each of these is compared with all."""
+        return any(self._extent(r) == self._extent(rank) for r in along)
+
+    def _is_wide(self, s: Settled, rank: str) -> bool:
+        """Whether a matrix that a step reads along a rank is too large for a tile to hold whole."""
+        held = {*self.widths, rank}
+        found = [r.index for r in reads(s.value) if Coordinate(rank) in r.index]
+        whole = ([i.rank for i in own if isinstance(i, Coordinate)] for own in found)
+        sizes = [prod(self.size(r) or 1 for r in own if r in held) for own in whole]
+        return max(sizes, default=0) > MATRIX
+
+    def _extent(self, rank: str) -> Expr:
+        return self.cascade.rank[rank.rstrip("'")].extent
 
     def _is_last(self, rank: str) -> bool:
         """Whether a rank runs along memory in every input that has it: a width of vectors."""

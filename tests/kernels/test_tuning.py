@@ -124,7 +124,7 @@ def test_shared_memory_is_what_the_compiler_takes(tmp_path, name, width, set_til
 def test_what_shared_memory_cannot_hold_is_not_compiled(monkeypatch):
     compiled = []
 
-    def facts(program, source, target, dtype, options):
+    def facts(program, source, target, dtype, options, until=False, first=()):
         compiled.append((options.num_warps, options.num_stages))
         return [Facts("O", target, 255, 0, 1, 0, 0, *compiled[-1], True)]
 
