@@ -30,6 +30,7 @@ from cascade.schedule.program import (
 
 FOLD = {"sum": "tl.sum", "max": "tl.max", "min": "tl.min"}
 LARGEST = 2**31 - 1  # a place that is no place
+UNROLLED = 8  # selected coordinates; the text of more than these would take minutes to compile
 
 Loop = Callable[[Writer, For | Seq, frozenset[Expr]], None]
 
@@ -280,7 +281,9 @@ def _best(w: Writer, node: Best, holding: frozenset[Expr]) -> None:
     w.line(f"z_{n} = tl.full({w.shape(out)}, -1, tl.int32)")
     big = str(LARGEST)
     target = w.code(lane(node.target))
-    with w.block(f"for j_{n} in tl.static_range({w.sizes[node.target]}):"):
+    count = w.sizes[node.target]
+    steps = f"tl.static_range({count})" if count <= UNROLLED else f"range(0, {count})"
+    with w.block(f"for j_{n} in {steps}:"):
         best = Code(f"b_{n}", rest)
         first = Code(f"f_{n}", rest, "int")
         w.line(f"b_{n} = tl.max(tl.where(h_{n}, x_{n}, float('-inf')), {at})")

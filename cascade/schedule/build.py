@@ -328,8 +328,20 @@ class Builder:
             axis = self.axis_of(rank)
             if axis is None or rank not in self.roles.widths:
                 raise NoSchedule(f"`{e.tensor}` is read at another `{rank}` than it is made at")
-            result = self._pick(e.tensor, result, axis, self.value(i))
+            result = self._picked_at(e.tensor, result, axis, i)
         return result
+
+    def _picked_at(self, stem: str, value: Expr, axis: str, at: Expr) -> Expr:
+        """A tile at a coordinate of one of its axes; at a choice of two, the choice of two reads,
+        one of which may be of the tile as it lies.
+        """
+        match at:
+            case Coordinate(rank) if self.axis_of(rank) == axis:
+                return value
+            case Map("select", (condition, a, b)) if axis in self.axes_in(self.value(at)):
+                found = (self._picked_at(stem, value, axis, part) for part in (a, b))
+                return Map("select", (self.value(condition), *found))
+        return self._pick(stem, value, axis, self.value(at))
 
     def _pick(self, stem: str, value: Expr, axis: str, at: Expr) -> Expr:
         if axis in self.axes_in(at):

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
 
-from cascade.ir.affine import simplified
+from cascade.ir.affine import grouped, simplified
 from cascade.ir.cascade import Cascade, Partition
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol
 from cascade.ir.walk import children, reads, substitute, transform
@@ -195,8 +195,8 @@ class Roles:
         return self.steps[name].iterative is not None
 
     def tidy(self, i: Expr) -> Expr:
-        """`(m1*M0 + m0) // M0` is m1, and `% M0` is m0, which together are the whole again; sums in
-        their shortest form.
+        """`(m1*M0 + m0) // M0` is m1, and `% M0` is m0, which together are the whole again, as are
+        those of any `g*n + r` with r below n; sums in their shortest form.
         """
         wholes = {p.expression: p for p in self.cascade.partitions if len(p.parts) == 2}
 
@@ -211,7 +211,7 @@ class Roles:
             return None
 
         if i not in self._tidied:
-            self._tidied[i] = simplified(transform(i, rule))
+            self._tidied[i] = simplified(grouped(transform(i, rule), self._extent))
         return self._tidied[i]
 
     def requires(self, e: Expr) -> set[Read]:

@@ -136,3 +136,17 @@ def test_ahead_of_time(tmp_path, monkeypatch, name, width):
     check_facts(found)
     assert sum(k["tensor_core_instructions"] > 0 for k in found["kernels"]) >= 2
     assert FOLDER != tmp_path
+
+
+def test_more_groups_than_a_tile_holds():
+    """A group read at a choice of two: its own, as it lies, and that of the row."""
+    chance = np.random.default_rng(3)
+    found, given = gradient("landmark"), {"L": 2}
+    inputs = {n: chance.standard_normal((1, 2, 140, 8)) for n in "QKV"}
+    outputs = evaluate(found.forward, inputs, given)
+    every = {**inputs, **{n: outputs[n] for n in found.saved}}
+    for output, arrives in found.cotangents.items():
+        every[arrives] = chance.standard_normal(outputs[output].shape)
+    wanted = evaluate(found.backward, every, given)
+    single_ones = {n: single(a) for n, a in every.items()}
+    close(TiledKernel(found.backward, {}).run(single_ones, given).outputs, wanted)

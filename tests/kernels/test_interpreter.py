@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import cascade
+from cascade.backends.reference import evaluate
 from tests.examples.formulas import FORMULAS
 from tests.examples.test_examples import BLIND, LOUD, NAMES, draw, sizes, spec
 from tests.schedule.test_examples import settings, single
@@ -302,6 +303,17 @@ def test_a_factor_of_any_sign(name, factor):
     with pytest.raises(ValueError, match=f"these kernels are for {factor} > 0, not -1"):
         tensors = {n: torch.from_numpy(a).float() for n, a in arrays.items()}
         first[1].run(**tensors, **{factor: -1.0})
+
+
+@pytest.mark.parametrize("kept", [3, 12])
+def test_selections_unrolled_and_in_a_loop(kept):
+    n = sizes("topk_attention")[0] | {"m": 40}  # keys to choose from
+    arrays = draw("topk_attention", n)
+    given = {"J": kept}
+    found = interpret(kernel("topk_attention"), arrays, given)
+    wanted = evaluate(spec("topk_attention"), arrays, given)
+    for output, array in found.items():
+        np.testing.assert_allclose(array, wanted[output], atol=2e-5)
 
 
 def test_strides():
