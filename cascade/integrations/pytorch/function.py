@@ -19,13 +19,10 @@ from cascade.backends.kernel import TiledKernel
 from cascade.backends.triton.launch import TritonKernel
 from cascade.diagnostics import CascadeError
 from cascade.gradients import Gradients, gradients
-from cascade.integrations.pytorch.types import NOT_IN_NUMPY, real_type
+from cascade.integrations.pytorch.types import NOT_IN_NUMPY, output_types
 from cascade.integrations.specs import cascade_of
 from cascade.ir.cascade import Cascade
 from cascade.ir.extents import Number, bind
-from cascade.ir.kinds import tensor_kinds
-
-INTEGERS = {"int": torch.int64, "bool": torch.bool}
 
 
 @dataclass(frozen=True)
@@ -85,12 +82,13 @@ class Function:
 
     def run(self, tensors: Mapping[str, torch.Tensor], settings: Mapping[str, Number]) -> list[Any]:
         """The outputs, in the order of the spec, as new tensors."""
-        dtype = self.dtype(tensors)
+        types = output_types(self.spec, tensors)
         outputs = self._run(tensors, settings)
         found = []
         for name in self.spec.outputs:
             out = outputs[name]
-            found.append(out.to(dtype) if out.is_floating_point() else out)
+            known = out.is_floating_point() or name in self.spec.output_types
+            found.append(out.to(types[name]) if known else out)
         return found
 
     def _run(
@@ -131,10 +129,6 @@ class Function:
         found = evaluate(self.spec, arrays, settings)
         return {n: torch.from_numpy(np.asarray(a, order="C")) for n, a in found.items()}
 
-    def dtype(self, tensors: Mapping[str, torch.Tensor]) -> torch.dtype:
-        """The type of real outputs: that of the real inputs together."""
-        return real_type(tensors.values())
-
     def empty(
         self, tensors: Mapping[str, torch.Tensor], settings: Mapping[str, Number]
     ) -> list[torch.Tensor]:
@@ -143,8 +137,7 @@ class Function:
         for t in self.spec.inputs:
             for rank, size in zip(t.ranks, tensors[t.name].shape, strict=True):
                 sizes.setdefault(rank, size)
-        kinds = tensor_kinds(self.spec)
-        dtype = self.dtype(tensors)
+        types = output_types(self.spec, tensors)
         first = next(iter(tensors.values()))
         found = []
         for name in self.spec.outputs:
@@ -154,8 +147,7 @@ class Function:
                 shape[t.iterative] = None
             if any(s is None for s in shape):
                 shape = self._bound(name, shape, tensors, settings)
-            kind = INTEGERS.get(kinds.get(name, "any"), dtype)
-            found.append(first.new_empty(shape, dtype=kind))
+            found.append(first.new_empty(shape, dtype=types[name]))
         return found
 
     def _bound(
