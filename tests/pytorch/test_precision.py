@@ -1,10 +1,8 @@
 """Types of outputs, and gradients in half precision: as close to float64 as those of PyTorch."""
 
-import numpy as np
 import pytest
 
 import cascade
-from cascade.backends.kernel import TiledKernel
 from cascade.gradients import gradients
 
 torch = pytest.importorskip("torch")
@@ -96,3 +94,84 @@ def test_what_counts_is_saved_as_integers():
     found = gradients(cascade.parse(text), save=True)
     assert "N" in found.saved
     assert "N" not in found.forward.output_types
+
+
+# -- types of outputs
+
+TYPED = """
+import std
+input Q[p,e], K[m,e]
+S[p,m] = Q[p,e] * K[m,e]
+A[p,m] = softmax[m](S[p,m])
+O[p,e] = A[p,m] * K[m,e]
+LSE[p] = logsumexp[m](S[p,m])
+B[p]   = argmax[m](S[p,m])
+C[p]   = count[m](S[p,m] > 0)
+G[p]   = LSE[p] > 0
+H[p,e] = 2 * O[p,e]
+output O, LSE: f32, H: f16, B: i32, C, G: bool
+"""
+F16, F32, BF16, F64 = torch.float16, torch.float32, torch.bfloat16, torch.float64
+INTEGERS = {"B": torch.int32, "C": torch.int64, "G": torch.bool}
+
+
+@pytest.mark.filterwarnings("ignore")  # of the interpreter of Triton, and of compilation
+@pytest.mark.parametrize("backend, dtype", [("tiled", F16), ("tiled", BF16), ("tiled", F64),
+                                            ("triton", F16), ("triton", F32)])  # fmt: skip
+@pytest.mark.parametrize("compiled", [False, True])
+def test_outputs_have_their_types(backend, dtype, compiled):
+    kernel = cascade.compile(cascade.parse(TYPED), backend)
+    run = (lambda q, k: kernel(Q=q, K=k)) if compiled else kernel
+    if compiled:
+        torch._dynamo.reset()
+        run = torch.compile(run, fullgraph=True, backend="aot_eager")
+    q, k = torch.randn(2, 17, 16, dtype=F32).to(dtype)
+    out = run(q, k) if compiled else run(Q=q, K=k)
+    wide = {"O": F64, "LSE": F64, "H": F64}
+    narrow = {"O": dtype, "LSE": F32, "H": F16}
+    assert {n: t.dtype for n, t in out.items()} == {
+        **(wide if dtype == F64 else narrow), **INTEGERS
+    }  # fmt: skip
+    scores = q.double() @ k.double().T
+    assert torch.equal(out["B"].long(), scores.argmax(1))
+    sums = scores.logsumexp(1)
+    if dtype != BF16:
+        assert torch.allclose(out["LSE"].double(), sums, atol=2e-5, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_meta_tensors_tell_the_types():
+    from torch._subclasses import FakeTensorMode
+
+    kernel = cascade.compile(cascade.parse(TYPED))
+    with FakeTensorMode():
+        out = kernel(Q=torch.empty(5, 4, dtype=BF16), K=torch.empty(6, 4, dtype=BF16))
+    found = {n: t.dtype for n, t in out.items()}
+    assert found == {"O": BF16, "LSE": F32, "H": F16, **INTEGERS}
+
+
+def test_arrays_and_eager_tensors_have_the_types():
+    spec = cascade.parse(TYPED)
+    q, k = torch.randn(2, 9, 16)
+    arrays = cascade.compile(spec)(Q=q.numpy(), K=k.numpy())
+    names = {"O": "float32", "LSE": "float32", "H": "float16"}
+    assert {n: str(a.dtype) for n, a in arrays.items()} == {
+        **names, "B": "int32", "C": "int64", "G": "bool"
+    }  # fmt: skip
+    eager = cascade.as_torch(spec)(Q=q.half(), K=k.half())
+    assert {n: t.dtype for n, t in eager.items()} == {"O": F16, "LSE": F32, "H": F16, **INTEGERS}
+
+
+def test_a_declared_input_does_not_decide_the_type_of_outputs():
+    text = "input x[m], scale[m]: f32\ny[m] = x[m] * scale[m]\noutput y"
+    kernel = cascade.compile(cascade.parse(text))
+    assert kernel(x=torch.ones(3, dtype=BF16), scale=torch.ones(3)).dtype == BF16
+
+
+def test_a_second_derivative_keeps_the_types():
+    kernel = cascade.compile(cascade.parse(WITH_SUM + ": f32"))
+    q, k, v, _ = (t.requires_grad_() for t in drawn(BF16, 9, 8))
+    out = kernel(Q=q, K=k, V=v)
+    (dq,) = torch.autograd.grad(out["O"].sum() + out["LSE"].sum(), q, create_graph=True)
+    assert dq.dtype == BF16
+    assert torch.autograd.grad(dq.float().square().sum(), k)[0].dtype == BF16
