@@ -121,12 +121,15 @@ INTEGERS = {"B": torch.int32, "C": torch.int64, "G": torch.bool}
 @pytest.mark.parametrize("compiled", [False, True])
 def test_outputs_have_their_types(backend, dtype, compiled):
     kernel = cascade.compile(cascade.parse(TYPED), backend)
-    run = (lambda q, k: kernel(Q=q, K=k)) if compiled else kernel
+
+    def run(q, k):
+        return kernel(Q=q, K=k)
+
     if compiled:
         torch._dynamo.reset()
         run = torch.compile(run, fullgraph=True, backend="aot_eager")
     q, k = torch.randn(2, 17, 16, dtype=F32).to(dtype)
-    out = run(q, k) if compiled else run(Q=q, K=k)
+    out = run(q, k)
     wide = {"O": F64, "LSE": F64, "H": F64}
     narrow = {"O": dtype, "LSE": F32, "H": F16}
     assert {n: t.dtype for n, t in out.items()} == {
