@@ -7,6 +7,8 @@ from cascade.gradients import gradients
 
 torch = pytest.importorskip("torch")
 
+from cascade.integrations.pytorch import operator  # noqa: E402
+
 ATTENTION = """
 import std
 input Q[p,e], K[m,e], V[m,f]
@@ -165,10 +167,23 @@ def test_arrays_and_eager_tensors_have_the_types():
     assert {n: t.dtype for n, t in eager.items()} == {"O": F16, "LSE": F32, "H": F16, **INTEGERS}
 
 
-def test_a_declared_input_does_not_decide_the_type_of_outputs():
-    text = "input x[m], scale[m]: f32\ny[m] = x[m] * scale[m]\noutput y"
-    kernel = cascade.compile(cascade.parse(text))
-    assert kernel(x=torch.ones(3, dtype=BF16), scale=torch.ones(3)).dtype == BF16
+def test_gradients_are_made_in_the_type_of_the_inputs(monkeypatch):
+    """And not in that of what was saved, to be rounded afterwards."""
+    made = []
+    like = operator._like
+
+    def seen(gradient, of):
+        made.append(gradient.dtype)
+        return like(gradient, of)
+
+    monkeypatch.setattr(operator, "_like", seen)
+    for text, _ in MADE.values():
+        kernel = cascade.compile(cascade.parse(text))
+        q, k, v, _ = (t.requires_grad_() for t in drawn(BF16, 9, 8))
+        out = kernel(Q=q, K=k, V=v)
+        outs = list(out.values()) if isinstance(out, dict) else [out]
+        sum(o.float().sum() for o in outs).backward()
+    assert made == [BF16] * 6
 
 
 def test_a_second_derivative_keeps_the_types():

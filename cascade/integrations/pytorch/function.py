@@ -7,7 +7,7 @@ no Program exists. On a GPU the Triton kernels, and plain PyTorch where there ar
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -31,7 +31,8 @@ class Options:
 
     `names` are those of the tensors, inputs and params; `source` is the cascade that was asked for,
     of which the one that runs may have further outputs for the backward pass; `wrt` are the names
-    that it saves them for.
+    that it saves them for. `kept` are inputs that do not decide the type of the outputs: what a
+    forward pass saved in a wider one.
     """
 
     names: tuple[str, ...]
@@ -43,6 +44,7 @@ class Options:
     source: str | None = None
     wrt: tuple[str, ...] = ()
     tune: bool = False
+    kept: tuple[str, ...] = ()
 
     def text(self) -> str:
         return json.dumps({n: getattr(self, n) for n in self.__dataclass_fields__})
@@ -53,7 +55,7 @@ class Options:
         found = json.loads(text)
         for name in ("settings", "tiles"):
             found[name] = tuple(map(tuple, found[name]))
-        for name in ("names", "wrt"):
+        for name in ("names", "wrt", "kept"):
             found[name] = tuple(found[name])
         return Options(**found)
 
@@ -80,9 +82,14 @@ class Function:
             self.spec, dict(self.tiles), self.as_written, split=self.split, tune=self.tune
         )
 
-    def run(self, tensors: Mapping[str, torch.Tensor], settings: Mapping[str, Number]) -> list[Any]:
-        """The outputs, in the order of the spec, as new tensors."""
-        types = output_types(self.spec, tensors)
+    def run(
+        self,
+        tensors: Mapping[str, torch.Tensor],
+        settings: Mapping[str, Number],
+        kept: Collection[str] = (),
+    ) -> list[Any]:
+        """The outputs, in the order of the spec, as new tensors. `kept` as in `Options`."""
+        types = output_types(self.spec, tensors, kept=kept)
         outputs = self._run(tensors, settings)
         found = []
         for name in self.spec.outputs:
@@ -130,14 +137,17 @@ class Function:
         return {n: torch.from_numpy(np.asarray(a, order="C")) for n, a in found.items()}
 
     def empty(
-        self, tensors: Mapping[str, torch.Tensor], settings: Mapping[str, Number]
+        self,
+        tensors: Mapping[str, torch.Tensor],
+        settings: Mapping[str, Number],
+        kept: Collection[str] = (),
     ) -> list[torch.Tensor]:
         """Outputs without values, of the right shapes; sizes may be symbols."""
         sizes: dict[str, Any] = {}
         for t in self.spec.inputs:
             for rank, size in zip(t.ranks, tensors[t.name].shape, strict=True):
                 sizes.setdefault(rank, size)
-        types = output_types(self.spec, tensors)
+        types = output_types(self.spec, tensors, kept=kept)
         first = next(iter(tensors.values()))
         found = []
         for name in self.spec.outputs:

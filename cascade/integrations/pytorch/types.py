@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 
 from cascade.ir.cascade import Cascade
-from cascade.ir.kinds import declared_width, tensor_kinds
+from cascade.ir.kinds import tensor_kinds
 
 EIGHT_BITS = frozenset((torch.float8_e4m3fn, torch.float8_e5m2))
 TYPES = {
@@ -31,17 +31,19 @@ def real_type(tensors: Iterable[torch.Tensor], usual: torch.dtype = torch.float3
 
 
 def output_types(
-    spec: Cascade, tensors: Mapping[str, torch.Tensor], usual: torch.dtype = torch.float32
+    spec: Cascade,
+    tensors: Mapping[str, torch.Tensor],
+    usual: torch.dtype = torch.float32,
+    kept: Collection[str] = (),
 ) -> dict[str, torch.dtype]:
-    """The types of the outputs: those declared, else that of the real inputs together, of which
-    one with a declared type counts only if all have one.
+    """The types of the outputs: those declared, else that of the real inputs together, but for
+    those of `kept`, which are wider than what they were made of.
 
     Where an argument is float64 everything is computed in it, and real outputs are float64.
     """
     wide = any(t.dtype == torch.float64 for t in tensors.values())
-    free = [tensors[t.name] for t in spec.inputs if declared_width(t.dtype) is None]
-    free = [t for t in free if t.is_floating_point()] or list(tensors.values())
-    real = torch.float64 if wide else real_type(free, usual)
+    counted = [t for n, t in tensors.items() if n not in kept and t.is_floating_point()]
+    real = torch.float64 if wide else real_type(counted or tensors.values(), usual)
     kinds = tensor_kinds(spec)
     found = {}
     for name in spec.outputs:
