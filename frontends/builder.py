@@ -19,7 +19,7 @@ import linecache
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from numbers import Integral, Real
 from typing import TypeAlias
@@ -337,12 +337,23 @@ class Builder:
             body = s.Filter(body, _node(where, span), span)
         return s.Assign(name, _nodes(_tuple(index), span) or None, body, span, span), tensor
 
-    def build(self, outputs: Tensor | str | Iterable[Tensor | str]) -> Cascade:
-        """The checked cascade. Raises `CascadeError` with every mistake found."""
+    def build(
+        self,
+        outputs: Tensor | str | Iterable[Tensor | str],
+        types: Mapping[str, str] | None = None,
+    ) -> Cascade:
+        """The checked cascade. `types` are those of outputs that declare one. Raises `CascadeError`
+        with every mistake found.
+        """
         span = _here()
         several = (outputs,) if isinstance(outputs, (Tensor, str)) else outputs
-        names = (t.name if isinstance(t, Tensor) else str(t) for t in several)
-        output = s.Outputs(tuple(s.Name(name, span) for name in names), span)
+        names = [t.name if isinstance(t, Tensor) else str(t) for t in several]
+        for name in types or {}:
+            if name not in names:
+                message = f"a type is given for `{name}`, which is no output"
+                raise fail("unknown-output", message, span, hints=did_you_mean(name, names))
+        items = tuple(s.OutputDecl(name, (types or {}).get(name), span) for name in names)
+        output = s.Outputs(items, span)
         imports = (s.Import("std", span),) if any(map(_uses_library, self.statements)) else ()
         return lower(s.File((*imports, *self.statements, output)))
 

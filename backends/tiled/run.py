@@ -25,6 +25,10 @@ from cascade.ir.extents import Number, evaluate
 from cascade.ir.kinds import declared_kind
 from cascade.schedule.program import Buffer, For, Kernel, Program, Seq, inside
 
+TYPES = {
+    "f64": np.float64, "f16": np.float16, "i64": np.int64, "i32": np.int32, "i16": np.int16,
+    "i8": np.int8, "u8": np.uint8, "bool": np.bool_,
+}  # fmt: skip
 WORTHWHILE = 2**17  # numbers in all tensors, from which on threads pay
 
 Progress = Callable[[int, int], None]  # instances done, instances in all
@@ -146,6 +150,8 @@ def _memory(
 
 
 def _type_of(buffer: Buffer, arrays: Mapping[str, Array], real: np.dtype[Any]) -> np.dtype[Any]:
+    if buffer.kind == "out" and buffer.dtype in TYPES:
+        return np.dtype(TYPES[buffer.dtype])
     kind = "real" if buffer.dtype in ("real", "any") else declared_kind(buffer.dtype)
     if kind != "real":
         return INT if kind == "int" else BOOL
@@ -153,4 +159,4 @@ def _type_of(buffer: Buffer, arrays: Mapping[str, Array], real: np.dtype[Any]) -
         like = np.asarray(arrays[buffer.like]).dtype
         if like.kind == "f" and like.itemsize <= real.itemsize:
             return like
-    return np.dtype(np.float16) if buffer.dtype == "f16" else real
+    return real

@@ -73,7 +73,7 @@ def traffic(cascade: Cascade, passes: Passes, rows: tuple[Footprint, ...]) -> Tr
     ]
     for name in cascade.outputs:
         kind = kinds.get(name)
-        size = word("int" if kind == "int" else "bool" if kind == "bool" else None)
+        size = word(cascade.output_types.get(name) or (kind if kind in ("int", "bool") else None))
         compulsory.append(Moved(name, Count.of(cascade.tensors[name].ranks), size))
     extra = [Moved(r.tensor, r.spill, r.bytes_each) for r in rows if r.holds == "whole"]
     return Traffic(tuple(compulsory), tuple(extra))

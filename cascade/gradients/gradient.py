@@ -22,7 +22,7 @@ from cascade.gradients.record import GradientStep, Record
 from cascade.gradients.reverse import Reverse
 from cascade.gradients.saved import assembled, choose, closure
 from cascade.gradients.stabiliser import stabilisers
-from cascade.ir.cascade import Cascade, Einsum, Param, Rank, Tensor
+from cascade.ir.cascade import Cascade, Einsum, OutputType, Param, Rank, Tensor
 from cascade.ir.kinds import check_settings_kinds, declared_kind, required_kinds, tensor_kinds
 from cascade.ir.verify import verify
 from cascade.ir.walk import reads, symbols
@@ -115,6 +115,7 @@ def _gradients(cascade: Cascade, wanted: tuple[str, ...], save: bool, defer: boo
     forward_statements = [*weighted.einsums, *reverse.forward]
     saved = _saved(cascade, weighted, reverse) if save else ()
     outputs = tuple(reverse.results[n] for n in wanted)
+    forward = _forward(cascade, names.ranks, flat, forward_statements, saved)
     backward = _backward(
         cascade,
         names.ranks,
@@ -123,9 +124,9 @@ def _gradients(cascade: Cascade, wanted: tuple[str, ...], save: bool, defer: boo
         arrive,
         {d: reverse.solve.left(o) for o, d in arrive.items()},
         saved,
+        forward.output_types,
         outputs,
     )
-    forward = _forward(cascade, names.ranks, flat, forward_statements, saved)
     return Gradients(
         forward,
         backward,
@@ -231,15 +232,19 @@ def _backward(
     arrive: Mapping[str, str],
     arriving: Mapping[str, tuple[str, ...]],
     saved: tuple[str, ...],
+    types: Mapping[str, str],
     outputs: tuple[str, ...],
 ) -> Cascade:
+    """`types` are the declared types of the outputs of the forward cascade, as which they arrive
+    here, and their cotangents with them.
+    """
     whole = replace(cascade, einsums=tuple(forward))
     given = {t.name for t in cascade.inputs} | set(saved)
     einsums = closure([*forward, *statements], outputs, given)
     inputs = [
         *cascade.inputs,
-        *(Tensor(n, whole.tensors[n].ranks) for n in saved),
-        *(Tensor(d, arriving[d]) for d in arrive.values()),
+        *(Tensor(n, whole.tensors[n].ranks, types.get(n)) for n in saved),
+        *(Tensor(d, arriving[d], types.get(o)) for o, d in arrive.items()),
     ]
     result = assembled(cascade, f"{cascade.name}_gradient", ranks, inputs, einsums, outputs)
     return _checked(result)
@@ -252,7 +257,11 @@ def _forward(
     statements: list[Einsum],
     saved: tuple[str, ...],
 ) -> Cascade:
-    """The original with the statements that the saved tensors need, and these as outputs."""
+    """The original with the statements that the saved tensors need, and these as outputs.
+
+    Real ones are float32 whatever the inputs are: weights are made of them again by an exponential,
+    to which an error of a logarithm is a relative one.
+    """
     more = tuple(n for n in saved if n not in cascade.outputs)
     if not more:
         return cascade
@@ -262,7 +271,10 @@ def _forward(
     extra = closure(every, more, {t.name for t in cascade.inputs} | own)
     einsums = [*cascade.einsums, *extra]
     outputs = (*cascade.outputs, *more)
-    return _checked(assembled(cascade, cascade.name, ranks, cascade.inputs, einsums, outputs))
+    made = assembled(cascade, cascade.name, ranks, cascade.inputs, einsums, outputs)
+    kinds = {**tensor_kinds(made), **required_kinds(made)}
+    types = (OutputType(n, "f32") for n in more if kinds.get(n) not in ("int", "bool"))
+    return _checked(replace(made, types=(*made.types, *types)))
 
 
 def _checked(cascade: Cascade) -> Cascade:

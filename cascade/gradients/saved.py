@@ -133,6 +133,7 @@ def assembled(
         params=params,
         partitions=tuple(p for p in source.partitions if p in partitions.values()),
         requirements=requirements,
+        types=tuple(t for t in source.types if t.tensor in outputs),
         warnings=(),
     )
     return with_tails(made)

@@ -24,6 +24,7 @@ from cascade.integrations.kernels import kernel
 from cascade.ir.cascade import (
     Cascade,
     Einsum,
+    OutputType,
     Param,
     Rank,
     Requirement,
@@ -137,8 +138,7 @@ def _attend(
     if scale is not None:
         given["scale"] = float(scale)
     found = KERNELS[made.spec, backend](**given)
-    half = query.dtype in (torch.float16, torch.bfloat16)  # of which the sum is a float
-    lse = found["LSE"].float() if half else found["LSE"]
+    lse = found["LSE"]
     if return_aux is not None:
         from torch.nn.attention.flex_attention import AuxOutput
 
@@ -311,4 +311,5 @@ def _spec(graph: Graph, score: Expr, conditions: tuple[Expr, ...], grouped: bool
         (Requirement(whole, "each group serves the same number of query heads"),)
         if grouped
         else (),
+        (OutputType("LSE", "f32"),),
     )

@@ -71,6 +71,15 @@ class Requirement:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputType:
+    """`output LSE: f32`: the type in which an output is returned."""
+
+    tensor: str
+    dtype: str
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Einsum:
     """`tensor[index] = body`. `ranks` are the left-side ranks, in the order of the slots.
 
@@ -114,6 +123,7 @@ class Cascade:
     params: tuple[Param, ...] = ()
     partitions: tuple[Partition, ...] = ()
     requirements: tuple[Requirement, ...] = ()
+    types: tuple[OutputType, ...] = ()
     warnings: tuple[Diagnostic, ...] = field(default=(), compare=False, repr=False)
 
     @cached_property
@@ -128,6 +138,11 @@ class Cascade:
             if e.tensor not in found:
                 found[e.tensor] = Tensor(e.tensor, e.ranks, None, e.step, e.span)
         return found
+
+    @cached_property
+    def output_types(self) -> dict[str, str]:
+        """The declared types of outputs."""
+        return {t.tensor: t.dtype for t in self.types}
 
     @cached_property
     def definitions(self) -> dict[str, tuple[Einsum, ...]]:

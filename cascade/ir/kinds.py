@@ -12,7 +12,7 @@ from itertools import chain
 from typing import TypeGuard
 
 from cascade.diagnostics import Diagnostic, Span
-from cascade.ir.cascade import Cascade, Einsum
+from cascade.ir.cascade import Cascade, Einsum, OutputType
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Select, Symbol, Where
 from cascade.ir.ops import MAPS, REDUCERS, SELECTIONS
 from cascade.ir.order import evaluation_order, strongly_connected
@@ -21,6 +21,12 @@ from cascade.ir.walk import symbols, transform
 
 INTEGER_TYPES = ("int", "i64", "i32", "i16", "i8", "u8")
 EIGHT_BITS = ("f8e4m3", "f8e5m2", "i8", "u8")  # numbers that a real of 16 bits holds exactly
+PLURAL = {"real": "real numbers", "int": "integers", "bool": "truth values"}
+TYPES_OF = {
+    "real": "types of real outputs: real, f64, f32, bf16, f16",
+    "int": f"types of integers: {', '.join(INTEGER_TYPES)}",
+    "bool": "truth values are `bool`",
+}
 WORDS = {"real": "a real number", "int": "an integer", "bool": "a truth value", "any": "any value"}
 
 
@@ -29,6 +35,11 @@ def declared_kind(dtype: str | None) -> str:
     if dtype is None:
         return "any"
     return "int" if dtype in INTEGER_TYPES else "bool" if dtype == "bool" else "real"
+
+
+def declared_width(dtype: str | None) -> str | None:
+    """A declared type, where it says how wide a number is."""
+    return None if dtype in ("real", "int") else dtype
 
 
 def is_wide_real(dtype: str | None) -> bool:
@@ -84,6 +95,25 @@ class _Kinds:
             findings, needed = [*self.findings], {**self.needed}  # before the kinds are settled
             while self._meet(statements) and group.rank is not None:
                 self.findings, self.needed = [*findings], {**needed}
+        for t in c.types:
+            self._output(t)
+
+    def _output(self, t: OutputType) -> None:
+        """An output is of the kind of its type, and has room for what is computed."""
+        found, kind = self.kind.get(t.tensor, "any"), declared_kind(t.dtype)
+        if t.tensor in self.inputs:
+            message = f"`{t.tensor}` is an input, and has the type of its argument"
+            hint = f"declare it there: `{self._declared(t.tensor, t.dtype)}`"
+            self._report("type", message, t.span, hint)
+        elif found == "any" and kind != "real":
+            for body in self.bodies.get(t.tensor, ()):
+                self._need(body, kind)
+        elif found not in (kind, "any"):
+            message = f"the output `{t.tensor}` is {WORDS[found]}, and `{t.dtype}` is a type of "
+            self._report("type", f"{message}{PLURAL[kind]}", t.span, TYPES_OF[found])
+        elif t.dtype in ("f8e4m3", "f8e5m2"):
+            message = f"no output is rounded to 8 bits, and `{t.dtype}` has no more"
+            self._report("type", message, t.span, TYPES_OF["real"])
 
     def _meet(self, statements: tuple[Einsum, ...]) -> bool:
         """Whether statements give a tensor another kind than was known of it."""

@@ -80,8 +80,11 @@ def print_body(body: Expr, scope: tuple[str, ...]) -> str:
 
 
 def _tensor(t: Tensor) -> str:
-    name = f"{t.name}[{','.join(t.ranks)}]" if t.ranks else t.name
-    return f"{name}: {t.dtype}" if t.dtype else name
+    return _typed(f"{t.name}[{','.join(t.ranks)}]" if t.ranks else t.name, t.dtype)
+
+
+def _typed(name: str, dtype: str | None) -> str:
+    return f"{name}: {dtype}" if dtype else name
 
 
 def _requirement(r: Requirement) -> str:
@@ -126,5 +129,6 @@ def print_cascade(c: Cascade) -> str:
     declarations += [_requirement(r) for r in c.requirements]
     blocks.append(declarations)
     blocks.append([("init " if e.init else "") + print_einsum(e) for e in c.einsums])
-    blocks.append([f"output {', '.join(c.outputs)}"] if c.outputs else [])
+    outputs = [_typed(name, c.output_types.get(name)) for name in c.outputs]
+    blocks.append([f"output {', '.join(outputs)}"] if outputs else [])
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"

@@ -7,7 +7,7 @@ from math import prod
 
 from cascade.ir.cascade import Cascade
 from cascade.ir.expr import Const, Expr, Map, Symbol
-from cascade.ir.kinds import required_kinds, tensor_kinds
+from cascade.ir.kinds import declared_width, required_kinds, tensor_kinds
 from cascade.ir.walk import free_ranks, reads, symbols
 from cascade.schedule.build import Builder
 from cascade.schedule.errors import NoSchedule
@@ -150,7 +150,8 @@ def _buffers(roles: Roles, partition: Partition) -> list[Buffer]:
         ranks = tuple(
             r for slot, r in enumerate(s.ranks) if name not in ends or slot != s.iterative
         )
-        buffers.append(Buffer(name, ranks, tuple(shape_of), s.kind, kind))
+        dtype = declared_width(cascade.output_types.get(name)) or s.kind
+        buffers.append(Buffer(name, ranks, tuple(shape_of), dtype, kind))
     return buffers
 
 

@@ -155,6 +155,7 @@ class _Parts:
             tuple(outputs),
             tuple(p for p in params if p.name in needed),
             kept,
+            types=tuple(t for t in self.source.types if t.tensor in outputs),
         )
 
     def _init(self) -> Cascade:

@@ -115,8 +115,8 @@ def _statement(statement: s.Statement, width: int) -> list[str]:
             return [f"import {name}"]
         case s.Inputs(items):
             return _wrapped("input", [_input(i) for i in items])
-        case s.Outputs(names):
-            return _wrapped("output", [n.text for n in names])
+        case s.Outputs(items):
+            return _wrapped("output", [_typed(o.name, o.dtype) for o in items])
         case s.Params(items):
             return _wrapped("param", [_param(p) for p in items])
         case s.RankBounds(items):
@@ -163,7 +163,11 @@ def _left(a: s.Assign) -> str:
 
 def _input(i: s.InputDecl) -> str:
     ranks = f"[{','.join(r.text for r in i.ranks)}]" if i.ranks else ""
-    return f"{i.name}{ranks}" + (f": {i.dtype}" if i.dtype else "")
+    return _typed(f"{i.name}{ranks}", i.dtype)
+
+
+def _typed(name: str, dtype: str | None) -> str:
+    return f"{name}: {dtype}" if dtype else name
 
 
 def _param(p: s.ParamDecl) -> str:

@@ -18,11 +18,26 @@ from cascade.frontends.dsl.expressions import Lowering, Scope
 from cascade.frontends.dsl.left_sides import LeftSides
 from cascade.frontends.dsl.macros import check_macros
 from cascade.frontends.dsl.mistakes import KEYWORDS
-from cascade.frontends.dsl.names import Names, collect, index_text, mentioned
+from cascade.frontends.dsl.names import (
+    Names,
+    check_type,
+    collect,
+    index_text,
+    mentioned,
+    type_span,
+)
 from cascade.frontends.dsl.partitions import partition_of, shared_parts
 from cascade.frontends.dsl.ranks import bound_ranks_of_file
 from cascade.frontends.dsl.stray_ranks import check_implicit, stray_condition
-from cascade.ir.cascade import Cascade, Einsum, Param, Partition, Requirement, Tensor
+from cascade.ir.cascade import (
+    Cascade,
+    Einsum,
+    OutputType,
+    Param,
+    Partition,
+    Requirement,
+    Tensor,
+)
 from cascade.ir.expr import Expr, Reduce, Where
 from cascade.ir.implicit import implicit_ranks
 from cascade.ir.tails import guard_tails
@@ -66,13 +81,23 @@ class _File:
         requirements = tuple(self._each(self._of(s.Require), self._requirement))
         einsums = tuple(self._each(self._assignments(), self._einsum))
         outputs = self._outputs(einsums)
+        declared = (o for statement in self._of(s.Outputs) for o in statement.items if o.dtype)
+        types = tuple(self._each(declared, self._type))
         for header in self._of(s.Header):
             self.name = header.name
         self._stop_on_errors()
         inputs = tuple(self._input(i) for i in self.names.inputs.values())
         ranks = bound_ranks_of_file(self.names, self.partitions, inputs, einsums, self.lower_extent)
         cascade = Cascade(
-            self.name, ranks, inputs, einsums, outputs, params, self.partitions, requirements
+            self.name,
+            ranks,
+            inputs,
+            einsums,
+            outputs,
+            params,
+            self.partitions,
+            requirements,
+            types,
         )
         findings = verify(cascade)
         self.errors += [d for d in findings if d.severity == "error"]
@@ -121,7 +146,8 @@ class _File:
     def _outputs(self, einsums: tuple[Einsum, ...]) -> tuple[str, ...]:
         outputs: dict[str, None] = {}
         for statement in self._of(s.Outputs):
-            for name in statement.names:
+            for item in statement.items:
+                name = s.Name(item.name, item.span and item.span.word(item.name))
                 if name.text not in self.names.tensors:
                     self.errors.append(self._unknown_output(name))
                 elif name.text in outputs:
@@ -137,6 +163,10 @@ class _File:
             message = "the cascade has no output" if einsums else "the file has no statement"
             self.errors.append(Diagnostic("no-output", message, self._end(), hints=(hint,)))
         return tuple(outputs)
+
+    def _type(self, item: s.OutputDecl) -> OutputType:
+        check_type(item)
+        return OutputType(item.name, item.dtype or "", type_span(item))
 
     def _unknown_output(self, name: s.Name) -> Diagnostic:
         hints = did_you_mean(name.text, self.names.tensors)

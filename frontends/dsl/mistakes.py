@@ -447,7 +447,10 @@ def _colon(p: _Place) -> _Reason | None:
         )
     if p.first in FOREIGN:
         return _foreign(p, p.first)
-    return _Reason("a type belongs to an input", "write `input K[m,e]: bf16`")
+    return _Reason(
+        "a type belongs to an input or an output",
+        "write `input K[m,e]: bf16`, or `output O: f32`",
+    )
 
 
 def _arrow(p: _Place) -> _Reason | None:

@@ -224,14 +224,24 @@ def _check_headers(names: Names, tree: s.File) -> None:
         names.errors.extend(error.diagnostics)
 
 
-def _declare_input(names: Names, item: s.InputDecl) -> None:
+def check_type(item: s.InputDecl | s.OutputDecl) -> None:
+    """Raise `CascadeError` for a type that the language has not."""
     if item.dtype is not None and item.dtype not in DTYPES:
         raise fail(
             "type",
             f"there is no type `{item.dtype}`",
-            item.span.word(item.dtype) if item.span else None,
+            type_span(item),
             hints=did_you_mean(item.dtype, DTYPES) or ("types: " + ", ".join(DTYPES),),
         )
+
+
+def type_span(item: s.InputDecl | s.OutputDecl) -> Span | None:
+    """Where the type of a declaration stands."""
+    return item.span.word(item.dtype) if item.span and item.dtype else None
+
+
+def _declare_input(names: Names, item: s.InputDecl) -> None:
+    check_type(item)
     seen: set[str] = set()
     for rank in item.ranks:
         check_rank_name(rank.text, rank.span)

@@ -198,7 +198,11 @@ class _Build(lark.Transformer[lark.Token, Any]):
         return s.Inputs(tuple(self.indices(parts)), self._span(parts))
 
     def output_(self, parts: list[Any]) -> s.Outputs:
-        return s.Outputs(self._names(parts), self._span(parts))
+        return s.Outputs(tuple(self.indices(parts)), self._span(parts))
+
+    def result(self, parts: list[Any]) -> s.OutputDecl:
+        dtype = str(parts[2]) if len(parts) > 2 else None
+        return s.OutputDecl(str(parts[0]), dtype, self._span(parts))
 
     def parameter(self, parts: list[Any]) -> s.ParamDecl:
         return s.ParamDecl(str(parts[0]), parts[2] if len(parts) > 2 else None, self._span(parts))

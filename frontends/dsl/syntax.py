@@ -121,8 +121,15 @@ class Inputs:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputDecl:
+    name: str
+    dtype: str | None
+    span: Span | None = _span()
+
+
+@dataclass(frozen=True, slots=True)
 class Outputs:
-    names: tuple[Name, ...]
+    items: tuple[OutputDecl, ...]
     span: Span | None = _span()
 
 

@@ -50,7 +50,7 @@ def causal():
     A = c.let("A", (b, h, p, m), std.softmax(m, QK[b, h, p, m]))
     O = c.let("O", (b, h, p, f), A[b, h, p, m] * V[b, h, m, f])  # noqa: E741
     LSE = c.let("LSE", (b, h, p), std.logsumexp(m, QK[b, h, p, m]))
-    return c.build(outputs=[O, LSE])
+    return c.build(outputs=[O, LSE], types={"LSE": "f32"})
 
 
 def attention_3pass():
@@ -280,3 +280,14 @@ def test_a_tensor_is_no_sequence_and_the_library_knows_its_names():
         Builder("c").input("x", *[builder.Tensor("y")])  # type: ignore[arg-type]
     with pytest.raises(CascadeError, match="double quotes"):
         Builder("c").require(True, 'a "quote"')
+
+
+def test_a_type_belongs_to_an_output():
+    c = Builder("typed")
+    (m,) = c.ranks("m")
+    x = c.input("x", m)
+    y = c.let("y", m, 2.0 * x[m])
+    with pytest.raises(CascadeError, match="`z`, which is no output"):
+        c.build(y, types={"z": "f32"})
+    with pytest.raises(CascadeError, match="there is no type `float32`"):
+        c.build(y, types={"y": "float32"})

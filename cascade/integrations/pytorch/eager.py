@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cascade.integrations.pytorch.labelled import Labelled, combine, every, spread, union
 from cascade.integrations.pytorch.spelling import MAPS, REAL
-from cascade.integrations.pytorch.types import real_type
+from cascade.integrations.pytorch.types import output_types, real_type
 from cascade.ir.arguments import check_inputs, separated
 from cascade.ir.cascade import Cascade, Einsum
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Select, Symbol, Where
@@ -78,7 +78,10 @@ class _Evaluation:
         shapes = {n: tuple(t.shape) for n, t in tensors.items()}
         self.bindings = bind(cascade, shapes, numbers)
         self.scalars = {n: v for n, v in settings.items() if isinstance(v, Tensor)}
-        self.dtype = real_type(tensors.values(), torch.get_default_dtype())
+        usual = torch.get_default_dtype()
+        self.types = output_types(cascade, tensors, usual)
+        declared = [torch.empty(0, dtype=self.types[name]) for name in cascade.output_types]
+        self.dtype = real_type([*tensors.values(), *declared], usual)
         first = next(iter(tensors.values()), None)
         self.device = first.device if first is not None else torch.device("cpu")
         self.values: dict[str, Value] = {}  # over the ranks of each tensor, by slot position
@@ -98,7 +101,12 @@ class _Evaluation:
                 self.values[e.tensor] = self._stored(e, self.expr(e.body, self._axes(e)))
             else:
                 self._recurrence(group, group.rank)
-        return {n: self._filled(n) for n in self.cascade.outputs}
+        found = {n: self._filled(n) for n in self.cascade.outputs}
+        typed = self.cascade.output_types
+        return {
+            n: t.to(self.types[n]) if t.is_floating_point() or n in typed else t
+            for n, t in found.items()
+        }
 
     def _filled(self, name: str) -> Tensor:
         value = self.values[name]

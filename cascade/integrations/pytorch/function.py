@@ -7,7 +7,7 @@ no Program exists. On a GPU the Triton kernels, and plain PyTorch where there ar
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -19,13 +19,10 @@ from cascade.backends.kernel import TiledKernel
 from cascade.backends.triton.launch import TritonKernel
 from cascade.diagnostics import CascadeError
 from cascade.gradients import Gradients, gradients
-from cascade.integrations.pytorch.types import NOT_IN_NUMPY, real_type
+from cascade.integrations.pytorch.types import NOT_IN_NUMPY, output_types
 from cascade.integrations.specs import cascade_of
 from cascade.ir.cascade import Cascade
 from cascade.ir.extents import Number, bind
-from cascade.ir.kinds import tensor_kinds
-
-INTEGERS = {"int": torch.int64, "bool": torch.bool}
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,8 @@ class Options:
 
     `names` are those of the tensors, inputs and params; `source` is the cascade that was asked for,
     of which the one that runs may have further outputs for the backward pass; `wrt` are the names
-    that it saves them for.
+    that it saves them for. `kept` are inputs that do not decide the type of the outputs: what a
+    forward pass saved in a wider one.
     """
 
     names: tuple[str, ...]
@@ -46,6 +44,7 @@ class Options:
     source: str | None = None
     wrt: tuple[str, ...] = ()
     tune: bool = False
+    kept: tuple[str, ...] = ()
 
     def text(self) -> str:
         return json.dumps({n: getattr(self, n) for n in self.__dataclass_fields__})
@@ -56,7 +55,7 @@ class Options:
         found = json.loads(text)
         for name in ("settings", "tiles"):
             found[name] = tuple(map(tuple, found[name]))
-        for name in ("names", "wrt"):
+        for name in ("names", "wrt", "kept"):
             found[name] = tuple(found[name])
         return Options(**found)
 
@@ -83,14 +82,20 @@ class Function:
             self.spec, dict(self.tiles), self.as_written, split=self.split, tune=self.tune
         )
 
-    def run(self, tensors: Mapping[str, torch.Tensor], settings: Mapping[str, Number]) -> list[Any]:
-        """The outputs, in the order of the spec, as new tensors."""
-        dtype = self.dtype(tensors)
+    def run(
+        self,
+        tensors: Mapping[str, torch.Tensor],
+        settings: Mapping[str, Number],
+        kept: Collection[str] = (),
+    ) -> list[Any]:
+        """The outputs, in the order of the spec, as new tensors. `kept` as in `Options`."""
+        types = output_types(self.spec, tensors, kept=kept)
         outputs = self._run(tensors, settings)
         found = []
         for name in self.spec.outputs:
             out = outputs[name]
-            found.append(out.to(dtype) if out.is_floating_point() else out)
+            known = out.is_floating_point() or name in self.spec.output_types
+            found.append(out.to(types[name]) if known else out)
         return found
 
     def _run(
@@ -131,20 +136,18 @@ class Function:
         found = evaluate(self.spec, arrays, settings)
         return {n: torch.from_numpy(np.asarray(a, order="C")) for n, a in found.items()}
 
-    def dtype(self, tensors: Mapping[str, torch.Tensor]) -> torch.dtype:
-        """The type of real outputs: that of the real inputs together."""
-        return real_type(tensors.values())
-
     def empty(
-        self, tensors: Mapping[str, torch.Tensor], settings: Mapping[str, Number]
+        self,
+        tensors: Mapping[str, torch.Tensor],
+        settings: Mapping[str, Number],
+        kept: Collection[str] = (),
     ) -> list[torch.Tensor]:
         """Outputs without values, of the right shapes; sizes may be symbols."""
         sizes: dict[str, Any] = {}
         for t in self.spec.inputs:
             for rank, size in zip(t.ranks, tensors[t.name].shape, strict=True):
                 sizes.setdefault(rank, size)
-        kinds = tensor_kinds(self.spec)
-        dtype = self.dtype(tensors)
+        types = output_types(self.spec, tensors, kept=kept)
         first = next(iter(tensors.values()))
         found = []
         for name in self.spec.outputs:
@@ -154,8 +157,7 @@ class Function:
                 shape[t.iterative] = None
             if any(s is None for s in shape):
                 shape = self._bound(name, shape, tensors, settings)
-            kind = INTEGERS.get(kinds.get(name, "any"), dtype)
-            found.append(first.new_empty(shape, dtype=kind))
+            found.append(first.new_empty(shape, dtype=types[name]))
         return found
 
     def _bound(

@@ -26,7 +26,7 @@ from cascade.ir.extents import Number, number_of_setting, setting_names
 def run(tensors: list[torch.Tensor], spec: str, options: str) -> list[torch.Tensor]:
     """The outputs of the cascade `spec` on tensors."""
     made, values, settings = _unpacked(tensors, spec, options)
-    found = made.run(values, settings)
+    found = made.run(values, settings, Options.read(options).kept)
     given = {t.data_ptr() for t in tensors}
     return [f.clone() if f.data_ptr() in given and f.numel() else f for f in found]
 
@@ -37,7 +37,7 @@ def _(tensors: list[torch.Tensor], spec: str, options: str) -> list[torch.Tensor
     made = _function(spec, read)
     inputs = {t.name for t in made.spec.inputs}
     values = {n: t for n, t in zip(read.names, tensors, strict=True) if n in inputs}
-    return made.empty(values, dict(read.settings))
+    return made.empty(values, dict(read.settings), read.kept)
 
 
 def _function(spec: str, options: Options) -> Function:
@@ -83,7 +83,10 @@ def _backward(ctx: Any, grads: list[torch.Tensor | None]) -> tuple[Any, None, No
     for name, cotangent in found.cotangents.items():
         g = arrived[name]
         every[cotangent] = torch.zeros_like(outputs[name]) if g is None else g
-    how = replace(options, names=(), settings=(), source=None, wrt=())
+    arrived_or_saved = {*found.saved, *found.cotangents.values()}
+    kept = [t.name for t in found.backward.inputs if t.dtype and t.name in arrived_or_saved]
+    kept = [*dict.fromkeys((*options.kept, *kept))]
+    how = replace(options, names=(), settings=(), source=None, wrt=(), kept=tuple(kept))
     sizes = _sizes(parsed(ctx.spec), tensors)
     made = apply(number_of(found.backward, how), every, {**sizes, **dict(options.settings)})
     given = [
