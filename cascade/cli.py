@@ -597,7 +597,13 @@ def zoo(
     from cascade import zoo
 
     if as_roofline:
-        _rooflines(name, targets, settings, plot, as_json)
+        if name is not None and (passes is not None or linear):
+            raise click.UsageError("--passes and --linear choose among all, and NAME is one")
+        chosen = None if name is None else [name]
+        if passes is not None or linear:
+            with _Progress("analysing"):
+                chosen = [e.name for e, _ in zoo.chosen(passes, linear)]
+        _rooflines(chosen, targets, settings, plot, as_json)
         return
     if targets or plot is not None:
         raise click.UsageError("--target and --plot need --roofline")
@@ -611,17 +617,17 @@ def zoo(
         if as_markdown:
             click.echo(zoo.markdown(), nl=False)
             return
-        chosen = zoo.chosen(passes, linear, settings)
+        every = zoo.chosen(passes, linear, settings)
     if as_json:
-        _print_json([zoo.as_dict(e, c) for e, c in chosen])
-    elif chosen:
-        click.echo(zoo.listed(chosen, bool(settings)))
+        _print_json([zoo.as_dict(e, c) for e, c in every])
+    elif every:
+        click.echo(zoo.listed(every, bool(settings)))
     else:
         click.echo("none")
 
 
 def _rooflines(
-    name: str | None,
+    names: list[str] | None,
     targets: tuple[str, ...],
     settings: dict[str, Number],
     plot: str | None,
@@ -630,7 +636,6 @@ def _rooflines(
     from cascade import rooflines
     from cascade.analysis.targets import gpu_targets
 
-    names = None if name is None else [name]
     with _Progress("pricing"):
         found = rooflines.compute(targets or gpu_targets(), settings, names)
     if plot is not None:

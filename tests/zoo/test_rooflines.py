@@ -87,6 +87,9 @@ def test_command(tmp_path):
     assert "written to" in shown and "flash_attention" in picture.read_text()
     rows = json.loads(run("flash_attention", "--roofline", "--json").output)
     assert {r["target"] for r in rows} == {load_target(t).name for t in gpu_targets()}
+    linear = json.loads(run("--roofline", "--target", "h100", "--linear", "--json").output)
+    assert {r["name"] for r in linear} == {e.name for e, _ in zoo.chosen(linear=True)}
+    assert run("flash_attention", "--roofline", "--linear").exit_code == 2
 
 
 def test_a_target_needs_the_roofline():
