@@ -55,6 +55,10 @@ def test_what_the_user_sets_goes_first():
     assert (given["n"], usual["n"], usual["m"]) == (128, 64, 4096)
 
 
+def test_steps_of_a_recurrence_are_tokens():
+    assert one("gla")["extents"]["i"] == one("flash_attention")["extents"]["p"]
+
+
 def test_an_extent_that_nothing_gives_is_named(monkeypatch):
     entry = zoo.Entry("odd", "odd", "", "", "", "", "input x[z]\ny = sum[z](x[z])\noutput y\n")
     monkeypatch.setattr(rooflines, "entries", lambda: [entry])
