@@ -653,11 +653,13 @@ def _rooflines(
 @click.option("--output", "-o", metavar="FILE", help="NAME.cascade by default")
 @json_option
 def new(name: str, output: str | None, as_json: bool) -> None:
-    """Copy a mechanism of the zoo to start from."""
+    """Copy a mechanism of the zoo to start from. No file is overwritten."""
     from cascade import api, zoo
 
     path = output or f"{name}.cascade"
-    api.new_text(path, zoo.entry(name).text)
+    text = zoo.entry(name).text
+    api.check_new(path, "choose another name: `-o mine.cascade`")
+    api.new_text(path, text)
     _print_json({"written": path}) if as_json else click.echo(f"written to {path}")
 
 

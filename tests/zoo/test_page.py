@@ -74,6 +74,12 @@ def test_print_and_copy(tmp_path):
     path = tmp_path / "mine.cascade"
     done = CliRunner().invoke(cli, ["new", "--from", "flash_attention", "-o", str(path)])
     assert done.exit_code == 0 and path.read_text() == text
+    path.write_text("changed")
+    with pytest.raises(cascade.InputError, match=r"exists already(?s:.*)-o mine"):
+        CliRunner().invoke(
+            cli, ["new", "--from", "flash_attention", "-o", str(path)], catch_exceptions=False
+        )
+    assert path.read_text() == "changed"
 
 
 def test_an_example_for_papers():
