@@ -172,6 +172,17 @@ def _warn(cascade: Any) -> None:
         click.echo(warning.render() + "\n", err=True)
 
 
+def _warn_of_tiles(
+    spec: Any, settings: dict[str, Number], tiles: dict[str, int], as_written: bool = False
+) -> None:
+    """Say on standard error which tiles change nothing."""
+    from cascade import api
+
+    if tiles:
+        for warning in api.unused_tiles(spec, api.known_extents(spec, settings), tiles, as_written):
+            click.echo(warning.render() + "\n", err=True)
+
+
 @cli.command()
 @click.argument("specs", type=click.Path(), nargs=-1, required=True)
 @json_option
@@ -402,6 +413,7 @@ def run(
             )
         else:
             outputs = api.run(c, arrays, settings, progress)
+    _warn_of_tiles(c, settings, tiles)
     rows = api.describe_outputs(outputs)
     checks = []
     if recheck:
@@ -460,8 +472,10 @@ def schedule(
         return
     if workload is not None or output is not None:
         raise click.UsageError("--workload and --output need --target")
+    c = api.load(spec)
     with _Progress("scheduling"):
-        made = api.schedule(api.load(spec), settings, tiles, as_written, split)
+        made = api.schedule(c, settings, tiles, as_written, split)
+    _warn_of_tiles(c, settings, tiles, as_written)
     if as_json:
         _print_json(made.to_dict())
     else:
