@@ -560,6 +560,12 @@ def replace_text(path: str, text: str) -> None:
         raise input_error("file-write", f"{path} cannot be written: {e.strerror}") from None
 
 
+def check_new(path: str | Path, hint: str) -> None:
+    """Raises `InputError` for a file that exists."""
+    if Path(path).exists():
+        raise input_error("file-write", f"{path} exists already", hint)
+
+
 def new_text(path: str, text: str) -> None:
     """Write a new file, or replace one as a whole. Raises `InputError`."""
     try:
@@ -695,10 +701,7 @@ def copy_examples(name: str | None, folder: str) -> list[str]:
                 texts[f"data/{entry.name}"] = entry.read_bytes()
     target = Path(folder)
     for file in texts:
-        if (target / file).exists():
-            raise input_error(
-                "file-write", f"{target / file} exists already", "choose another folder"
-            )
+        check_new(target / file, "choose another folder")
     for file, content in texts.items():
         try:
             (target / file).parent.mkdir(parents=True, exist_ok=True)

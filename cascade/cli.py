@@ -172,6 +172,17 @@ def _warn(cascade: Any) -> None:
         click.echo(warning.render() + "\n", err=True)
 
 
+def _warn_of_tiles(
+    spec: Any, settings: dict[str, Number], tiles: dict[str, int], as_written: bool = False
+) -> None:
+    """Say on standard error which tiles change nothing."""
+    from cascade import api
+
+    if tiles:
+        for warning in api.unused_tiles(spec, api.known_extents(spec, settings), tiles, as_written):
+            click.echo(warning.render() + "\n", err=True)
+
+
 @cli.command()
 @click.argument("specs", type=click.Path(), nargs=-1, required=True)
 @json_option
@@ -402,6 +413,7 @@ def run(
             )
         else:
             outputs = api.run(c, arrays, settings, progress)
+    _warn_of_tiles(c, settings, tiles)
     rows = api.describe_outputs(outputs)
     checks = []
     if recheck:
@@ -460,8 +472,10 @@ def schedule(
         return
     if workload is not None or output is not None:
         raise click.UsageError("--workload and --output need --target")
+    c = api.load(spec)
     with _Progress("scheduling"):
-        made = api.schedule(api.load(spec), settings, tiles, as_written, split)
+        made = api.schedule(c, settings, tiles, as_written, split)
+    _warn_of_tiles(c, settings, tiles, as_written)
     if as_json:
         _print_json(made.to_dict())
     else:
@@ -597,7 +611,13 @@ def zoo(
     from cascade import zoo
 
     if as_roofline:
-        _rooflines(name, targets, settings, plot, as_json)
+        if name is not None and (passes is not None or linear):
+            raise click.UsageError("--passes and --linear choose among all, and NAME is one")
+        chosen = None if name is None else [name]
+        if passes is not None or linear:
+            with _Progress("analysing"):
+                chosen = [e.name for e, _ in zoo.chosen(passes, linear)]
+        _rooflines(chosen, targets, settings, plot, as_json)
         return
     if targets or plot is not None:
         raise click.UsageError("--target and --plot need --roofline")
@@ -611,17 +631,17 @@ def zoo(
         if as_markdown:
             click.echo(zoo.markdown(), nl=False)
             return
-        chosen = zoo.chosen(passes, linear, settings)
+        every = zoo.chosen(passes, linear, settings)
     if as_json:
-        _print_json([zoo.as_dict(e, c) for e, c in chosen])
-    elif chosen:
-        click.echo(zoo.listed(chosen, bool(settings)))
+        _print_json([zoo.as_dict(e, c) for e, c in every])
+    elif every:
+        click.echo(zoo.listed(every, bool(settings)))
     else:
         click.echo("none")
 
 
 def _rooflines(
-    name: str | None,
+    names: list[str] | None,
     targets: tuple[str, ...],
     settings: dict[str, Number],
     plot: str | None,
@@ -630,7 +650,6 @@ def _rooflines(
     from cascade import rooflines
     from cascade.analysis.targets import gpu_targets
 
-    names = None if name is None else [name]
     with _Progress("pricing"):
         found = rooflines.compute(targets or gpu_targets(), settings, names)
     if plot is not None:
@@ -648,11 +667,13 @@ def _rooflines(
 @click.option("--output", "-o", metavar="FILE", help="NAME.cascade by default")
 @json_option
 def new(name: str, output: str | None, as_json: bool) -> None:
-    """Copy a mechanism of the zoo to start from."""
+    """Copy a mechanism of the zoo to start from. No file is overwritten."""
     from cascade import api, zoo
 
     path = output or f"{name}.cascade"
-    api.new_text(path, zoo.entry(name).text)
+    text = zoo.entry(name).text
+    api.check_new(path, "choose another name: `-o mine.cascade`")
+    api.new_text(path, text)
     _print_json({"written": path}) if as_json else click.echo(f"written to {path}")
 
 

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from cascade import api
-from cascade.analysis.report import analyse
 from cascade.analysis.tables import seconds, table
 from cascade.analysis.targets import Target, load_target
 from cascade.analysis.traffic import Roofline, roofline
 from cascade.diagnostics import input_error
 from cascade.ir.expr import Symbol
-from cascade.zoo import Entry, Number, entries, entry, settings_of
+from cascade.zoo import Entry, Number, check_names, entries, entry, priced, settings_of
 
 # Extents at which a spec is priced where neither its file nor the user says otherwise: a layer of a
 # model of 8 billion parameters over 4,096 tokens.
@@ -32,13 +31,16 @@ USUAL: Mapping[str, int] = {
     "F": 128,
     "D": 4096,
     "N": 4096,
+    "I": 4096,
     "J": 64,
 }
 
 
 @dataclass(frozen=True)
 class Priced:
-    """A mechanism as written on a target, or why it has no price: an extent is not known."""
+    """A mechanism as written on a target, or why it has no price: an extent is not known, or it
+    refuses the extents.
+    """
 
     entry: Entry
     roof: Roofline | None
@@ -76,7 +78,8 @@ def compute(
     Extents are those of `settings`, of the file (`# Sizes: …`) and `USUAL`, in this order.
     """
     machines = [load_target(t) for t in targets]
-    wanted = entries() if names is None else [entry(n) for n in names]
+    wanted = list(entries()) if names is None else [entry(n) for n in names]
+    check_names(wanted, settings or {})
     return [found for e in wanted for found in _priced(e, machines, settings or {})]
 
 
@@ -85,9 +88,9 @@ def _priced(e: Entry, machines: Sequence[Target], given: Mapping[str, Number]) -
     defined = {p.name for p in spec.params if p.value is not None}
     free = {r.name.upper() for r in spec.ranks if r.extent == Symbol(r.name.upper())} - defined
     sizes: dict[str, Number] = {n: v for n, v in USUAL.items() if n in free}
-    report = analyse(spec, sizes | dict(e.sizes) | settings_of(spec, given), {})
-    if report.extents is None:
-        yield Priced(e, None, {}, "; ".join(report.missing))
+    report, refused = priced(spec, sizes | dict(e.sizes) | settings_of(spec, given))
+    if refused or report.extents is None:
+        yield Priced(e, None, {}, refused or "; ".join(report.missing))
         return
     for machine in machines:
         roof = roofline(machine, report.work, report.traffic, report.extents)

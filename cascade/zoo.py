@@ -7,16 +7,18 @@ source, the form it follows and its family; the rest is analysed.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
 from cascade import literature
+from cascade.analysis.report import Report, analyse
 from cascade.analysis.state import state
 from cascade.analysis.tables import table
-from cascade.diagnostics import did_you_mean, input_error
+from cascade.diagnostics import InputError, did_you_mean, input_error
 from cascade.ir.cascade import Cascade
+from cascade.ir.extents import setting_names
 
 Number = int | float | bool
 FIELDS = ("Source", "Form", "Family", "Phase", "Passes", "Sizes")
@@ -75,7 +77,7 @@ class Entry:
 @dataclass(frozen=True)
 class Costs:
     """Passes over a rank, as written and derived; what the derived form carries along it, in
-    elements; and work by kind, as written.
+    elements; and work by kind, as written. `missing` says why the work is not that of the settings.
     """
 
     rank: str
@@ -83,6 +85,7 @@ class Costs:
     derived: int
     state: str
     work: Mapping[str, str]
+    missing: str = ""
 
 
 def entries() -> Iterator[Entry]:
@@ -120,11 +123,10 @@ def costs(e: Entry, settings: Mapping[str, Number] | None = None) -> Costs:
     """The costs of a mechanism, with the extents of `settings` that it has."""
     from cascade import api
     from cascade.analysis.passes import count_passes
-    from cascade.analysis.report import analyse
     from cascade.transforms.derive import derived_form
 
     spec = api.parse(e.text, f"{e.name}.cascade")
-    report = analyse(spec, settings_of(spec, settings or {}), {})
+    report, missing = priced(spec, settings_of(spec, settings or {}))
     form = derived_form(spec)
     written, derived = report.passes.of_rank(), count_passes(form).of_rank()
     rank = e.rank or _rank(spec, written)
@@ -133,7 +135,15 @@ def costs(e: Entry, settings: Mapping[str, Number] | None = None) -> Costs:
         kind: str(found["count"] if found["value"] is None else f"{found['value']:,}")
         for kind, found in counted.items()
     }
-    return Costs(rank, written[rank], derived[rank], str(state(form, rank)), work)
+    return Costs(rank, written[rank], derived[rank], str(state(form, rank)), work, missing)
+
+
+def priced(spec: Cascade, settings: Mapping[str, Number]) -> tuple[Report, str]:
+    """What a spec costs; where it refuses the settings, for extents that are symbols, and why."""
+    try:
+        return analyse(spec, dict(settings), {}), ""
+    except InputError as error:
+        return analyse(spec, {}, {}), "; ".join(d.message for d in error.diagnostics)
 
 
 def _rank(spec: Cascade, written: Mapping[str, int]) -> str:
@@ -148,10 +158,24 @@ def settings_of(spec: Cascade, settings: Mapping[str, Number]) -> dict[str, Numb
     return {n: v for n, v in settings.items() if n in own}
 
 
+def check_names(found: Iterable[Entry], settings: Mapping[str, Number]) -> None:
+    """Raises `InputError` for a setting that no mechanism has a name for."""
+    from cascade import api
+
+    if settings:
+        specs = [api.parse(e.text, f"{e.name}.cascade") for e in found]
+        known = {n for spec in specs for n in settings if settings_of(spec, {n: 0})}
+        for name in settings.keys() - known:
+            every = {n for spec in specs for n in setting_names(spec)}
+            hints = did_you_mean(name, every)
+            raise input_error("setting", f"no mechanism has an extent or param `{name}`", *hints)
+
+
 def chosen(
     passes: int | None = None, linear: bool = False, settings: Mapping[str, Number] | None = None
 ) -> list[tuple[Entry, Costs]]:
     """The mechanisms with so many derived passes, or with a state, and their costs."""
+    check_names(entries(), settings or {})
     found = []
     for e in entries():
         if linear and not (e.recurs or e.family == "linear"):
@@ -169,7 +193,8 @@ def listed(found: list[tuple[Entry, Costs]], priced: bool) -> str:
     for e, c in found:
         work = [c.work.get("mac", "0"), c.work.get("exp", "0")] if priced else []
         rows.append([e.name, e.family, _passes(c), *work, _short(e.title)])
-    return table(header, rows, indent="")
+    missing = [f"{e.name}: {c.missing}" for e, c in found if c.missing]
+    return "\n".join([table(header, rows, indent=""), *missing])
 
 
 def _passes(c: Costs) -> str:
@@ -213,7 +238,7 @@ def _form(e: Entry) -> str:
 
 def as_dict(e: Entry, c: Costs) -> dict[str, Any]:
     """For programs."""
-    return {
+    row = {
         "name": e.name,
         "title": e.title,
         "source": e.source,
@@ -223,3 +248,4 @@ def as_dict(e: Entry, c: Costs) -> dict[str, Any]:
         "state": c.state,
         "work": dict(c.work),
     }
+    return row | {"missing": c.missing} if c.missing else row

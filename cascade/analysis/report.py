@@ -97,7 +97,9 @@ class Report:
 
     def _heading(self) -> str:
         if self.extents is None:
-            return f"{self.cascade.name}: extents symbolic (give them with --set M=…)"
+            names = dict.fromkeys(m.split("`")[1] for m in self.missing)
+            wanted = ",".join(f"{n}=…" for n in names)
+            return f"{self.cascade.name}: extents symbolic (give them with --set {wanted})"
         given = "  ".join(f"{r.upper()}={n}" for r, n in self.extents.items())
         return f"{self.cascade.name}: {given}"
 

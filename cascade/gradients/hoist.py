@@ -4,7 +4,8 @@ The cotangent of a row result, `dL[p] = -sum[m](A[p,m] * dA[p,m])` with `dA[p,m]
 V[m,f])`, would take a pass over m of its own. dO has no m: `-sum[f](dO[p,f] * sum[m](A[p,m] *
 V[m,f]))`, and the inner sum is what the forward cascade calls O. So `dL[p] = -sum[f](dO * O)`, the
 row term D of FlashAttention-2 (Dao 2023, section 3.1) for attention. An inner sum without a name
-becomes one more result of the forward cascade, if it is no larger than some input or output.
+becomes one more result of the forward cascade, if a pass waits for it and it is no larger than some
+input or output.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from cascade.gradients.term import Term, product
 from cascade.ir.cascade import Einsum
 from cascade.ir.expr import Const, Expr, Read, Reduce
 from cascade.ir.printer import print_einsum
-from cascade.ir.walk import free_ranks, reads, substitute, unfiltered
+from cascade.ir.walk import bound_ranks, free_ranks, reads, substitute, unfiltered, walk
 
 if TYPE_CHECKING:
     from cascade.gradients.reverse import Reverse
@@ -146,6 +147,8 @@ class Hoist:
             match = self._match(known, inner, wanted, filters)
             if match is not None:
                 return (*sign, *match)
+        if not self._is_awaited(e):
+            return None
         ranks: dict[str, None] = {}
         for x in (*wanted, *filters):
             ranks.update(dict.fromkeys(r for r in free_ranks(x) if r not in inner))
@@ -157,6 +160,28 @@ class Hoist:
         name = f"{e.tensor}_{'_'.join(inner)}"
         read = self.reverse._named(name, tuple(ranks), Reduce("sum", inner, body))
         return (*sign, (read, 1))
+
+    def _is_awaited(self, e: Einsum) -> bool:
+        """Whether the cotangent goes on to more points than its own, in a pass that waits for it:
+        otherwise it is summed in the pass that is there, and a new result would save nothing.
+        """
+        named = {d.tensor: d for d in self.reverse.cascade.einsums}
+        seen, todo = set(), [e]
+        while todo:
+            body = todo.pop().body
+            for r in reads(body):
+                if r.tensor not in self.reverse.active or r.tensor in seen:
+                    continue
+                seen.add(r.tensor)
+                ranks = set(self.reverse.cascade.tensors[r.tensor].ranks)
+                if r.tensor in named:
+                    todo.append(named[r.tensor])
+                    ranks.update(
+                        b for node in walk(named[r.tensor].body) for b in bound_ranks(node)
+                    )
+                if not ranks <= set(e.ranks):
+                    return True
+        return any(True for node in walk(e.body) if bound_ranks(node))
 
     def _fitting(self, ranks: set[str]) -> tuple[str, ...] | None:
         """The ranks of an output or input that has all of these: a tensor of them is no larger."""

@@ -328,6 +328,8 @@ def _equals(p: _Place) -> _Reason | None:
         return _Reason(
             "an input has no value of its own", "a number with a default is a `param x = 1`"
         )
+    if p.bracket == "[" and p.first == "init":
+        return _Reason("`=` cannot stand inside an index", "slot 0 is written `S[0]`")
     if p.bracket == "[" and "=" not in p.statement:
         return _Reason("`=` cannot stand inside an index", STATEMENT)
     if p.word in DIMENSIONS and p.bracket == "(":

@@ -18,6 +18,8 @@ from cascade.ir.walk import free_ranks, walk
 
 SCALES = ("sqrt", "rsqrt", "**", "log", "log2")  # functions of a size, seldom of a coordinate
 
+LONGEST = 50  # characters of the user's text that a hint repeats
+
 
 def stray_condition(part: Expr, stray: set[str], value: s.Expr) -> CascadeError:
     """A conjunct that names a rank without a coordinate at the end of the statement."""
@@ -46,8 +48,10 @@ def check_implicit(body: Expr, summed: tuple[str, ...], value: s.Expr, assign: s
         return
     rank = next(r for r in summed if r in free_ranks(offender))
     left = ",".join([*map(index_text, assign.indices or ()), rank])
-    summed_up, kept = f"`sum[{rank}]({_short(value)})`", f"`{assign.name}[{left}]`"
-    hints = [f"write {summed_up}, or put `{rank}` on the left: {kept}"]
+    meant = print_expr(_summed_terms(body, rank)) if offender is body else ""
+    if not meant or len(meant) > LONGEST:
+        meant = f"sum[{rank}]({_short(value)})"
+    hints = [f"write `{meant}`, or put `{rank}` on the left: `{assign.name}[{left}]`"]
     if (extent := _meant_extent(offender, rank)) is not None:
         hints = [f"the extent of rank `{rank}` is `{rank.upper()}`: `{extent}`", *hints]
     match value, offender:
@@ -69,6 +73,14 @@ def check_implicit(body: Expr, summed: tuple[str, ...], value: s.Expr, assign: s
         _described(offender, rank),
         hints,
     )
+
+
+def _summed_terms(e: Expr, rank: str) -> Expr:
+    """A sum of terms with each summed that has the rank: one that has not is added once."""
+    match e:
+        case Map("+" | "-" | "neg", args) if not all(rank in free_ranks(a) for a in args):
+            return replace(e, args=tuple(_summed_terms(a, rank) for a in args))
+    return Reduce("sum", (rank,), e) if rank in free_ranks(e) else e
 
 
 def _meant_extent(e: Expr, rank: str) -> str | None:
@@ -97,4 +109,4 @@ def _described(offender: Expr, rank: str) -> str:
 
 def _short(e: s.Expr) -> str:
     text = spell(e).text
-    return text if len(text) <= 50 else "…"
+    return text if len(text) <= LONGEST else "…"

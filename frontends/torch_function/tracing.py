@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cascade.diagnostics import CascadeError
+from cascade.frontends.torch_function import composed  # noqa: F401  # fills the table
 from cascade.frontends.torch_function.absence import LOW, filled
 from cascade.frontends.torch_function.operations import constant, kind_of, lifted
 from cascade.frontends.torch_function.shapes import one

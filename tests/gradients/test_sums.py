@@ -65,3 +65,20 @@ def test_is_not_read_where_the_sum_is_another() -> None:
     assert cascade.api.check_gradient(spec, cascade.gradient(spec))["ok"]
     flat = flatten(spec, Names(spec))
     assert {e.tensor for e in flat.einsums} >= {"S", "T", "U"}
+
+
+TEMPERATURE = """
+import std
+input Q[h,p,e], K[h,m,e], V[h,m,f], t[h]
+S[h,p,m] = Q[h,p,e] * K[h,m,e] / softplus(t[h])   where m <= p
+A[h,p,m] = softmax[m](S[h,p,m])
+O[h,p,f] = A[h,p,m] * V[h,m,f]
+output O
+"""
+
+
+def test_a_sum_that_no_pass_waits_for_is_not_taken_apart():
+    """The temperature of a head is summed where its terms are made: nothing more is saved."""
+    found = cascade.gradient(cascade.parse(TEMPERATURE))
+    assert found.saved == ("O", "A_sum_log")
+    assert found.passes["m"] == 1

@@ -132,6 +132,20 @@ def pointwise(x, y):
     return a, b, c, (x > 0) & ~(y > 0)
 
 
+def composed(x, y):
+    a = torch.log1p(x.square()) + torch.expm1(y) + torch.log10(2 + y.square())
+    b = F.logsigmoid(x) + F.elu(y) + F.leaky_relu(x) + F.elu(x, 0.5)
+    c = F.normalize(x, dim=-1) * F.normalize(y, dim=1)
+    d = F.layer_norm(x, (12,), y[0, 0], y[0, 1], 1e-3) - F.rms_norm(y, (12,), x[0, 0])
+    e = (
+        x.var(-1)
+        + x.var(-1, unbiased=False)
+        + y.std(-1, correction=2)
+        + F.layer_norm(x, (9, 12)).var()
+    )
+    return a, b, c, d, e
+
+
 def triangles(x):
     s = x @ x.mT
     return s.tril(), s.triu(1), torch.ones(9, 9, dtype=torch.bool).tril()
@@ -158,6 +172,7 @@ CASES = {
     pieces: (SELF,),
     shapes: (SELF,),
     pointwise: (SELF, SELF),
+    composed: (SELF, SELF),
     triangles: (SELF,),
     shared: (SELF,),
 }

@@ -155,6 +155,11 @@ def test_a_tile_of_what_has_none_is_named(cascade):
     code, out, _ = cascade(f"{line},e=8,b=2")
     assert code == 0
     assert [n for n in "bhpmef" if f"no tiles of `{n}`" in out] == ["b", "e"]
+    code, _, said = cascade("schedule all/causal.cascade --tile p=16,e=8")
+    assert code == 0 and "no tiles of `e`" in said and "of `p`" not in said
+    given = "--random 0 --set B=1,H=1,P=4,M=4,E=4,F=4"
+    code, _, said = cascade(f"run all/causal.cascade {given} --backend tiled --tile m=16,e=8")
+    assert code == 0 and "no tiles of `e`" in said and "of `m`" not in said
 
 
 def test_sizes_that_nobody_gave_are_named(cascade, tmp_path):

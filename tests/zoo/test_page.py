@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 import cascade
-from cascade import zoo
+from cascade import rooflines, zoo
 from cascade.cli import cli
 from tests.zoo.test_zoo import ALL
 
@@ -48,12 +48,38 @@ def test_list_and_filters():
     assert "2,147,483,648" in priced
 
 
+def test_a_mechanism_that_refuses_the_extents_says_why():
+    given = {n: 8 for n in "BHPMEFDNSR"} | {"A": 2}
+    found = zoo.entry("mixture_of_heads")
+    costs = zoo.costs(found, given)
+    assert "`H == S + R` does not hold" in costs.missing and "B*E*H*M*P" in costs.work["mac"]
+    listed = zoo.listed([(found, costs)], priced=True).splitlines()
+    assert listed[-1] == f"mixture_of_heads: {costs.missing}"
+    assert zoo.as_dict(found, costs)["missing"] == costs.missing
+    (row,) = rooflines.compute(["h100"], given, ["mixture_of_heads"])
+    assert row.missing == costs.missing
+    assert not zoo.costs(found, given | {"H": 16}).missing
+
+
+def test_a_setting_that_no_mechanism_has():
+    with pytest.raises(cascade.InputError, match=r"`recnt`(?s:.*)`recent`"):
+        run("--set", "recnt=4")
+    with pytest.raises(cascade.InputError, match="`recnt`"):
+        run("--roofline", "--set", "recnt=4")
+
+
 def test_print_and_copy(tmp_path):
     text = run("flash_attention").output
     assert cascade.parse(text).name == "flash_attention"
     path = tmp_path / "mine.cascade"
     done = CliRunner().invoke(cli, ["new", "--from", "flash_attention", "-o", str(path)])
     assert done.exit_code == 0 and path.read_text() == text
+    path.write_text("changed")
+    with pytest.raises(cascade.InputError, match=r"exists already(?s:.*)-o mine"):
+        CliRunner().invoke(
+            cli, ["new", "--from", "flash_attention", "-o", str(path)], catch_exceptions=False
+        )
+    assert path.read_text() == "changed"
 
 
 def test_an_example_for_papers():

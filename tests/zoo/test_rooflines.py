@@ -55,6 +55,10 @@ def test_what_the_user_sets_goes_first():
     assert (given["n"], usual["n"], usual["m"]) == (128, 64, 4096)
 
 
+def test_steps_of_a_recurrence_are_tokens():
+    assert one("gla")["extents"]["i"] == one("flash_attention")["extents"]["p"]
+
+
 def test_an_extent_that_nothing_gives_is_named(monkeypatch):
     entry = zoo.Entry("odd", "odd", "", "", "", "", "input x[z]\ny = sum[z](x[z])\noutput y\n")
     monkeypatch.setattr(rooflines, "entries", lambda: [entry])
@@ -87,6 +91,9 @@ def test_command(tmp_path):
     assert "written to" in shown and "flash_attention" in picture.read_text()
     rows = json.loads(run("flash_attention", "--roofline", "--json").output)
     assert {r["target"] for r in rows} == {load_target(t).name for t in gpu_targets()}
+    linear = json.loads(run("--roofline", "--target", "h100", "--linear", "--json").output)
+    assert {r["name"] for r in linear} == {e.name for e, _ in zoo.chosen(linear=True)}
+    assert run("flash_attention", "--roofline", "--linear").exit_code == 2
 
 
 def test_a_target_needs_the_roofline():

@@ -1,14 +1,15 @@
 """A cascade in plain PyTorch: whole tensors, one statement after the other, by autograd.
 
 The same meaning as `cascade.backends.reference`, absence included: a value carries its conditions
-by the axes that they mention. Absent operands are replaced by 1 before an operation, so that
-neither it nor its derivative makes a NaN that a mask would have to remove.
+by the axes that they mention. Operands are replaced by 1 where they are absent, and where nothing
+depends on the result, so that neither an operation nor its derivative makes a NaN that a mask would
+have to remove.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -38,18 +39,30 @@ class Value:
 
 @dataclass(frozen=True)
 class Axes:
-    """What ranks mean here: an axis, with its extent, or one fixed coordinate."""
+    """What ranks mean here: an axis, with its extent, or one fixed coordinate.
+
+    Something depends on the value where all of `needed` hold.
+    """
 
     of: dict[str, str]
     extents: dict[str, int]
     fixed: dict[str, int] = field(default_factory=dict)
+    needed: tuple[Labelled, ...] = ()
 
     def enter(self, rank: str, extent: int) -> Axes:
         axis = rank
         while axis in self.extents:
             axis += "'"
         fixed = {r: n for r, n in self.fixed.items() if r != rank}
-        return Axes(self.of | {rank: axis}, self.extents | {axis: extent}, fixed)
+        return Axes(self.of | {rank: axis}, self.extents | {axis: extent}, fixed, self.needed)
+
+    def within(self, *there: Labelled) -> Axes:
+        """Where, of what is needed, these hold."""
+        return replace(self, needed=_distinct([*self.needed, *there]))
+
+    def everywhere(self) -> Axes:
+        """For what decides on presence: it is needed wherever it has a value."""
+        return replace(self, needed=())
 
     def named(self, e: Expr) -> frozenset[str]:
         return frozenset(self.of[r] for r in free_ranks(e))
@@ -222,11 +235,9 @@ class _Evaluation:
             case Map():
                 return self._map(e, axes)
             case Where(body, condition):
-                found = self.expr(body, axes)
-                conditions = found.conditions
-                for part in conjuncts(condition):
-                    conditions = _join(conditions, self._condition(part, axes))
-                return Value(found.data, conditions)
+                own = self._conditions(condition, axes)
+                found = self.expr(body, axes.within(*own.values()))
+                return Value(found.data, _join(found.conditions, own))
             case Reduce():
                 return self._reduce(e, axes)
             case Select():
@@ -242,24 +253,78 @@ class _Evaluation:
         )
         return Value(Labelled(torch.tensor(value, dtype=dtype, device=self.device), ()), {})
 
-    def _condition(self, part: Expr, axes: Axes) -> Conditions:
-        value = self.expr(part, axes)
-        truth = every([value.data, *value.conditions.values()])
-        assert truth is not None
-        return {axes.named(part): truth}
+    def _conditions(self, condition: Expr, axes: Axes) -> Conditions:
+        conditions: Conditions = {}
+        for part in conjuncts(condition):
+            value = self.expr(part, axes.everywhere())
+            truth = every([value.data, *value.conditions.values()])
+            assert truth is not None
+            conditions = _join(conditions, {axes.named(part): truth})
+        return conditions
+
+    def _operands(self, e: Map, axes: Axes) -> list[Value]:
+        """The operands, each where the result depends on it."""
+        if e.op not in DECIDING:
+            inner = self._within(e.args, axes)
+            return [self.expr(a, inner) for a in e.args]
+        values = [self.expr(a, axes.everywhere()) for a in e.args[: DECIDING[e.op]]]
+        if e.op == "select":
+            choice = values[0].data
+            other = combine(torch.logical_not, [choice])
+            values += [
+                self.expr(a, axes.within(c))
+                for a, c in zip(e.args[1:], (choice, other), strict=True)
+            ]
+        elif e.op == "??":
+            first = self.expr(e.args[0], axes)
+            there = every(list(first.conditions.values()))
+            inner = axes if there is None else axes.within(combine(torch.logical_not, [there]))
+            values += [first, self.expr(e.args[1], inner)]
+        return values
+
+    def _within(self, args: Sequence[Expr], axes: Axes) -> Axes:
+        """Axes for operands of which none is needed where another one is absent."""
+        if len(args) == 1 or all(isinstance(a, LEAVES) for a in args):
+            return axes
+        conditions: Conditions = {}
+        for a in args:
+            conditions = _join(conditions, self._presence(a, axes))
+        return axes.within(*conditions.values())
+
+    def _presence(self, e: Expr, axes: Axes) -> Conditions:
+        """Conditions of a value, as far as they are known without it."""
+        match e:
+            case Read():
+                return self._read(e, axes).conditions
+            case Map(op, args) if op not in DECIDING:
+                conditions: Conditions = {}
+                for a in args:
+                    conditions = _join(conditions, self._presence(a, axes))
+                return conditions
+            case Where(body, condition):
+                return _join(self._presence(body, axes), self._conditions(condition, axes))
+            case Reduce(_, ranks, body):
+                inner = axes
+                for rank in ranks:
+                    inner = inner.enter(rank, self.bindings.extents[rank])
+                gone = tuple(inner.of[r] for r in ranks)
+                return self._split(self._presence(body, inner), gone)[1]
+        return {}
 
     def _map(self, e: Map, axes: Axes) -> Value:
-        values = [self.expr(a, axes) for a in e.args]
+        values = self._operands(e, axes)
         if e.op in DECIDING and any(v.conditions for v in values):
             return self._joined(e.op, values, [axes.named(a) for a in e.args])
         conditions: Conditions = {}
         for v in values:
             conditions = _join(conditions, v.conditions)
-        data = [v.data for v in values]
-        there = every(list(conditions.values()))
+        data = self._real(e.op, [v.data for v in values])
+        known = union([*data, *conditions.values()])
+        used = [*conditions.values(), *(_any(c, known) for c in axes.needed)]
+        there = every(_distinct(used))
         if there is not None:
             data = [_safe(d, there) if d.tensor.is_floating_point() else d for d in data]
-        return Value(combine(MAPS[e.op], self._real(e.op, data)), conditions)
+        return Value(combine(MAPS[e.op], data), conditions)
 
     def _real(self, op: str, data: list[Labelled]) -> list[Labelled]:
         """Integers as reals where the operation makes reals or has real operands."""
@@ -323,7 +388,7 @@ class _Evaluation:
     def _running(self, e: Read, axes: Axes, slots: list[Value | None]) -> Value | None:
         """A read of one slot; None where the slot differs from point to point."""
         slot = self._slot_of(e.tensor)
-        at = self.expr(e.index[slot], axes)
+        at = self.expr(e.index[slot], axes.everywhere())
         if at.data.axes or at.conditions:
             return None
         n = int(at.data.tensor)
@@ -359,7 +424,7 @@ class _Evaluation:
                 if axes.extents[axis] == extent and axis not in indices.values():
                     indices[name] = axis
                     continue
-            value = self.expr(i, axes)
+            value = self.expr(i, axes.everywhere())
             conditions = _join(conditions, value.conditions)
             at = value.data.tensor.to(torch.int64)
             inside = (at >= 0) & (at < extent)
@@ -403,13 +468,13 @@ class _Evaluation:
         """A sum of a product without the whole product in memory."""
         conditions: Conditions = {}
         if isinstance(body, Where):
-            for part in conjuncts(body.condition):
-                conditions = _join(conditions, self._condition(part, axes))
+            conditions = self._conditions(body.condition, axes)
             body = body.body
         parts = _factors(body)
         if len(parts) < 2:
             return None
-        values = [self.expr(p, axes) for p in parts]
+        inner = self._within(parts, axes.within(*conditions.values()))
+        values = [self.expr(p, inner) for p in parts]
         for value in values:
             conditions = _join(conditions, value.conditions)
         filters = {k: v for k, v in conditions.items() if k & set(gone)}
@@ -526,6 +591,7 @@ class _Evaluation:
         return Labelled(number, kept), frozenset(mentioned)
 
 
+LEAVES = (Const, Coordinate, Read, Symbol)
 DECIDING = {"??": 0, "select": 1, "or": 2, "and": 2}  # operands whose value decides on presence
 
 
@@ -541,6 +607,18 @@ def _safe(value: Labelled, there: Labelled) -> Labelled:
     """1 where a value is absent."""
     one = Labelled(torch.ones((), dtype=value.tensor.dtype, device=value.tensor.device), ())
     return combine(torch.where, [there, value, one])
+
+
+def _distinct(conditions: Sequence[Labelled]) -> tuple[Labelled, ...]:
+    return tuple({(id(c.tensor), c.axes): c for c in conditions}.values())
+
+
+def _any(truth: Labelled, axes: Sequence[str]) -> Labelled:
+    """Whether it holds anywhere along the axes that are not among these."""
+    gone = tuple(n for n, a in enumerate(truth.axes) if a not in axes)
+    if not gone:
+        return truth
+    return Labelled(truth.tensor.any(gone), tuple(a for a in truth.axes if a in axes))
 
 
 def _join(a: Conditions, b: Conditions) -> Conditions:
