@@ -111,7 +111,8 @@ class _Pass:
         self.names: dict[str, str] = {}
         self.following: dict[str, Expr] = {}
         self.inits: dict[str, Expr] = {}
-        self.best: dict[tuple[Expr, ...], tuple[str, str]] = {}
+        self.best: dict[tuple[str | Expr | None, ...], tuple[str, str, str]] = {}
+        self.targets: dict[str, str] = {}  # the axes along which selections are filled
         self.carries: list[Carry] = []
 
     @property
@@ -325,7 +326,7 @@ class _Pass:
     def _select(self, s: Settled) -> None:
         b = self.builder
         value, filters, bound = self._body(s)
-        key = (value, *filters)
+        key = (s.target, value, *filters)
         scored = b.value(value)
         rank, axis = self._candidates(s, bound)
         conditions = b.conditions(filters, (axis,))
@@ -351,8 +352,9 @@ class _Pass:
                 Carry(before[0], INFINITE, axes, first.tensor),
                 Carry(before[1], Number(-1), axes, second.tensor, "int"),
             ]
-            self.best[key] = before
+            self.best[key] = *before, target
         self.names[s.name] = self.best[key][0 if s.op == "top" else 1]
+        self.targets[s.name] = self.best[key][2]
 
     def _candidates(self, s: Settled, bound: tuple[str, ...]) -> tuple[str, str]:
         """The rank whose coordinates are selected, and the axis of those that a step brings: the
@@ -369,7 +371,7 @@ class _Pass:
         b = self.builder
         end = tile(self.names[s.name])
         if s.op == "argmax":
-            return b._pick(s.name, end, f"{s.name}#", Const(0))
+            return b._pick(s.name, end, self.targets[s.name], Const(0))
         if s.name in b.floored:
             there = Map(">", (end, FLOOR))
             return b.named(f"{s.name}_end", Map("select", (there, end, INFINITE)))

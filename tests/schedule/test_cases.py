@@ -77,6 +77,19 @@ CASES = {
         """,
         ({"p": 5, "m": 13}, {"p": 1, "m": 2}, {"p": 3, "m": 6}),
     ),
+    "selections among the same scores": (
+        """
+        input K[p,m]
+        param J = 2, L = 3
+        rank j < J, l < L
+        A[p]   = argmax[m](K[p,m])
+        B[p]   = argmax[m](K[p,m]) + 1
+        I[p,j] = argtop[m -> j](K[p,m])
+        S[p,l] = top[m -> l](K[p,m])
+        output A, B, I, S
+        """,
+        ({"p": 5, "m": 13}, {"p": 1, "m": 4}, {"p": 3, "m": 6}),
+    ),
     "a tensor of the name of an extent": (
         """
         import std
