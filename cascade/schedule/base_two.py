@@ -15,9 +15,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from cascade.ir.expr import Const, Expr, Map, Read, Symbol
-from cascade.ir.extents import evaluate
 from cascade.ir.ops import COMPARISONS
-from cascade.ir.walk import symbols, transform, walk
+from cascade.ir.walk import transform, walk
 from cascade.schedule.facts import tile_axes, tile_kinds
 from cascade.schedule.names import fresh
 from cascade.schedule.program import (
@@ -37,6 +36,7 @@ from cascade.schedule.program import (
 )
 from cascade.schedule.prune import expressions, pruned
 from cascade.schedule.rewrite import rewritten
+from cascade.schedule.signs import Signs
 
 LOG2E = Const(math.log2(math.e))
 LN2 = Const(math.log(2))
@@ -50,51 +50,6 @@ def in_base_two(program: Program, signs: Signs) -> Program:
     return replace(
         program, kernels=tuple(_Rewriting(program, k, signs).kernel() for k in program.kernels)
     )
-
-
-class Signs:
-    """Which scalars are positive: extents, and params that are defined so. `used` are the params
-    of which that was asked, and true.
-    """
-
-    def __init__(self, program: Program):
-        self.values = dict(program.values)
-        self.widths = dict(program.widths)
-        self.extents = {s for b in program.buffers for e in b.shape for s in symbols(e)}
-        self.used: set[str] = set()
-
-    def positive(self, e: Expr) -> bool:
-        """Whether an expression over scalars is a positive number. What that takes is noted."""
-        needed: set[str] = set()
-        found = self._positive(e, needed)
-        if found:
-            self.used |= needed
-        return found
-
-    def _positive(self, e: Expr, needed: set[str]) -> bool:
-        known = self._number(e)
-        if known is not None:
-            return 0 < known < math.inf
-        match e:
-            case Symbol(name) if name in self.values:
-                needed.add(name)
-                return self._positive(self.values[name], set())
-            case Symbol(name):
-                return name in self.extents
-            case Map("select", (condition, a, b)) if self._number(condition) is not None:
-                return self._positive(a if self._number(condition) else b, needed)
-            case Map("*" | "/" | "+" | "sqrt" | "rsqrt" | "exp" | "exp2" | "min", args):
-                return all(self._positive(a, needed) for a in args)
-            case _:
-                return False
-
-    def _number(self, e: Expr) -> float | None:
-        if not symbols(e) <= set(self.widths):
-            return None
-        try:
-            return float(evaluate(e, self.widths.__getitem__))
-        except (ArithmeticError, ValueError):
-            return None
 
 
 @dataclass(frozen=True)

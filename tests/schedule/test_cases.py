@@ -1,5 +1,6 @@
 """Cascades whose kernels once failed or were missing: equal to the reference at any length."""
 
+import math
 import os
 import subprocess
 import sys
@@ -102,6 +103,31 @@ def test_equal_to_the_reference(name, known):
         values = made.bind(shapes)
         found = run(made.program, inputs, values, 1, dtype=np.float64).outputs
         compare(found, cascade.run(c, inputs), text)
+
+
+FACTORS = {
+    "an extent of another input": ("1 / N", "z[n]", {"z": np.zeros(0)}, {}),
+    "a param as it is set": ("scale", "", {}, {"scale": math.inf}),
+    "a param that follows from one": ("1 / (scale - 2)", "", {}, {"scale": 2.0}),
+}
+
+
+@pytest.mark.parametrize("name", FACTORS)
+@pytest.mark.parametrize("condition", ["m < p", "m < p and m < n[p]"])
+def test_a_sum_without_a_point_is_0_whatever_multiplies_it(name, condition):
+    factor, extra, given, settings = FACTORS[name]
+    spec = cascade.parse(f"""
+        input G[p,m], K[m,e], n[p]: int{", " + extra if extra else ""}
+        param scale = 3.0
+        O[p,e] = sum[m]({factor} * G[p,m] * K[m,e] where {condition})
+        T      = {"sum[n](z[n])" if extra else "scale"} + sum[p](1.0 * n[p])
+        output O, T
+        """)
+    arrays = {"G": np.ones((19, 37)), "K": np.ones((37, 8)), "n": np.arange(19) % 3, **given}
+    wanted = cascade.run(spec, arrays, settings)["O"]
+    assert (wanted[0] == 0).all() and np.isinf(wanted).any()
+    found = cascade.compile(spec, tiles={"p": 8, "m": 16})(**arrays, **settings)["O"]
+    assert np.array_equal(found, wanted)
 
 
 def test_a_value_that_is_rounded_twice_stands_once_in_an_order():
