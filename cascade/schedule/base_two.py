@@ -4,7 +4,8 @@ k = log2(e) and m2 = k*m. A device multiplies and subtracts at once, so the fact
 A running maximum is kept as m2 from the start, so that all that was weighed by it stays exact when
 it moves. A factor of the scores joins k and is left out of the maximum, for max(s*x) = s*max(x)
 where s is proved positive. What an earlier kernel made (a row's log-sum-exp) is multiplied where it
-is loaded. A maximum that is read in other ways, too, stays as it is.
+is loaded. A maximum that is read in other ways, too, stays as it is, and so does one that is an
+output or is compared with scores: it is one of them, and the way to base 2 and back would round it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from cascade.ir.expr import Const, Expr, Map, Read, Symbol
 from cascade.ir.ops import COMPARISONS
 from cascade.ir.walk import transform, walk
 from cascade.schedule.facts import tile_axes, tile_kinds
+from cascade.schedule.kept import kept_exact
 from cascade.schedule.names import fresh
 from cascade.schedule.program import (
     Carry,
@@ -47,9 +49,9 @@ def in_base_two(program: Program, signs: Signs) -> Program:
     """The same program with exponentials of differences in base 2. It is for the params that
     `signs.used` holds afterwards only where they are positive, as their definitions are.
     """
-    return replace(
-        program, kernels=tuple(_Rewriting(program, k, signs).kernel() for k in program.kernels)
-    )
+    exact = kept_exact(program)
+    kernels = (_Rewriting(program, k, signs, exact[k.name]).kernel() for k in program.kernels)
+    return replace(program, kernels=tuple(kernels))
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,10 @@ class _Scores:
 
 
 class _Rewriting:
-    def __init__(self, program: Program, kernel: Kernel, signs: Signs):
+    def __init__(self, program: Program, kernel: Kernel, signs: Signs, exact: set[str]):
         self.source = kernel
         self.signs = signs
+        self.exact = exact
         self.kinds = tile_kinds(program, kernel)
         self.axes = tile_axes(kernel)
         self.taken = {name for node in inside(kernel.body) for name in results(node)}
@@ -122,6 +125,8 @@ class _Rewriting:
         if not isinstance(maximum, Fold) or maximum.op != "max" or self.kinds[carry.name] != "real":
             return None
         if {first, second} != {carry.name, here} or self.reads[here] != 1:
+            return None
+        if carry.name in self.exact:
             return None
         own = {carry.name, carry.next}
         weighed = _weights(loop.body, own)

@@ -137,6 +137,25 @@ def test_an_extent_that_may_be_0_stays(n):
     close(found, expected(arrays, n**0.5, diagonal(37, 45)))
 
 
+@pytest.mark.parametrize("split", [1, 2])
+def test_a_maximum_that_is_an_output_is_one_of_the_scores(split):
+    text = """
+    input S[p,m], V[m,f]
+    X[p]   = max[m](S[p,m] where m <= p)
+    N[p,m] = exp(S[p,m] - X[p])   where m <= p
+    O[p,f] = sum[m](N[p,m] * V[m,f]) / sum[m](N[p,m])
+    output O, X
+    """
+    made = schedule(parse(text), Sizes({"f": 8}, 16, 16, split=split))
+    chance = np.random.default_rng(0)
+    scores = chance.standard_normal((40, 40)).astype(np.float32)
+    arrays = {"S": scores, "V": chance.standard_normal((40, 8)).astype(np.float32)}
+    program = in_base_two(made.program, Signs.of(made.program))
+    sizes = made.bind({n: a.shape for n, a in arrays.items()})
+    found = run(program, arrays, sizes).outputs["X"]
+    assert np.array_equal(found, np.where(np.tri(40, dtype=bool), scores, -np.inf).max(1))
+
+
 def test_the_gradient_multiplies_once():
     """What a row was normalised by is in base 2 where it is loaded, and `scale` multiplies sums."""
     text = ATTENTION.format(scale="1/sqrt(E)", scores=SCORES["causal"])
