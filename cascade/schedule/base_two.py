@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from cascade.ir.expr import Const, Expr, Map, Read, Symbol
 from cascade.ir.ops import COMPARISONS
-from cascade.ir.walk import transform, walk
+from cascade.ir.walk import symbols, transform, walk
 from cascade.schedule.facts import tile_axes, tile_kinds
 from cascade.schedule.kept import kept_exact
 from cascade.schedule.names import fresh
@@ -75,6 +75,7 @@ class _Rewriting:
         self.taken = {name for node in inside(kernel.body) for name in results(node)}
         self.made = {name: node for node in inside(kernel.body) for name in results(node)}
         self.reads = _reads(kernel.body)
+        self.steps = {n.scalar for n in inside(kernel.body) if isinstance(n, For | Seq)}
         self.factors: dict[Expr, str] = {}
 
     def kernel(self) -> Kernel:
@@ -230,7 +231,8 @@ class _Rewriting:
             maker = self.made.get(name)
             scaled = _scaled(maker.value) if isinstance(maker, Let) else None
             product = Map("*", (value, LOG2E))
-            if scaled is not None and isinstance(scaled[1], Read):
+            known = scaled is not None and not symbols(scaled[0]) & self.steps
+            if scaled is not None and known and isinstance(scaled[1], Read):
                 product = Map("*", (scaled[1], self.factor(scaled[0])))
             if row not in wanted:
                 wanted[row] = fresh(f"{row}_base2", self.taken)

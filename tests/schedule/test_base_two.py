@@ -156,6 +156,26 @@ def test_a_maximum_that_is_an_output_is_one_of_the_scores(split):
     assert np.array_equal(found, np.where(np.tri(40, dtype=bool), scores, -np.inf).max(1))
 
 
+def test_a_factor_of_the_step_of_a_loop_stays_in_it():
+    text = """
+    input Q[p,e], K[m,e], V[m,f], L[p]
+    rank m = m1*M0 + m0
+    param M0 = 8
+    T[p,m1,m0] = m1 * Q[p,e] * K[m,e]
+    O[p,f]     = sum[m1](sum[m0](exp(T[p,m1,m0] - L[p]) * V[m,f]))
+    output O
+    """
+    made = schedule(parse(text), Sizes({"e": 4, "f": 4}, 8, 8))
+    program = in_base_two(made.program, Signs.of(made.program))
+    chance = np.random.default_rng(0)
+    shapes = {"Q": (9, 4), "K": (21, 4), "V": (21, 4), "L": (9,)}
+    arrays = {n: chance.standard_normal(s, np.float32) for n, s in shapes.items()}
+    sizes = made.bind({n: a.shape for n, a in arrays.items()})
+    found = run(program, arrays, sizes).outputs["O"]
+    assert any(e.op == "exp2" for e in weights(program))
+    close(found, run(made.program, arrays, sizes).outputs["O"])
+
+
 def test_the_gradient_multiplies_once():
     """What a row was normalised by is in base 2 where it is loaded, and `scale` multiplies sums."""
     text = ATTENTION.format(scale="1/sqrt(E)", scores=SCORES["causal"])
