@@ -18,7 +18,7 @@ import numpy as np
 
 from cascade.backends.arrays import checked_inputs
 from cascade.backends.tiled.threads import available
-from cascade.ir.arguments import separated
+from cascade.ir.arguments import separated, with_settings
 from cascade.ir.cascade import Cascade
 from cascade.ir.extents import Number, bind
 from cascade.schedule.choose import Schedule, schedule
@@ -101,7 +101,7 @@ class TiledKernel:
 
     def schedule(self, arrays: Mapping[str, Array], settings: Mapping[str, Number]) -> Schedule:
         """The schedule for inputs of these kinds and sizes."""
-        spec = typed(self.spec, arrays)
+        spec = with_settings(typed(self.spec, arrays), settings)
         bound = bind(spec, {n: a.shape for n, a in arrays.items()}, settings)
         classes = tuple((n <= WIDTH, n <= CONTRACTED) for n in bound.extents.values())
         params = tuple(sorted((p.name, bound.values[p.name]) for p in spec.params))

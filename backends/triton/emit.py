@@ -18,7 +18,7 @@ from cascade.diagnostics import CascadeError, Diagnostic
 from cascade.ir.expr import Expr, Read
 from cascade.ir.extents import evaluate
 from cascade.ir.walk import free_ranks, symbols
-from cascade.schedule.base_two import Signs, in_base_two
+from cascade.schedule.base_two import in_base_two
 from cascade.schedule.facts import tile_axes
 from cascade.schedule.operands import operands
 from cascade.schedule.program import (
@@ -33,6 +33,7 @@ from cascade.schedule.program import (
     inside,
 )
 from cascade.schedule.prune import expressions
+from cascade.schedule.signs import Signs
 
 ALIGNMENT = 16  # a stride that is a multiple of it is compiled for
 FEW = 4  # rows of a tile that is as small as it can be: matrix units then take no more of them
@@ -70,7 +71,7 @@ def emit(program: Program, options: Options | None = None) -> str:
     Raises `CascadeError` where one of them is not known.
     """
     options = options or Options()
-    signs = Signs(program)
+    signs = Signs.of(program)
     program = in_base_two(program, signs)
     kinds = scalar_kinds(program)
     parts, signatures = [], []

@@ -38,9 +38,8 @@ from cascade.backends.triton.tuning import (
 )
 from cascade.backends.triton.writer import ident
 from cascade.diagnostics import input_error
-from cascade.ir.arguments import check_inputs, separated
-from cascade.ir.cascade import Cascade, Param
-from cascade.ir.expr import Const
+from cascade.ir.arguments import check_inputs, separated, with_settings
+from cascade.ir.cascade import Cascade
 from cascade.ir.extents import Number, bind
 from cascade.ir.kinds import EIGHT_BITS, is_wide_real
 from cascade.schedule.choose import small_ranks
@@ -314,20 +313,7 @@ def typed(
         if name not in KINDS:
             raise input_error("input-type", f"`{t.name}` has type {name}, which no kernel takes")
         inputs.append(replace(t, dtype=KINDS[name]))
-    params = tuple(_param(p, (settings or {}).get(p.name)) for p in spec.params)
-    return replace(spec, inputs=tuple(inputs), params=params)
-
-
-def _param(p: Param, given: Number | None) -> Param:
-    """A param as it is set, where kernels for its definition are not for that: a real for an
-    integer, or what is not positive.
-    """
-    if given is None or isinstance(given, bool):
-        return p
-    is_real = isinstance(given, float) and not given.is_integer()
-    if not given > 0 or (is_real and isinstance(p.value, Const)):
-        return replace(p, value=Const(float(given) if isinstance(given, float) else given))
-    return p
+    return with_settings(replace(spec, inputs=tuple(inputs)), settings or {})
 
 
 def _width_ranks(spec: Cascade) -> set[str]:

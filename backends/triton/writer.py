@@ -20,9 +20,9 @@ from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol
 from cascade.ir.extents import evaluate
 from cascade.ir.ops import COMPARISONS
 from cascade.ir.walk import free_ranks, walk
-from cascade.schedule.base_two import Signs
 from cascade.schedule.program import Kernel, Place, Program, lane
 from cascade.schedule.settle import is_natural
+from cascade.schedule.signs import Signs
 
 Axes = tuple[str, ...]
 RESERVED = frozenset(  # what the emitted function that a person calls uses

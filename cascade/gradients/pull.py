@@ -116,6 +116,9 @@ class Pull:
                 pass
             case "mean":
                 inner = inner.times(((self._number(e, there), -1),))
+            case "max" | "min" if len(bound) == 1 and not self._is_picked(body):
+                (rank,) = bound
+                inner = inner.times((), (compare("==", self._place(e), Coordinate(rank)),))
             case "max" | "min":
                 same = compare("==", body.body if isinstance(body, Where) else body, whole)
                 ties = self.named(
@@ -129,6 +132,29 @@ class Pull:
             case _:
                 return
         yield from self._pull(body, inner)
+
+    def _is_picked(self, e: Expr) -> bool:
+        """Whether a value is one of the inputs or of the numbers of a run, or the negative of one:
+        equal to itself however often it is made. What is computed rounds as it is computed.
+        """
+        match e:
+            case Const() | Coordinate() | Symbol():
+                return True
+            case Read(tensor):
+                own = self.presence.cascade.definitions.get(tensor, ())
+                return not any(d.step is not None or not self._is_picked(d.body) for d in own)
+            case Where(body) | Reduce("max" | "min", _, body):
+                return self._is_picked(body)
+            case Map("select", (_, *args)) | Map("??" | "neg" | "abs" | "max" | "min", args):
+                return all(self._is_picked(a) for a in args)
+        return False
+
+    def _place(self, e: Reduce) -> Read:
+        """The first coordinate at which a maximum or a minimum is; -1 where there is no point."""
+        body = e.body if e.op == "max" else Map("neg", (e.body,))
+        name, ranks = f"{self.einsum.tensor}_at", self.einsum.scope
+        found = Reduce("argmax", e.ranks, body)
+        return self.named(name, ranks, Map("??", (found, Const(-1))))
 
     def _there(self, e: Reduce) -> tuple[Expr, ...]:
         """Conditions by which a reduction leaves points out."""

@@ -5,12 +5,15 @@ A keyword that no input, extent or param has is an error: it would change nothin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 from cascade.diagnostics import Diagnostic, InputError, did_you_mean, input_error
-from cascade.ir.cascade import Cascade, Tensor
-from cascade.ir.extents import refuse_derived, setting_names
+from cascade.ir.cascade import Cascade, Param, Tensor
+from cascade.ir.expr import Const
+from cascade.ir.extents import Number, refuse_derived, setting_names
 
 
 def separated(
@@ -22,6 +25,23 @@ def separated(
     names = {t.name for t in spec.inputs}
     inputs = {n: v for n, v in given.items() if n in names}
     return inputs, {n: v for n, v in given.items() if n not in names}
+
+
+def with_settings(spec: Cascade, settings: Mapping[str, Number]) -> Cascade:
+    """The spec with params as they are set, where kernels for their definitions are not for that:
+    a real for an integer, or what is no positive finite number.
+    """
+    params = tuple(_as_set(p, settings.get(p.name)) for p in spec.params)
+    return spec if params == spec.params else replace(spec, params=params)
+
+
+def _as_set(p: Param, given: Number | None) -> Param:
+    if given is None or isinstance(given, bool):
+        return p
+    is_real = isinstance(given, float) and not given.is_integer()
+    if not 0 < given < math.inf or (is_real and isinstance(p.value, Const)):
+        return replace(p, value=Const(float(given) if isinstance(given, float) else given))
+    return p
 
 
 def refuse_positions(spec: Cascade, args: tuple[Any, ...]) -> None:

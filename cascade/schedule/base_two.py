@@ -4,7 +4,8 @@ k = log2(e) and m2 = k*m. A device multiplies and subtracts at once, so the fact
 A running maximum is kept as m2 from the start, so that all that was weighed by it stays exact when
 it moves. A factor of the scores joins k and is left out of the maximum, for max(s*x) = s*max(x)
 where s is proved positive. What an earlier kernel made (a row's log-sum-exp) is multiplied where it
-is loaded. A maximum that is read in other ways, too, stays as it is.
+is loaded. A maximum that is read in other ways, too, stays as it is, and so does one that is an
+output or is compared with scores: it is one of them, and the way to base 2 and back would round it.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from cascade.ir.expr import Const, Expr, Map, Read, Symbol
-from cascade.ir.extents import evaluate
 from cascade.ir.ops import COMPARISONS
 from cascade.ir.walk import symbols, transform, walk
 from cascade.schedule.facts import tile_axes, tile_kinds
+from cascade.schedule.kept import kept_exact
 from cascade.schedule.names import fresh
 from cascade.schedule.program import (
     Carry,
@@ -37,6 +38,7 @@ from cascade.schedule.program import (
 )
 from cascade.schedule.prune import expressions, pruned
 from cascade.schedule.rewrite import rewritten
+from cascade.schedule.signs import Signs
 
 LOG2E = Const(math.log2(math.e))
 LN2 = Const(math.log(2))
@@ -47,54 +49,9 @@ def in_base_two(program: Program, signs: Signs) -> Program:
     """The same program with exponentials of differences in base 2. It is for the params that
     `signs.used` holds afterwards only where they are positive, as their definitions are.
     """
-    return replace(
-        program, kernels=tuple(_Rewriting(program, k, signs).kernel() for k in program.kernels)
-    )
-
-
-class Signs:
-    """Which scalars are positive: extents, and params that are defined so. `used` are the params
-    of which that was asked, and true.
-    """
-
-    def __init__(self, program: Program):
-        self.values = dict(program.values)
-        self.widths = dict(program.widths)
-        self.extents = {s for b in program.buffers for e in b.shape for s in symbols(e)}
-        self.used: set[str] = set()
-
-    def positive(self, e: Expr) -> bool:
-        """Whether an expression over scalars is a positive number. What that takes is noted."""
-        needed: set[str] = set()
-        found = self._positive(e, needed)
-        if found:
-            self.used |= needed
-        return found
-
-    def _positive(self, e: Expr, needed: set[str]) -> bool:
-        known = self._number(e)
-        if known is not None:
-            return 0 < known < math.inf
-        match e:
-            case Symbol(name) if name in self.values:
-                needed.add(name)
-                return self._positive(self.values[name], set())
-            case Symbol(name):
-                return name in self.extents
-            case Map("select", (condition, a, b)) if self._number(condition) is not None:
-                return self._positive(a if self._number(condition) else b, needed)
-            case Map("*" | "/" | "+" | "sqrt" | "rsqrt" | "exp" | "exp2" | "min", args):
-                return all(self._positive(a, needed) for a in args)
-            case _:
-                return False
-
-    def _number(self, e: Expr) -> float | None:
-        if not symbols(e) <= set(self.widths):
-            return None
-        try:
-            return float(evaluate(e, self.widths.__getitem__))
-        except (ArithmeticError, ValueError):
-            return None
+    exact = kept_exact(program)
+    kernels = (_Rewriting(program, k, signs, exact[k.name]).kernel() for k in program.kernels)
+    return replace(program, kernels=tuple(kernels))
 
 
 @dataclass(frozen=True)
@@ -109,14 +66,16 @@ class _Scores:
 
 
 class _Rewriting:
-    def __init__(self, program: Program, kernel: Kernel, signs: Signs):
+    def __init__(self, program: Program, kernel: Kernel, signs: Signs, exact: set[str]):
         self.source = kernel
         self.signs = signs
+        self.exact = exact
         self.kinds = tile_kinds(program, kernel)
         self.axes = tile_axes(kernel)
         self.taken = {name for node in inside(kernel.body) for name in results(node)}
         self.made = {name: node for node in inside(kernel.body) for name in results(node)}
         self.reads = _reads(kernel.body)
+        self.steps = {n.scalar for n in inside(kernel.body) if isinstance(n, For | Seq)}
         self.factors: dict[Expr, str] = {}
 
     def kernel(self) -> Kernel:
@@ -167,6 +126,8 @@ class _Rewriting:
         if not isinstance(maximum, Fold) or maximum.op != "max" or self.kinds[carry.name] != "real":
             return None
         if {first, second} != {carry.name, here} or self.reads[here] != 1:
+            return None
+        if carry.name in self.exact:
             return None
         own = {carry.name, carry.next}
         weighed = _weights(loop.body, own)
@@ -270,7 +231,8 @@ class _Rewriting:
             maker = self.made.get(name)
             scaled = _scaled(maker.value) if isinstance(maker, Let) else None
             product = Map("*", (value, LOG2E))
-            if scaled is not None and isinstance(scaled[1], Read):
+            known = scaled is not None and not symbols(scaled[0]) & self.steps
+            if scaled is not None and known and isinstance(scaled[1], Read):
                 product = Map("*", (scaled[1], self.factor(scaled[0])))
             if row not in wanted:
                 wanted[row] = fresh(f"{row}_base2", self.taken)

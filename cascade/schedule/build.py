@@ -7,7 +7,7 @@ change in a loop is computed before it. Equal tiles are computed once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -39,6 +39,7 @@ from cascade.schedule.program import (
 from cascade.schedule.program import Carry as Carried
 from cascade.schedule.roles import placed
 from cascade.schedule.settle import Settled, conjoin, index_bounds
+from cascade.schedule.signs import Signs
 
 FLOOR = Const(-1e38)  # where a running maximum starts: finite, so that no difference is NaN
 COMBINE = {"sum": "+", "prod": "*", "max": "max", "min": "min", "any": "or", "all": "and"}
@@ -509,10 +510,11 @@ class Builder:
         """A sum of products: factors that do not vary along the axes stay outside."""
         outside: list[Expr] = []
         inside: list[tuple[Expr, Expr]] = []  # as written, as a tile
-        for f in factors(value):
-            t = self.value(f)
-            fixed = not any(isinstance(n, Read | Coordinate) for n in walk(t))
-            if set(self.axes_in(t)) & set(axes) or (conditions and not fixed):
+        tiles = [(f, self.value(f)) for f in factors(value)]
+        there = {*axes, *(a for _, t in tiles for a in self.axes_in(t))}
+        for f, t in tiles:
+            stays = conditions and not self._is_finite_number(t, there)
+            if set(self.axes_in(t)) & set(axes) or stays:
                 inside.append((f, self.named(stem, t)))
             else:
                 outside.append(self._if_any(t, axes))
@@ -520,12 +522,22 @@ class Builder:
             whole = self.masked(stem, _product([*outside, *(t for _, t in inside)]), conditions,
                                 Const(0.0))  # fmt: skip
             return self.named(stem, whole)
-        tiles = self._filtered(stem, inside, conditions, axes)
-        if len(tiles) > 1:
-            result = self._contracted(stem, tuple(tiles), axes)
+        parts = self._filtered(stem, inside, conditions, axes)
+        if len(parts) > 1:
+            result = self._contracted(stem, tuple(parts), axes)
         else:
-            result = self._folded(stem, "sum", tiles[0], axes)
+            result = self._folded(stem, "sum", parts[0], axes)
         return self.named(stem, _product([*outside, result])) if outside else result
+
+    def _is_finite_number(self, t: Expr, axes: Collection[str]) -> bool:
+        """Whether a tile is a finite number of the run where tiles with these axes have elements:
+        a sum without a point is 0 then, with it as a factor, too.
+        """
+        if any(isinstance(n, Read | Coordinate) for n in walk(t)):
+            return False
+        sizes = [self.extent(a) for a in axes if a.rstrip("'") in self.cascade.rank]
+        values = {p.name: p.value for p in self.cascade.params if p.value is not None}
+        return Signs(values, extents={s.name for s in sizes if isinstance(s, Symbol)}).finite(t)
 
     def _if_any(self, t: Expr, axes: tuple[str, ...]) -> Expr:
         """A factor taken out of a sum, 0 where its extents make the sum empty and it infinite."""

@@ -1,11 +1,12 @@
 """A number that multiplies all that a loop adds up multiplies the sum instead, once: the sum of
 `scale * (dS . K)` over tiles is `scale` times that of `dS . K`, which a matrix unit accumulates.
+The number must be finite, for a loop without a visit leaves 0, whatever it would have multiplied.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from cascade.ir.expr import Const, Expr, Map, Read, Symbol
@@ -25,28 +26,37 @@ from cascade.schedule.program import (
 )
 from cascade.schedule.prune import expressions, pruned
 from cascade.schedule.rewrite import rewritten
+from cascade.schedule.signs import Signs
 
 
 def factored_sums(program: Program) -> Program:
     """The same program with factors of what loops add up moved behind the loops."""
-    return replace(program, kernels=tuple(_kernel(k) for k in program.kernels))
+    return replace(program, kernels=tuple(_kernel(program, k) for k in program.kernels))
 
 
-def _kernel(kernel: Kernel) -> Kernel:
+def _kernel(program: Program, kernel: Kernel) -> Kernel:
     taken = {name for node in inside(kernel.body) for name in results(node)}
-    body = _nodes(kernel.body, taken)
+
+    def is_finite(factor: Expr, carry: Carry) -> bool:
+        """Whether a factor is finite where a carry has an element: its extents are not 0 then."""
+        sizes = [a.size for a in kernel.axes if a.name in carry.axes]
+        return Signs.of(program, {s.name for s in sizes if isinstance(s, Symbol)}).finite(factor)
+
+    body = _nodes(kernel.body, taken, is_finite)
     return kernel if body == kernel.body else replace(kernel, body=pruned(body))
 
 
-def _nodes(nodes: tuple[Node, ...], taken: set[str]) -> tuple[Node, ...]:
+def _nodes(
+    nodes: tuple[Node, ...], taken: set[str], is_finite: Callable[[Expr, Carry], bool]
+) -> tuple[Node, ...]:
     done: list[Node] = []
     for node in nodes:
         after: list[Node] = []
         if isinstance(node, For | Seq):
-            node = replace(node, body=_nodes(node.body, taken))
+            node = replace(node, body=_nodes(node.body, taken, is_finite))
             for carry in node.carries:
                 found = _factor(node, carry)
-                if found is not None:
+                if found is not None and is_finite(found[0], carry):
                     name = fresh(f"{carry.name}_sum", taken)
                     node = _without(node, carry, name, *found)
                     after.append(Let(carry.name, Map("*", (found[0], tile(name)))))

@@ -10,8 +10,20 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cascade.ir.expr import Const, Expr, Map, Read, Symbol
-from cascade.ir.walk import transform, walk
-from cascade.schedule.program import Contract, For, Kernel, Let, Node, Program, Seq, results, tile
+from cascade.ir.walk import symbols, transform, walk
+from cascade.schedule.names import fresh
+from cascade.schedule.program import (
+    Contract,
+    For,
+    Kernel,
+    Let,
+    Node,
+    Program,
+    Seq,
+    inside,
+    results,
+    tile,
+)
 from cascade.schedule.prune import expressions
 from cascade.schedule.rewrite import rewritten
 
@@ -23,21 +35,25 @@ def scaled_operands(program: Program) -> Program:
 
 def _kernel(kernel: Kernel) -> Kernel:
     nodes: list[Node] = []
+    taken = {name for node in inside(kernel.body) for name in results(node)}
     for node in kernel.body:
         if isinstance(node, For | Seq):
-            before, node = _loop(node, {n for b in nodes for n in results(b)})
+            before, node = _loop(node, {n for b in nodes for n in results(b)}, taken)
             nodes += before
         nodes.append(node)
     return replace(kernel, body=tuple(nodes))
 
 
-def _loop(loop: For | Seq, outside: set[str]) -> tuple[list[Let], For | Seq]:
+def _loop(loop: For | Seq, outside: set[str], taken: set[str]) -> tuple[list[Let], For | Seq]:
     contracts = {n.name: n for n in loop.body if isinstance(n, Contract)}
     before: list[Let] = []
     changed: dict[str, Node] = {}
+    made: dict[Expr, str] = {}  # operands times factors, and their names
     for node in loop.body:
         found = _scaled(node)
-        if found is None or found[1] not in contracts or _readers(loop, found[1]) != 1:
+        if found is None or loop.scalar in symbols(found[0]):
+            continue
+        if found[1] not in contracts or _readers(loop, found[1]) != 1:
             continue
         factor, name = found
         contract = contracts[name]
@@ -46,12 +62,11 @@ def _loop(loop: For | Seq, outside: set[str]) -> tuple[list[Let], For | Seq]:
         )
         if own is None or not isinstance(node, Let):
             continue
-        scaled = f"{own.tensor}_scaled"
-        if all(b.name != scaled for b in before):
-            before.append(Let(scaled, Map("*", (own, factor))))
-        elif next(b for b in before if b.name == scaled).value != Map("*", (own, factor)):
-            continue
-        factors = tuple(tile(scaled) if f is own else f for f in contract.factors)
+        product = Map("*", (own, factor))
+        if product not in made:
+            made[product] = fresh(f"{own.tensor}_scaled", taken)
+            before.append(Let(made[product], product))
+        factors = tuple(tile(made[product]) if f is own else f for f in contract.factors)
         changed[name] = replace(contract, factors=factors)
         changed[node.name] = replace(node, value=tile(name))
     body = tuple(changed.get(_name(n), n) for n in loop.body)

@@ -154,6 +154,14 @@ def test_ties_share():
     assert (found["a"], found["b"]) == (0.5, 0.5)
 
 
+@pytest.mark.parametrize(("op", "sign"), [("max", 1.0), ("min", -1.0)])
+def test_the_first_of_computed_values_has_it_all(op, sign):
+    text = f"input x[p,m], w[m]\ny[p,m] = x[p,m] * w[m]\nz[p] = {op}[m](y[p,m] where m < p)"
+    given = {"x": sign * np.array([[1.0, 2.0, 2.0]] * 4), "w": [1.0, 1.0, 1.0]}
+    found = gradient(f"{text}\noutput z\n", given, {"z": [1.0, 2.0, 3.0, 4.0]})
+    assert found["x"].tolist() == [[0, 0, 0], [2, 0, 0], [0, 3, 0], [0, 4, 0]]
+
+
 def test_a_branch_that_is_not_taken_spoils_nothing():
     text = "input x[m]\nr[m] = 1 / x[m]\nz[m] = select(x[m] != 0, r[m], 0)\noutput z\n"
     found = gradient(text, {"x": [0.0, 2.0]}, {"z": [1.0, 1.0]})

@@ -340,3 +340,30 @@ def test_gradient_of_a_sum_alone():
     x = torch.randn(4, requires_grad=True)
     cascade.compile(cascade.parse("input x[m]\nz = sum[m](x[m])\noutput z\n"))(x=x).backward()
     assert torch.equal(x.grad, torch.ones(4))
+
+
+LARGEST = """cascade largest
+import std
+input Q[p,e], K[m,e], V[m,f]
+S[p,m] = Q[p,e] * K[m,e] / sqrt(E)   where m <= p
+A[p,m] = softmax[m](S[p,m])
+O[p,f] = A[p,m] * V[m,f]
+X[p]   = max[m](S[p,m])
+output O, X
+"""
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_gradient_of_the_largest_score(seed):
+    """Kernels round a score in the order in which they add; its gradient has one place for all."""
+    spec = cascade.parse(LARGEST)
+    torch.manual_seed(seed)
+    single = [torch.randn(n, 8).requires_grad_() for n in (37, 53, 53)]
+    double = [t.detach().double().requires_grad_() for t in single]
+    found = []
+    for function, given in ((cascade.compile(spec), single), (cascade.as_torch(spec), double)):
+        out = function(**dict(zip("QKV", given, strict=True)))
+        loss = out["O"].square().sum() + out["X"].square().sum()
+        found.append(torch.autograd.grad(loss, given))
+    for actual, expected in zip(*found, strict=True):
+        assert torch.allclose(actual.double(), expected, atol=1e-4)

@@ -1,5 +1,6 @@
 """Cascades whose kernels once failed or were missing: equal to the reference at any length."""
 
+import math
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import cascade
 from cascade.backends.tiled.run import run
 from cascade.ir.extents import bind
 from cascade.schedule.choose import schedule
+from cascade.schedule.scale import scaled_operands
 from cascade.schedule.sizes import Sizes
 from tests.schedule.test_random import compare
 
@@ -29,6 +31,32 @@ CASES = {
         output O
         """,
         ({"p": 13, "e": 2, "f": 3}, {"p": 4, "e": 1, "f": 1}, {"p": 1, "e": 3, "f": 2}),
+    ),
+    "scores times the number of a tile": (
+        """
+        input Q[p,e], K[m,e], V[m,f], L[p]
+        rank m = m1*M0 + m0
+        param M0 = 4
+        T[p,m1,m0] = m1 * Q[p,e] * K[m,e]
+        O[p,f]     = sum[m1](sum[m0](exp(T[p,m1,m0] - L[p]) * V[m,f]))
+        output O
+        """,
+        ({"p": 13, "m": 11, "e": 2, "f": 3}, {"p": 4, "m": 3, "e": 1, "f": 1}),
+    ),
+    "a tensor that is named as a scaled operand": (
+        """
+        import std
+        input Q[p,e], K[m,e], V[m,f]
+        param scale = 0.5
+        Q_scaled[p,e] = 2 * tanh(Q[p,e])
+        S[p,m] = scale * Q[p,e] * K[m,e]
+        T[p,m] = scale * Q_scaled[p,e] * K[m,e]
+        A[p,m] = softmax[m](S[p,m])
+        B[p,m] = softmax[m](T[p,m])
+        O[p,f] = sum[m]((A[p,m] + B[p,m]) * V[m,f])
+        output O
+        """,
+        ({"p": 13, "m": 11, "e": 2, "f": 3}, {"p": 4, "m": 3, "e": 1, "f": 1}),
     ),
     "loops that need each other's results in turn": (
         """
@@ -113,8 +141,35 @@ def test_equal_to_the_reference(name, known):
         shapes = {n: a.shape for n, a in inputs.items()}
         made = schedule(c, Sizes(bind(c, shapes).extents if known else {}, rows=2, stream=2))
         values = made.bind(shapes)
-        found = run(made.program, inputs, values, 1, dtype=np.float64).outputs
-        compare(found, cascade.run(c, inputs), text)
+        wanted = cascade.run(c, inputs)
+        for program in (made.program, scaled_operands(made.program)):
+            found = run(program, inputs, values, 1, dtype=np.float64).outputs
+            compare(found, wanted, text)
+
+
+FACTORS = {
+    "an extent of another input": ("1 / N", "z[n]", {"z": np.zeros(0)}, {}),
+    "a param as it is set": ("scale", "", {}, {"scale": math.inf}),
+    "a param that follows from one": ("1 / (scale - 2)", "", {}, {"scale": 2.0}),
+}
+
+
+@pytest.mark.parametrize("name", FACTORS)
+@pytest.mark.parametrize("condition", ["m < p", "m < p and m < n[p]"])
+def test_a_sum_without_a_point_is_0_whatever_multiplies_it(name, condition):
+    factor, extra, given, settings = FACTORS[name]
+    spec = cascade.parse(f"""
+        input G[p,m], K[m,e], n[p]: int{", " + extra if extra else ""}
+        param scale = 3.0
+        O[p,e] = sum[m]({factor} * G[p,m] * K[m,e] where {condition})
+        T      = {"sum[n](z[n])" if extra else "scale"} + sum[p](1.0 * n[p])
+        output O, T
+        """)
+    arrays = {"G": np.ones((19, 37)), "K": np.ones((37, 8)), "n": np.arange(19) % 3, **given}
+    wanted = cascade.run(spec, arrays, settings)["O"]
+    assert (wanted[0] == 0).all() and np.isinf(wanted).any()
+    found = cascade.compile(spec, tiles={"p": 8, "m": 16})(**arrays, **settings)["O"]
+    assert np.array_equal(found, wanted)
 
 
 def test_a_value_that_is_rounded_twice_stands_once_in_an_order():
