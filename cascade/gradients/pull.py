@@ -116,9 +116,9 @@ class Pull:
                 pass
             case "mean":
                 inner = inner.times(((self._number(e, there), -1),))
-            case "max" | "min" if len(bound) == 1 and not self._is_picked(body):
-                (rank,) = bound
-                inner = inner.times((), (compare("==", self._place(e), Coordinate(rank)),))
+            case "max" | "min" if not self._is_picked(body):
+                places = zip(self._places(e), map(Coordinate, bound), strict=True)
+                inner = inner.times((), tuple(compare("==", at, r) for at, r in places))
             case "max" | "min":
                 same = compare("==", body.body if isinstance(body, Where) else body, whole)
                 ties = self.named(
@@ -149,12 +149,20 @@ class Pull:
                 return all(self._is_picked(a) for a in args)
         return False
 
-    def _place(self, e: Reduce) -> Read:
-        """The first coordinate at which a maximum or a minimum is; -1 where there is no point."""
+    def _places(self, e: Reduce) -> list[Read]:
+        """The first coordinates at which a maximum or a minimum is, along each rank at those of the
+        ranks before; -1 where there is no point.
+        """
         body = e.body if e.op == "max" else Map("neg", (e.body,))
         name, ranks = f"{self.einsum.tensor}_at", self.einsum.scope
-        found = Reduce("argmax", e.ranks, body)
-        return self.named(name, ranks, Map("??", (found, Const(-1))))
+        found: list[Read] = []
+        for n, rank in enumerate(e.ranks):
+            here = substitute(body, dict(zip(e.ranks, found, strict=False)))
+            if e.ranks[n + 1 :]:
+                here = Reduce("max", e.ranks[n + 1 :], here)
+            place = Map("??", (Reduce("argmax", (rank,), here), Const(-1)))
+            found.append(self.named(name, ranks, place))
+        return found
 
     def _there(self, e: Reduce) -> tuple[Expr, ...]:
         """Conditions by which a reduction leaves points out."""

@@ -367,3 +367,29 @@ def test_the_gradient_of_the_largest_score(seed):
         found.append(torch.autograd.grad(loss, given))
     for actual, expected in zip(*found, strict=True):
         assert torch.allclose(actual.double(), expected, atol=1e-4)
+
+
+OF_TWO_RANKS = {
+    "a product of three": "S[p,m,r] = Q[p,e] * K[m,e] * W[r,e]\nX[p] = max[m,r](S[p,m,r])",
+    "rows and keys": "S[p,m] = Q[p,e] * K[m,e] where m <= p\nX[m] = max[p](S[p,m])\n"
+    "Y[r] = min[p,m](S[p,m] * W[r,0])",
+}
+
+
+@pytest.mark.parametrize("name", OF_TWO_RANKS)
+def test_the_gradient_of_the_largest_along_two_ranks(name):
+    outputs = "X, Y" if "Y[" in OF_TWO_RANKS[name] else "X"
+    spec = cascade.parse(
+        f"cascade c\ninput Q[p,e], K[m,e], W[r,e]\n{OF_TWO_RANKS[name]}\noutput {outputs}\n"
+    )
+    torch.manual_seed(0)
+    single = [torch.randn(n).requires_grad_() for n in ((37, 24), (53, 24), (5, 24))]
+    double = [t.detach().double().requires_grad_() for t in single]
+    found = []
+    for function, given in ((cascade.compile(spec), single), (cascade.as_torch(spec), double)):
+        out = function(**dict(zip("QKW", given, strict=True)))
+        parts = out.values() if isinstance(out, dict) else [out]
+        found.append(torch.autograd.grad(sum(part.square().sum() for part in parts), given))
+    for actual, expected in zip(*found, strict=True):
+        assert expected.abs().max() > 1
+        assert torch.allclose(actual.double(), expected, atol=1e-4 * expected.abs().max())
