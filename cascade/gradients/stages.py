@@ -2,8 +2,8 @@
 
 `dK[b,g,m,e] = sum[p,h](...)` over the heads h of a group is a sum over p for each head, and then
 one over the heads: the first is a pass of a kernel like that of any other gradient, the second is
-short, and both add in an order that is always the same. What the first leaves must be no larger
-than something that is there anyway.
+short, and both add in an order that is always the same. What the first leaves must have no more
+ranks than something that is there anyway.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _split(
     kept = {*left, *outer} - members
     sizes = [set(free_ranks(r)) for e in term.parts() for r in reads(e)]
     extra = set(outer) - members
-    if extra and not any(kept <= s for s in sizes):
+    if extra and all(len(kept) > len(s) for s in sizes):
         return None
     return inner, outer
 
