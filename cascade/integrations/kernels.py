@@ -17,6 +17,11 @@ class _InTorch:
 
     backend = ""
 
+    def __init__(self: Any, *args: Any, **given: Any):
+        super().__init__(*args, **given)
+        if "torch" in sys.modules:  # `torch.compile` may trace the first call
+            self.number()
+
     def __call__(self: Any, *args: Any, **given: Any) -> Any:
         """The output, or a dictionary of the outputs where there are several.
 

@@ -393,3 +393,10 @@ def test_the_gradient_of_the_largest_along_two_ranks(name):
     for actual, expected in zip(*found, strict=True):
         assert expected.abs().max() > 1
         assert torch.allclose(actual.double(), expected, atol=1e-4 * expected.abs().max())
+
+
+def test_the_first_call_of_a_kernel_may_be_traced():
+    kernel = cascade.compile(cascade.parse("input X[m]\nY[m] = 3 * X[m] + 0.125\noutput Y\n"))
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda x: kernel(X=x), fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(torch.ones(5)), torch.full((5,), 3.125))
