@@ -17,6 +17,7 @@ from cascade.backends.triton.writer import DOT_LEAST, Writer, ident, position, s
 from cascade.diagnostics import CascadeError, Diagnostic
 from cascade.ir.expr import Expr, Read
 from cascade.ir.extents import evaluate
+from cascade.ir.kinds import is_wide_real
 from cascade.ir.walk import free_ranks, symbols
 from cascade.schedule.base_two import in_base_two
 from cascade.schedule.facts import tile_axes
@@ -72,7 +73,8 @@ def emit(program: Program, options: Options | None = None) -> str:
     """
     options = options or Options()
     signs = Signs.of(program)
-    program = in_base_two(program, signs)
+    if not _is_single(program):
+        program = in_base_two(program, signs)
     kinds = scalar_kinds(program)
     parts, signatures = [], []
     described: set[str] = set()
@@ -89,6 +91,14 @@ def emit(program: Program, options: Options | None = None) -> str:
     tail = host(program, tuple(signatures), kinds, options.of, loaded, positive)
     blocks = (f"{title}\n\n{imports}", helpers(body).strip(), body, tail)
     return "\n\n\n".join(b.rstrip("\n") for b in blocks if b) + "\n"
+
+
+def _is_single(program: Program) -> bool:
+    """Whether every real input is known to have 32 bits or more: one more rounding, that of
+    `scale * log2(e)`, would then be seen.
+    """
+    real = [b.dtype for b in program.buffers if b.kind == "in" and is_wide_real(b.dtype)]
+    return bool(real) and all(t in ("f32", "f64") for t in real)
 
 
 def signature_of(program: Program, kernel: Kernel) -> Signature:

@@ -33,7 +33,8 @@ def cache(tmp_path_factory, monkeypatch):
 def inputs(p: int, m: int, d: int, dtype: Any, loud: float = 1.0) -> dict[str, Any]:
     rng = np.random.default_rng([p, m, d])
     shapes = {"Q": p, "K": m, "V": m}
-    made = {n: rng.standard_normal((1, len(WINDOWS), x, d)) for n, x in shapes.items()}
+    batch = 8 if p == 1 else 1  # the largest error of a single row is a matter of luck
+    made = {n: rng.standard_normal((batch, len(WINDOWS), x, d)) for n, x in shapes.items()}
     made["Q"] *= loud
     return {n: torch.from_numpy(x).to(dtype) for n, x in made.items()}
 
@@ -54,6 +55,16 @@ def formula(q: Any, k: Any, v: Any, mask: Any) -> Any:
     return torch.nan_to_num(scores.softmax(-1)) @ v
 
 
+def in_single(q: Any, k: Any, v: Any, mask: Any) -> Any:
+    """The formula as products of matrices, as in a tile: that of a row alone sums in other lanes,
+    and by the processor has several times the accuracy.
+    """
+    rows = q.shape[2]
+    if rows > 1:
+        return formula(q, k, v, mask)
+    return formula(q.repeat(1, 1, 64, 1), k, v, mask)[:, :, :rows]
+
+
 def check(name: str, made: TritonKernel, given: dict[str, Any]) -> None:
     mask = seen(name, given["Q"].shape[2], given["K"].shape[2])
     more = {"window": torch.tensor(WINDOWS)} if name == "sliding_window" else {}
@@ -63,7 +74,7 @@ def check(name: str, made: TritonKernel, given: dict[str, Any]) -> None:
     q, k, v = (given[n].double() for n in "QKV")
     wanted = formula(q, k, v, mask)
     if given["Q"].dtype == torch.float32:
-        peer, most, usual = formula(given["Q"], given["K"], given["V"], mask), 2.0, 2.0
+        peer, most, usual = in_single(given["Q"], given["K"], given["V"], mask), 2.0, 2.0
     else:
         peer = torch.nn.functional.scaled_dot_product_attention(*given.values(), attn_mask=mask)
         peer, most, usual = torch.nan_to_num(peer), 1.5, 1.05

@@ -289,20 +289,25 @@ def test_groups(groups):
 
 @pytest.mark.parametrize(("name", "factor"), [("causal", "scale"), ("soft_cap", "cap")])
 def test_a_factor_of_any_sign(name, factor):
-    """Kernels for positive factors leave them out of the maximum, and refuse others."""
+    """Kernels for positive factors leave them out of the maximum, and refuse others; in float32,
+    where one more rounding would be seen, the factor stays.
+    """
     n = sizes(name)[0]
-    arrays = draw(name, n)
+    arrays = half(draw(name, n))
+    wide = {t: a.astype(float) for t, a in arrays.items()}
     made = kernel(name)
     for value in (0.3, -0.3, *([0.0] if factor == "scale" else [])):
         found = interpret(made, arrays, {factor: value})
-        wanted = cascade.compile(spec(name))(**arrays, **{factor: value})
+        wanted = cascade.compile(spec(name))(**wide, **{factor: value})
         wanted = wanted if isinstance(wanted, dict) else {spec(name).outputs[0]: wanted}
         for output, array in found.items():
-            np.testing.assert_allclose(array, wanted[output], atol=1e-5)
+            np.testing.assert_allclose(array, wanted[output], atol=5e-3)
     (first, *_) = next(v for k, v in made.known.items() if (factor, 0.3) in k[2])
+    tensors = {n: torch.from_numpy(a) for n, a in arrays.items()}
     with pytest.raises(ValueError, match=f"these kernels are for {factor} > 0, not -1"):
-        tensors = {n: torch.from_numpy(a).float() for n, a in arrays.items()}
         first[1].run(**tensors, **{factor: -1.0})
+    _, single = made.made({n: t.float() for n, t in tensors.items()}, {factor: 0.3})
+    single.run(**{n: t.float() for n, t in tensors.items()}, **{factor: -1.0})
 
 
 @pytest.mark.parametrize("kept", [3, 12])
