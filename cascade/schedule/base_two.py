@@ -11,14 +11,13 @@ output or is compared with scores: it is one of them, and the way to base 2 and 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from cascade.ir.expr import Const, Expr, Map, Read, Symbol
+from cascade.ir.expr import Const, Expr, Map, Read
 from cascade.ir.ops import COMPARISONS
 from cascade.ir.walk import symbols, transform, walk
-from cascade.schedule.facts import tile_axes, tile_kinds
+from cascade.schedule.facts import is_number, tile_axes, tile_kinds
 from cascade.schedule.kept import kept_exact
 from cascade.schedule.names import fresh
 from cascade.schedule.program import (
@@ -36,8 +35,8 @@ from cascade.schedule.program import (
     results,
     tile,
 )
-from cascade.schedule.prune import expressions, pruned
-from cascade.schedule.rewrite import rewritten
+from cascade.schedule.prune import pruned
+from cascade.schedule.rewrite import every, reads_in, replaced, rewritten
 from cascade.schedule.signs import Signs
 
 LOG2E = Const(math.log2(math.e))
@@ -74,7 +73,7 @@ class _Rewriting:
         self.axes = tile_axes(kernel)
         self.taken = {name for node in inside(kernel.body) for name in results(node)}
         self.made = {name: node for node in inside(kernel.body) for name in results(node)}
-        self.reads = _reads(kernel.body)
+        self.reads = reads_in(kernel.body)
         self.steps = {n.scalar for n in inside(kernel.body) if isinstance(n, For | Seq)}
         self.factors: dict[Expr, str] = {}
 
@@ -162,7 +161,7 @@ class _Rewriting:
                 value = Map("*", (value if scores is None else scores.value, factor))
             return Map("exp2", (Map("-", (value, renamed[top])),))
 
-        body = tuple(changed.get(_name(n), n) for n in loop.body)
+        body = replaced(loop.body, changed)
         carries = tuple(
             replace(carry, name=name, next=after, init=_times(carry.init)) if c is carry else c
             for c in loop.carries
@@ -254,7 +253,7 @@ def _scaled(e: Expr) -> tuple[Expr, Expr] | None:
     """The factor and the rest of `factor * rest`, where the factor is a number of the run."""
     if isinstance(e, Map) and e.op == "*":
         for factor, rest in (e.args, e.args[::-1]):
-            if all(isinstance(n, Const | Symbol | Map) for n in walk(factor)):
+            if is_number(factor):
                 return factor, rest
     return None
 
@@ -269,7 +268,7 @@ def _weight(e: Expr, own: set[str]) -> tuple[Expr, str] | None:
 
 
 def _weights(nodes: Iterable[Node], own: set[str]) -> list[Expr]:
-    return [e for e in _all(nodes) if _weight(e, own) is not None]
+    return [e for e in every(nodes) if _weight(e, own) is not None]
 
 
 def _compared(name: str, other: str) -> Callable[[Expr], Expr]:
@@ -289,24 +288,8 @@ def _times(e: Expr) -> Expr:
     return Const(float(e.value) * LOG2E.value) if isinstance(e, Const) else Map("*", (e, LOG2E))
 
 
-def _name(node: Node) -> str:
-    return results(node)[0] if results(node) else ""
-
-
-def _all(nodes: Iterable[Node]) -> Iterator[Expr]:
-    for node in nodes:
-        for e in expressions(node):
-            yield from walk(e)
-        if isinstance(node, For | Seq):
-            yield from _all(node.body)
-
-
-def _reads(nodes: Iterable[Node]) -> Counter[str]:
-    return Counter(e.tensor for e in _all(nodes) if isinstance(e, Read))
-
-
 def _count(nodes: Iterable[Node], names: set[str]) -> int:
-    return sum(isinstance(e, Read) and e.tensor in names for e in _all(nodes))
+    return sum(isinstance(e, Read) and e.tensor in names for e in every(nodes))
 
 
 def _count_in(e: Expr, names: set[str]) -> int:

@@ -5,12 +5,12 @@ The number must be finite, for a loop without a visit leaves 0, whatever it woul
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 
 from cascade.ir.expr import Const, Expr, Map, Read, Symbol
-from cascade.ir.walk import symbols, transform, walk
+from cascade.ir.walk import symbols, transform
+from cascade.schedule.facts import is_number
 from cascade.schedule.names import fresh
 from cascade.schedule.program import (
     Carry,
@@ -24,8 +24,8 @@ from cascade.schedule.program import (
     results,
     tile,
 )
-from cascade.schedule.prune import expressions, pruned
-from cascade.schedule.rewrite import rewritten
+from cascade.schedule.prune import pruned
+from cascade.schedule.rewrite import reads_in, rewritten
 from cascade.schedule.signs import Signs
 
 
@@ -69,7 +69,7 @@ def _factor(loop: For | Seq, carry: Carry) -> tuple[Expr, str, str] | None:
     added nothing else; what was carried may itself be multiplied first.
     """
     made = {name: n for n in loop.body for name in results(n)}
-    reads = _reads(loop.body)
+    reads = reads_in(loop.body)
     following = made.get(carry.next)
     if carry.init != Const(0.0) or not isinstance(following, Let) or reads[carry.name] != 1:
         return None
@@ -84,7 +84,7 @@ def _factor(loop: For | Seq, carry: Carry) -> tuple[Expr, str, str] | None:
     own = {n.scalar for n in (loop, *inside(loop.body)) if isinstance(n, For | Seq)}
     match product.value:
         case Map("*", (factor, Read(name, ()))) | Map("*", (Read(name, ()), factor)):
-            fixed = all(isinstance(e, Const | Symbol | Map) for e in walk(factor))
+            fixed = is_number(factor)
             return (factor, name, added) if fixed and not symbols(factor) & own else None
     return None
 
@@ -110,12 +110,3 @@ def _without(
     body = rewritten(loop.body, lambda e: transform(e, rule))
     carries = tuple(replace(c, name=name) if c is carry else c for c in loop.carries)
     return replace(loop, body=body, carries=carries)
-
-
-def _reads(nodes: Iterable[Node]) -> Counter[str]:
-    found: Counter[str] = Counter()
-    for node in nodes:
-        found.update(r.tensor for e in expressions(node) for r in walk(e) if isinstance(r, Read))
-        if isinstance(node, For | Seq):
-            found += _reads(node.body)
-    return found

@@ -35,6 +35,11 @@ from cascade.schedule.settle import is_natural
 Kinds = Mapping[str, str]  # of tiles: real, int or bool
 
 
+def is_number(e: Expr) -> bool:
+    """Whether an expression is over the numbers of a run alone, without a tile or a coordinate."""
+    return all(isinstance(n, Const | Symbol | Map) for n in walk(e))
+
+
 # -- what solving a predicate asks for
 def positive(scalars: Mapping[str, Number]) -> frozenset[str]:
     """The scalars that a rank may be divided by: integers of 1 or more."""

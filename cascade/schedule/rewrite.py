@@ -1,11 +1,13 @@
-"""Every expression of nodes at once."""
+"""Every expression of nodes at once, and nodes by the names of what they make."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from cascade.ir.expr import Expr
+from cascade.ir.expr import Expr, Read
+from cascade.ir.walk import walk
 from cascade.schedule.program import (
     Best,
     Carry,
@@ -19,9 +21,30 @@ from cascade.schedule.program import (
     Pick,
     Seq,
     Store,
+    results,
 )
+from cascade.schedule.prune import expressions
 
 Rule = Callable[[Expr], Expr]
+
+
+def every(nodes: Iterable[Node]) -> Iterator[Expr]:
+    """Every expression of nodes, those of loops and the parts of each included."""
+    for node in nodes:
+        for e in expressions(node):
+            yield from walk(e)
+        if isinstance(node, For | Seq):
+            yield from every(node.body)
+
+
+def reads_in(nodes: Iterable[Node]) -> Counter[str]:
+    """How often each tile is read."""
+    return Counter(e.tensor for e in every(nodes) if isinstance(e, Read))
+
+
+def replaced(nodes: tuple[Node, ...], others: Mapping[str, Node]) -> tuple[Node, ...]:
+    """The nodes with others for those that make tiles of these names."""
+    return tuple(others.get(next(iter(results(n)), ""), n) for n in nodes)
 
 
 def rewritten(nodes: tuple[Node, ...], rule: Rule) -> tuple[Node, ...]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cascade.ir.expr import Const, Expr, Map, Read, Symbol
-from cascade.ir.walk import symbols, transform, walk
+from cascade.ir.expr import Expr, Map, Read
+from cascade.ir.walk import symbols, transform
+from cascade.schedule.facts import is_number
 from cascade.schedule.names import fresh
 from cascade.schedule.program import (
     Contract,
@@ -24,8 +25,7 @@ from cascade.schedule.program import (
     results,
     tile,
 )
-from cascade.schedule.prune import expressions
-from cascade.schedule.rewrite import rewritten
+from cascade.schedule.rewrite import reads_in, replaced, rewritten
 
 
 def scaled_operands(program: Program) -> Program:
@@ -46,6 +46,7 @@ def _kernel(kernel: Kernel) -> Kernel:
 
 def _loop(loop: For | Seq, outside: set[str], taken: set[str]) -> tuple[list[Let], For | Seq]:
     contracts = {n.name: n for n in loop.body if isinstance(n, Contract)}
+    reads = reads_in(loop.body)
     before: list[Let] = []
     changed: dict[str, Node] = {}
     made: dict[Expr, str] = {}  # operands times factors, and their names
@@ -53,7 +54,7 @@ def _loop(loop: For | Seq, outside: set[str], taken: set[str]) -> tuple[list[Let
         found = _scaled(node)
         if found is None or loop.scalar in symbols(found[0]):
             continue
-        if found[1] not in contracts or _readers(loop, found[1]) != 1:
+        if found[1] not in contracts or reads[found[1]] != 1:
             continue
         factor, name = found
         contract = contracts[name]
@@ -69,30 +70,17 @@ def _loop(loop: For | Seq, outside: set[str], taken: set[str]) -> tuple[list[Let
         factors = tuple(tile(made[product]) if f is own else f for f in contract.factors)
         changed[name] = replace(contract, factors=factors)
         changed[node.name] = replace(node, value=tile(name))
-    body = tuple(changed.get(_name(n), n) for n in loop.body)
+    body = replaced(loop.body, changed)
     return before, _without_copies(replace(loop, body=body), set(changed))
-
-
-def _name(node: Node) -> str:
-    return results(node)[0] if results(node) else ""
 
 
 def _scaled(node: Node) -> tuple[Expr, str] | None:
     """The factor and the tile of `factor * tile`, where the factor is a number of the run."""
     match node:
         case Let(_, Map("*", (factor, Read(name, ())))):
-            if all(isinstance(n, Const | Symbol | Map) for n in walk(factor)):
+            if is_number(factor):
                 return factor, name
     return None
-
-
-def _readers(loop: For | Seq, name: str) -> int:
-    found = 0
-    for node in loop.body:
-        found += sum(
-            isinstance(r, Read) and r.tensor == name for e in expressions(node) for r in walk(e)
-        )
-    return found
 
 
 def _without_copies(loop: For | Seq, changed: set[str]) -> For | Seq:
