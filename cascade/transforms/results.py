@@ -12,6 +12,7 @@ from cascade.analysis.normalise import Step
 from cascade.ir.cascade import Einsum, extent_symbol
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Where
 from cascade.ir.ops import REDUCERS
+from cascade.ir.printer import print_expr
 from cascade.ir.walk import conjunction, free_ranks, substitute, transform
 from cascade.transforms.fuse import MAX, Fused, Plan
 from cascade.transforms.naming import Names
@@ -125,7 +126,7 @@ class Results:
                     there = self._nonempty(fused.step, fused)
                     places = dict(zip(fused.step.ranks, a.index, strict=True))
                     found[substitute(there, places)] = None
-        return list(found)
+        return sorted(found, key=print_expr)  # atoms have no order
 
     def _positive(self, a: Atom) -> bool:
         if isinstance(a, Read) and a.tensor in self.plan.accumulators:

@@ -193,10 +193,8 @@ def test_a_value_that_is_rounded_twice_stands_once_in_an_order():
         assert np.allclose(found, cascade.run(c, inputs)["Z"], atol=1e-4)
 
 
-def test_a_program_is_the_same_in_every_process():
-    """Kernels are kept by their source: no order may be that of a set."""
-    code = "import cascade, sys; print(cascade.schedule(cascade.parse(sys.argv[1])))"
-    text = """
+ORDERED = {
+    "several outputs": """
         import std
         input Q[p,e], K[m,e], V[m,f]
         S[p,m]  = Q[p,e] * K[m,e]
@@ -204,7 +202,25 @@ def test_a_program_is_the_same_in_every_process():
         I[m]    = sum[p](A[p,m])
         O[p,f]  = A[p,m] * V[m,f]
         output O, I
-    """
+    """,
+    "several conditions of one statement": """
+        import std
+        input U[c,m], draw[c,m]
+        rank i < C
+        S[c,m]     = U[c,m] where draw[c,m] > 0
+        A[c,m]     = softmax[m](S[c,m])
+        N[c]       = A[c,m] * A[c,m]
+        DOT[c,i]   = A[c,m] * A[i,m]
+        ALIKE[c,i] = DOT[c,i] / sqrt(N[c] * N[i])
+        output ALIKE
+    """,
+}
+
+
+@pytest.mark.parametrize("text", ORDERED.values(), ids=ORDERED)
+def test_a_program_is_the_same_in_every_process(text):
+    """Kernels are kept by their source: no order may be that of a set."""
+    code = "import cascade, sys; print(cascade.schedule(cascade.parse(sys.argv[1])))"
     found = {
         subprocess.run(
             [sys.executable, "-c", code, text],
