@@ -35,6 +35,7 @@ Progress = Callable[[int, int], None]
 
 ROWS, STREAM, PART = 256, 512, 256  # tiles that NumPy runs fastest on a processor
 MOST = 2**20  # elements of a tile: 4 MiB in float32
+KEPT = 4  # prepared Programs of a kernel, each with the tiles of its threads
 
 KINDS = {"i": "int", "u": "int", "b": "bool", "f": "real", "V": "real"}
 
@@ -51,6 +52,7 @@ class TiledKernel:
     threads: int | None = None
     split: int = 1
     known: dict[tuple[Any, ...], Schedule] = field(default_factory=dict, repr=False)
+    prepared: dict[tuple[Any, ...], Any] = field(default_factory=dict, repr=False)
     tuning: ClassVar[Any] = None  # nothing is timed on a processor
 
     def __call__(self, *args: Any, **given: Any) -> Any:
@@ -70,13 +72,28 @@ class TiledKernel:
         progress: Progress | None = None,
     ) -> Any:
         """Outputs and counters of one run. Raises `InputError`."""
-        from cascade.backends.tiled.run import run
-
         inputs = checked_inputs(self.spec, arrays)
         made = self.schedule(inputs, settings or {})
         values = made.bind({n: a.shape for n, a in inputs.items()}, settings)
-        program = scaled_operands(made.program)
-        return run(program, inputs, values, self.threads, progress)
+        layouts = tuple((n, a.shape, a.dtype.str, a.strides) for n, a in inputs.items())
+        numbers = tuple((n, type(v), v) for n, v in values.items())
+        key = (id(made), layouts, numbers)
+        # Taken out while it runs: a call at the same time makes its own, and one that fails is
+        # not used again.
+        prepared = self.prepared.pop(key, None) or self._prepare(made, values)
+        result = prepared.run(inputs, progress)
+        self.prepared[key] = prepared
+        for oldest in list(self.prepared)[:-KEPT]:
+            self.prepared.pop(oldest, None)
+        return result
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "prepared": {}}  # memory of threads is no one else's
+
+    def _prepare(self, made: Schedule, values: Mapping[str, Number]) -> Any:
+        from cascade.backends.tiled.run import Prepared
+
+        return Prepared(scaled_operands(made.program), values, self.threads)
 
     def measured(
         self, arrays: Mapping[str, Any], settings: Mapping[str, Number], result: Any

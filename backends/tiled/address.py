@@ -30,9 +30,10 @@ class _Slot:
 
 def load(scope: Scope, node: Load) -> Value:
     """A load as a view of its tensor, or as a copy where the type or the order asks for one."""
-    array = scope.context.tensors[node.tensor]
+    tensor = scope.context.tensors[node.tensor]
+    array = tensor.array
     slots = _slots(scope, node.index, array)
-    value = _window(scope, array, slots) if slots is not None else _gather(scope, array, node)
+    value = _window(scope, tensor, slots) if slots is not None else _gather(scope, tensor, node)
     value = _typed(scope, value, array, slots)
     conditions = tuple(c for c in node.present if not _is_bound(scope, c, node.index, array))
     there = scope.all_of(conditions)
@@ -72,15 +73,16 @@ def _slots(scope: Scope, index: tuple[Expr, ...], array: Array) -> list[_Slot] |
     return found
 
 
-def _window(scope: Scope, array: Array, slots: list[_Slot]) -> Value:
+def _window(scope: Scope, tensor: Cell, slots: list[_Slot]) -> Value:
     axes = tuple(s.axis for s in slots if s.axis is not None)
-    like = (axes, tuple(s.length for s in slots if s.axis is not None), array.dtype)
+    like = (axes, tuple(s.length for s in slots if s.axis is not None), tensor.array.dtype)
 
     def make(m: Machine) -> Callable[[], Array]:
         key, starts = _key(slots, m), [m[s.start] for s in slots]
 
         def find() -> Array:
             at = key()
+            array = tensor.array
             return array[at] if at is not None else _clipped(array, slots, starts)
 
         return find
@@ -138,8 +140,9 @@ def _clipped(array: Array, slots: list[_Slot], starts: list[Cell]) -> Array:
     return result.reshape([s.length for s in slots if s.axis is not None])
 
 
-def _gather(scope: Scope, array: Array, node: Load) -> Value:
+def _gather(scope: Scope, tensor: Cell, node: Load) -> Value:
     """Elements by their coordinates; slots with an axis of their own stay slices."""
+    array = tensor.array
     values = [scope.cast(scope.value(i), INT) for i in node.index]
     axes = scope.sorted({a for v in values for a in v.axes})
     parts = _own_axes(scope, node.index, array)
@@ -151,14 +154,15 @@ def _gather(scope: Scope, array: Array, node: Load) -> Value:
     shape = tuple(scope.lengths[a] for a in across)
     turn = [found.index(a) for a in axes]
     extents = [array.shape[n] for n in vectors]
-    cut = array[tuple(slice(scope.lengths[parts[n]]) if n in parts else slice(None)
-                      for n in range(array.ndim))].transpose(order)  # fmt: skip
+    kept = tuple(slice(scope.lengths[parts[n]]) if n in parts else slice(None)
+                 for n in range(array.ndim))  # fmt: skip
 
     def make(m: Machine) -> Callable[[], Array]:
         cells = [m[v] for v in spread]
 
         def find() -> Array:
             at = [c.array for c in cells]
+            cut = tensor.array[kept].transpose(order)
             if not all(_in_range(i, n) for i, n in zip(at, extents, strict=True)):
                 return _partly(cut, at, extents, shape).transpose(turn)
             result = cut[tuple(at)]
@@ -214,13 +218,13 @@ def _is_bound(scope: Scope, condition: Expr, index: tuple[Expr, ...], array: Arr
 
 def store(scope: Scope, node: Store) -> None:
     """Write a tile; its numbers take the type of the tensor."""
-    array = scope.context.tensors[node.tensor]
-    value = scope.value(node.value)
+    tensor = scope.context.tensors[node.tensor]
+    value, array = scope.value(node.value), tensor.array
     conditions = tuple(c for c in node.present if not _is_bound(scope, c, node.index, array))
     there = scope.all_of(conditions)
     slots = _slots(scope, node.index, array)
     if slots is None:
-        _scatter(scope, array, node, value, there)
+        _scatter(scope, tensor, node, value, there)
         return
     axes = tuple(s.axis for s in slots if s.axis is not None)
     value = scope.spread(value, axes)
@@ -231,7 +235,7 @@ def store(scope: Scope, node: Store) -> None:
         source, test = m[value], m[where] if where is not None else None
 
         def run() -> None:
-            at = key()
+            at, array = key(), tensor.array
             if at is None:
                 _store_clipped(array, slots, starts, source, test)
             elif test is None:
@@ -258,7 +262,7 @@ def _store_clipped(
     np.copyto(array[outer], tile, casting="unsafe", where=there)
 
 
-def _scatter(scope: Scope, array: Array, node: Store, value: Value, there: Value | None) -> None:
+def _scatter(scope: Scope, tensor: Cell, node: Store, value: Value, there: Value | None) -> None:
     index = [scope.cast(scope.value(i), INT) for i in node.index]
     axes = scope.sorted({a for i in index for a in i.axes})
     shape = tuple(scope.lengths[a] for a in axes)
@@ -272,6 +276,7 @@ def _scatter(scope: Scope, array: Array, node: Store, value: Value, there: Value
         )  # fmt: skip
 
         def run() -> None:
+            array = tensor.array
             at = [np.broadcast_to(c.array, shape) for c in cells]
             mask = np.broadcast_to(True if test is None else test.array, shape)
             for i, extent in zip(at, array.shape, strict=True):

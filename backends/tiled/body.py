@@ -107,7 +107,7 @@ class Body:
         return scope.choose(fails, scope.value(node.fill), value)
 
     def _count(self, node: Load | Store) -> None:
-        array = self.scope.context.tensors[node.tensor]
+        array = self.scope.context.tensors[node.tensor].array
         axes = {a for i in node.index for a in self.scope.axes_of(i)}
         lanes = math.prod(self.scope.lengths[a] for a in axes)
         moved = self.moved.setdefault(node.tensor, Moved())

@@ -15,7 +15,7 @@ from cascade.backends.tiled.known import Context
 from cascade.backends.tiled.machine import Machine
 from cascade.backends.tiled.places import lanes_of, lengths_of, sizes_of
 from cascade.backends.tiled.scope import Scope
-from cascade.backends.tiled.tape import INT, Value
+from cascade.backends.tiled.tape import INT, UNBOUND, Value
 from cascade.ir.extents import evaluate
 from cascade.ir.walk import symbols
 from cascade.schedule.program import For, GridAxis, inside
@@ -94,6 +94,16 @@ class Worker:
     def held(self) -> dict[Hashable, int]:
         """Bytes of each buffer."""
         return {key: buffer.nbytes for key, buffer in self.machine.buffers.items()}
+
+    def release(self) -> None:
+        """Let go of tensors, and count from nothing again."""
+        for value, cell in self.machine.items():
+            if value.moving:
+                cell.array = UNBOUND
+        for body in self.machine.bodies.values():
+            body.times = 0
+        for loop in self.machine.loops:
+            loop.full = loop.partial = 0
 
     def count(self, counters: Counters) -> None:
         kernel = self.plan.context.kernel.name

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from cascade.backends.tiled.tape import INT, Array, Tape, Value
+from cascade.backends.tiled.tape import INT, Cell, Tape, Value
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol
 from cascade.ir.extents import Number, evaluate
 from cascade.ir.walk import walk
@@ -27,11 +27,14 @@ Like = tuple[tuple[str, ...], tuple[int, ...], np.dtype[Any]]
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """What is the same for all bodies of a kernel: numbers of the run, tensors, the real type."""
+    """What is the same for all bodies of a kernel: numbers of the run, tensors, the real type.
+
+    A tensor is a cell: the next run may bind it to another array of the same layout.
+    """
 
     kernel: Kernel
     scalars: Mapping[str, Number]
-    tensors: Mapping[str, Array]
+    tensors: Mapping[str, Cell]
     real: np.dtype[Any]
 
     @cached_property

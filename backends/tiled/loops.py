@@ -302,8 +302,8 @@ class Listed(Loop):
 
     def _starts(self, listed: TileList, at: tuple[int, ...]) -> list[int]:
         tensors = self.scope.context.tensors
-        number = int(tensors[listed.number][at])
-        found: list[int] = (tensors[listed.tiles][at][:number] * self.node.tile).tolist()
+        number = int(tensors[listed.number].array[at])
+        found: list[int] = (tensors[listed.tiles].array[at][:number] * self.node.tile).tolist()
         return found
 
     def _lengths(self, start: int) -> dict[str, int]:

@@ -49,7 +49,7 @@ def _listed(context: Context, loop: For, grid: Array) -> Any:
     total: Any = 0
     for found in loop.lists:
         index = tuple(_number(i, known) for i in found.index)
-        total = total + context.tensors[found.number][index]
+        total = total + context.tensors[found.number].array[index]
     return total
 
 
