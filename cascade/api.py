@@ -308,17 +308,17 @@ def write_kernel(
     tiles: Mapping[str, int] | None = None,
     as_written: bool = False,
     progress: Progress | None = None,
-    descriptors: bool = False,
+    loads: str = "pointers",
     split: int | str = 1,
     stages: int | None = None,
 ) -> dict[str, Any]:
     """Write Triton kernels to a .py file and their facts to a .json beside it; returns the facts.
 
     Without a `target` nothing is compiled: the source is that of the largest tiles. `settings` has
-    the extents of heads (64 where they are not given). With `descriptors` loads in loops go by
-    tensor descriptors, which asks for aligned tensors. `split` is as in `compile`, `stages` the
-    tiles that are on their way at once. Raises `InputError`, also where what is set does not fit
-    the target.
+    the extents of heads (64 where they are not given). `loads` are by `pointers`, by
+    `descriptors`, which ask for aligned tensors, or `specialised`: by descriptors and in warps of
+    their own. `split` is as in `compile`, `stages` the tiles that are on their way at once. Raises
+    `InputError`, also where what is set does not fit the target.
     """
     import json
 
@@ -330,12 +330,13 @@ def write_kernel(
     check_tiles(spec, tiles or {})
     extents = known_extents(spec, settings)
     cut = Cut(split_number(split))
+    boxes, apart = loads == "descriptors", loads == "specialised"
     if target is None:
-        made = first(spec, extents, tiles, as_written, descriptors, cut, stages)
+        made = first(spec, extents, tiles, as_written, boxes, cut, stages, apart)
     else:
         require_package("triton", "compiling ahead of time")
         made = chosen(
-            spec, extents, target, dtype, tiles, as_written, progress, descriptors, cut, stages
+            spec, extents, target, dtype, tiles, as_written, progress, boxes, cut, stages, apart
         )
     assumed = assumed_sizes(made.program, settings)
     assumed += unused_tiles(spec, extents, tiles or {}, as_written)
@@ -350,7 +351,7 @@ def write_kernel(
         "num_stages": made.candidate.stages,
         "split": split,
         "dtype": dtype,
-        "loads": "descriptors" if descriptors else "pointers",
+        "loads": loads,
         "kernels": [f.to_dict() for f in made.facts],
     }
     new_text(path, made.source)

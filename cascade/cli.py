@@ -505,10 +505,11 @@ def schedule(
 )
 @click.option(
     "--loads",
-    type=click.Choice(["pointers", "descriptors"]),
+    type=click.Choice(["pointers", "descriptors", "specialised"]),
     default="pointers",
     show_default=True,
-    help="Descriptors (TMA, from sm_90 on) save registers and ask for aligned tensors",
+    help="Descriptors (TMA, from sm_90 on) save registers and ask for aligned tensors; "
+    "specialised: in warps that do nothing else",
 )
 @click.option("--as-written", is_flag=True, help="The spec itself, not its derived form")
 @json_option
@@ -532,7 +533,7 @@ def compile(
     with _Progress("compiling") as progress:
         found = api.write_kernel(
             c, output, settings, target, dtype, tiles, as_written, progress,
-            loads == "descriptors", split, stages,
+            loads, split, stages,
         )  # fmt: skip
     _print_json(found) if as_json else click.echo(api.kernel_text(found))
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from threading import Lock
 from types import ModuleType
 from typing import Any
 
@@ -31,6 +34,8 @@ POINTERS = {
     "i16": "*i16", "i8": "*i8", "u8": "*u8", "int": "*i64", "bool": "*i1", "f8e4m3": "*fp8e4nv",
     "f8e5m2": "*fp8e5",
 }  # fmt: skip
+
+_screen = Lock()
 
 
 @dataclass(frozen=True)
@@ -96,10 +101,13 @@ def facts(
         function = getattr(module, f"{ident(kernel.name)}_kernel")
         warps, stages = options.of(kernel.name)
         try:
-            compiled = _compile(function, program, signature, kinds, target, dtype, warps, stages)
+            with _quiet() if options.specialised else nullcontext():
+                compiled = _compile(
+                    function, program, signature, kinds, target, dtype, warps, stages
+                )
         except Exception as error:
             raise NotCompiled(f"`{kernel.name}`: {error}") from error
-        here = _usage(kernel.name, target, compiled, warps, stages)
+        here = _usage(kernel.name, target, compiled, stages)
         found[kernel.name] = here, compiled.asm["cubin"]
         if until and (here.spill_bytes or not here.fits):
             return [f for f, _ in found.values()]
@@ -167,19 +175,35 @@ def _compile(
     return triton.compile(source, target=gpu, options={"num_warps": warps, "num_stages": stages})
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the pages that the compiler itself writes to the screen where it gives up."""
+    with _screen:
+        sys.stderr.flush()
+        kept = os.dup(2)
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
 def _dtype(buffer: Buffer, dtype: str) -> str:
     if buffer.dtype in ("any", "real"):
         return "f32" if buffer.kind == "temp" and buffer.like is None else dtype
     return buffer.dtype
 
 
-def _usage(kernel: str, target: str, compiled: Any, warps: int, stages: int) -> Facts:
+def _usage(kernel: str, target: str, compiled: Any, stages: int) -> Facts:
     """What a kernel needs; its instructions are not counted."""
     usage = _tool("cuobjdump", compiled.asm["cubin"], "--dump-resource-usage")
     registers = int(re.search(r"REG:(\d+)", usage).group(1))  # type: ignore[union-attr]
     stack = int(re.search(r"STACK:(\d+)", usage).group(1))  # type: ignore[union-attr]
     shared = int(compiled.metadata.shared)
     fits = shared <= SHARED[CAPABILITIES[target]]
+    warps = int(compiled.metadata.num_warps)  # more than asked for where some only load
     return Facts(kernel, target, registers, stack, shared, 0, 0, warps, stages, fits)
 
 

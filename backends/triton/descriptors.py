@@ -30,8 +30,10 @@ class Slot:
 
 def described(w: Writer, node: Load) -> Code | None:
     """The load by a descriptor; None where it has no such form."""
-    if w.depth == 1 or w.program.buffer[node.tensor].kind != "in":
-        return None  # once an instance it would not pay; strides of our own may not be aligned
+    if w.program.buffer[node.tensor].kind != "in":
+        return None  # strides of our own may not be aligned
+    if w.depth == 1 and not w.specialised:
+        return None  # once an instance it would not pay
     found = [_slot(w, i) for i in node.index]
     slots = [s for s in found if s is not None]
     lanes = [n for n, s in enumerate(slots) if s.axis is not None]

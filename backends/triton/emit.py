@@ -43,12 +43,14 @@ FEW = 4  # rows of a tile that is as small as it can be: matrix units then take 
 @dataclass(frozen=True)
 class Options:
     """Choices of a launch, for each kernel by name or for all. `descriptors`: loads in loops go by
-    tensor descriptors where they can, which asks for aligned tensors.
+    tensor descriptors where they can, which asks for aligned tensors. `specialised`: warps of their
+    own load, and others compute.
     """
 
     num_warps: int = 4
     num_stages: int = 2
     descriptors: bool = False
+    specialised: bool = False
     kernels: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # warps and stages
 
     def of(self, kernel: str) -> tuple[int, int]:
@@ -81,7 +83,7 @@ def emit(program: Program, options: Options | None = None) -> str:
     for kernel in program.kernels:
         signature = signature_of(program, kernel)
         signatures.append(signature)
-        w = _writer(program, kernel, kinds, signs, options.descriptors)
+        w = _writer(program, kernel, kinds, signs, options)
         parts.append(_kernel(w, kernel, signature))
         described |= w.described
     body = "\n\n\n".join(parts)
@@ -196,12 +198,12 @@ def _single(node: Contract, axes: Mapping[str, frozenset[str]]) -> set[str]:
 
 
 def _writer(
-    program: Program, kernel: Kernel, kinds: Mapping[str, str], signs: Signs, by_descriptor: bool
+    program: Program, kernel: Kernel, kinds: Mapping[str, str], signs: Signs, options: Options
 ) -> Writer:
     sizes, actual = lanes(program, kernel)
     w = Writer(program, kernel, sizes, actual, dict(program.widths), kinds, signs)
     w.places = {p.rank: p for p in kernel.places}
-    w.by_descriptor = by_descriptor
+    w.by_descriptor, w.specialised = options.descriptors, options.specialised
     return w
 
 

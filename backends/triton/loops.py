@@ -94,6 +94,9 @@ def _tiles(w: Writer, node: For, holding: frozenset[Expr]) -> None:
         return
     intervals = _intervals(w, node)
     name = f"{ident(node.axis)}_{w.depth}_{len(w.lines)}"
+    if w.specialised and w.depth == 1:
+        _specialised(w, node, intervals, name, holding)
+        return
     ranges = _ranges(w, node, intervals, name)
     full = holding | frozenset(node.predicate)
     if any(not i.residual for i in intervals):
@@ -105,6 +108,41 @@ def _tiles(w: Writer, node: For, holding: frozenset[Expr]) -> None:
     with _lanes(w, node, name), w.block(f"for k_{name} in range(0, {ranges.partial_tiles}):"):
         w.line(f"{position(node.scalar)} = {ranges.partial_start}")
         _body(w, node, holding)
+
+
+def _specialised(
+    w: Writer, node: For, intervals: tuple[Interval, ...], name: str, holding: frozenset[Expr]
+) -> None:
+    """One loop over full and partial tiles alike, in which every tile is tested: the compiler gives
+    the loads of a single loop to warps of their own.
+    """
+    with _lanes(w, node, name):
+        if _is_all(node, intervals):
+            extent = w.code(node.place.extent).text
+            number = f"({extent} + {node.part - 1}) // {node.part}"
+            start = f"k_{name} * {node.part}"
+        else:
+            outer = _outer_ranges(w, node, intervals, name)
+            number, start = _numbered(w, outer, node.part, f"n_{name}", f"k_{name}")
+        with w.block(f"for k_{name} in tl.range(0, {number}, warp_specialize=True):"):
+            w.line(f"{position(node.scalar)} = {start}")
+            _body(w, node, holding)
+
+
+def _is_all(node: For, intervals: tuple[Interval, ...]) -> bool:
+    """Whether every row has all of the rank."""
+    return intervals == (Interval((Const(0),), (node.place.extent,)),)
+
+
+def _outer_ranges(
+    w: Writer, node: For, intervals: tuple[Interval, ...], name: str
+) -> list[tuple[str, str]]:
+    """Where some row has a point, in order and apart; the ends of each row have names, too."""
+    for n, interval in enumerate(intervals):
+        _outer(w, interval, *_ends(w, interval), f"{name}_{n}", node.part)
+    outer = [(f"os_{name}_{n}", f"oe_{name}_{n}") for n in range(len(intervals))]
+    _chain(w, outer)
+    return outer
 
 
 def _listed(w: Writer, node: For, holding: frozenset[Expr]) -> None:
@@ -184,18 +222,13 @@ class Ranges:
 def _ranges(w: Writer, node: For, intervals: tuple[Interval, ...], name: str) -> Ranges:
     size, part = node.tile, node.part
     extent = w.code(node.place.extent).text
-    if intervals == (Interval((Const(0),), (node.place.extent,)),):
+    if _is_all(node, intervals):
         return _plain(extent, size, part, f"k_{name}")
-    outer: list[tuple[str, str]] = []
+    outer = _outer_ranges(w, node, intervals, name)
     full: list[tuple[str, str]] = []
     for n, interval in enumerate(intervals):
-        low, high = _ends(w, interval)
-        o, f = f"{name}_{n}", f"{name}_{n}"
-        _outer(w, interval, low, high, o, part)
-        _full(w, interval, low, high, f, size)
-        outer.append((f"os_{o}", f"oe_{o}"))
-        full.append((f"fs_{f}", f"fe_{f}"))
-    _chain(w, outer)
+        _full(w, interval, *_ends(w, interval), f"{name}_{n}", size)
+        full.append((f"fs_{name}_{n}", f"fe_{name}_{n}"))
     _chain(w, full)
     ranges = Ranges()
     ranges.full_tiles, ranges.full_start = _numbered(w, full, size, f"nf_{name}", f"k_{name}")

@@ -84,6 +84,17 @@ CANDIDATES = (
 )
 
 
+# The compiler adds groups to the four warps: one loads, and two share the rows.
+SPECIALISED = (
+    Candidate(128, 128, 4, 2),
+    Candidate(128, 64, 4, 3),
+    Candidate(128, 64, 4, 2),
+    Candidate(128, 32, 4, 2),
+)
+SPECIALISED_FROM = 90
+COMPUTING = 2  # groups of four warps
+
+
 @dataclass(frozen=True)
 class Made:
     """A source, what it was made from, and what it needs."""
@@ -131,11 +142,12 @@ def programs(
     as_written: bool = False,
     cut: Cut = WHOLE,
     stages: int | None = None,
+    specialised: bool = False,
 ) -> Iterator[tuple[Candidate, Schedule, Program]]:
     """The candidates whose tiles can be held, with their Programs; the smallest in any case."""
-    candidates: tuple[Candidate, ...] = CANDIDATES
+    candidates = SPECIALISED if specialised else CANDIDATES
     if stages is not None:
-        candidates = tuple(dict.fromkeys(replace(c, stages=stages) for c in CANDIDATES))
+        candidates = tuple(dict.fromkeys(replace(c, stages=stages) for c in candidates))
     known = {**{n.upper(): v for n, v in extents.items()}, **extents}
     for candidate in candidates:
         repeated = candidate.ranks == 1 and candidate.rows >= USUAL_ROWS
@@ -147,7 +159,7 @@ def programs(
         )  # fmt: skip
         made = schedule(spec, sizes, as_written)
         program = replace(made.program, widths=widths(made.program, known))
-        held = can_be_held(program, candidate.warps)
+        held = can_be_held(program, candidate.warps * (COMPUTING if specialised else 1))
         if held or candidate is candidates[-1]:
             yield candidate, made, program
 
@@ -199,11 +211,13 @@ def first(
     descriptors: bool = False,
     cut: Cut = WHOLE,
     stages: int | None = None,
+    specialised: bool = False,
 ) -> Made:
     """The first candidate, not compiled."""
-    candidate, made, program = next(programs(spec, extents, tiles, as_written, cut, stages))
+    every = programs(spec, extents, tiles, as_written, cut, stages, specialised)
+    candidate, made, program = next(every)
     _check_set(program, tiles or {})
-    options = Options(candidate.warps, candidate.stages, descriptors)
+    options = Options(candidate.warps, candidate.stages, descriptors or specialised, specialised)
     return Made(made, program, options, candidate, emit(program, options), ())
 
 
@@ -218,38 +232,49 @@ def chosen(
     descriptors: bool = False,
     cut: Cut = WHOLE,
     stages: int | None = None,
+    specialised: bool = False,
 ) -> Made:
     """The first candidate that fits a target and spills nothing; else the one that spills least.
 
-    With `descriptors` the loads in loops go by tensor descriptors, where they can. `tiles` and
-    `stages` are as they are set. Raises `InputError` where nothing fits the target.
+    With `descriptors` the loads in loops go by tensor descriptors, where they can, and with
+    `specialised` by warps of their own. `tiles` and `stages` are as they are set. Raises
+    `InputError` where nothing fits the target, or where no warps can be specialised.
     """
+    if specialised and CAPABILITIES.get(target, 0) < SPECIALISED_FROM:
+        raise _not_specialised(spec, f"{target} copies no boxes by itself")
     spilled: list[Made] = []
     first: list[str] = []  # kernels that spilled are likely to spill again
     failure: NotCompiled | None = None
     limit = SHARED.get(CAPABILITIES.get(target, 0), 2**31)  # an unknown target is refused below
-    every = programs(spec, extents, tiles, as_written, cut, stages)
+    candidates = SPECIALISED if specialised else CANDIDATES
+    every = programs(spec, extents, tiles, as_written, cut, stages, specialised)
     for n, (candidate, made, program) in enumerate(every):
         _check_set(program, tiles or {})
         if progress is not None:
-            progress(n, len(CANDIDATES))
-        free = not tiles and stages is None and candidate is not CANDIDATES[-1]
+            progress(n, len(candidates))
+        free = not tiles and stages is None and candidate is not candidates[-1]
         if free and shared_bytes(program, candidate, dtype) > limit:
             continue
         if free and any(_differs_in_stages(candidate, m) and m.spills > MUCH for m in spilled):
             continue
-        options = Options(candidate.warps, candidate.stages, descriptors)
+        options = Options(
+            candidate.warps, candidate.stages, descriptors or specialised, specialised
+        )
         here = Made(made, program, options, candidate, emit(program, options), ())
         try:
             here = _until_it_spills(here, target, dtype, first)
         except NotCompiled as error:
             failure = failure or error
             continue
+        if specialised and not _has_loading_warps(here):
+            continue
         if here.holds:
             return here
         spilled.append(here)
         worst = here.facts[-1].kernel
         first = [worst, *(k for k in first if k != worst)]
+    if specialised and not spilled:
+        raise _not_specialised(spec, "the compiler finds no loop whose loads stand by themselves")
     if failure is not None and not spilled:
         raise failure
     if not spilled:
@@ -258,6 +283,19 @@ def chosen(
     if not best.fits:
         raise _too_large(spec, best, target, bool(tiles) or stages is not None)
     return best
+
+
+def _has_loading_warps(made: Made) -> bool:
+    """Whether some kernel got more warps than those that compute."""
+    return any(f.num_warps > made.options.of(f.kernel)[0] for f in made.facts)
+
+
+def _not_specialised(spec: Cascade, why: str) -> InputError:
+    return input_error(
+        "specialise",
+        f"no kernel of `{spec.name}` can give its loads to warps of their own: {why}",
+        "`--loads descriptors` loads by the same boxes in all warps",
+    )
 
 
 def _check_set(program: Program, tiles: Mapping[str, int]) -> None:

@@ -63,6 +63,7 @@ class Writer:
     lanes: dict[str, str] = field(default_factory=dict)  # names of lanes, where not the usual
     scalars: set[str] = field(default_factory=set)  # positions in the grid and in loops
     by_descriptor: bool = False  # whether loads go by descriptors where they can
+    specialised: bool = False  # whether warps of their own load what loops need
     descriptors: dict[str, str] = field(default_factory=dict)  # how they are made -> names
     described: set[str] = field(default_factory=set)  # tensors that are loaded by descriptors
     head: int = 0  # the line before which descriptors are made

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -37,9 +38,14 @@ def compile_for(tmp_path, name: str, width: int, *more: str) -> Any:
     return found
 
 
-def refused(tmp_path, *more: str) -> str:
-    command = [sys.executable, "-m", "cascade", "compile", str(FOLDER / "attention.cascade")]
-    command += ["-o", str(tmp_path / "kernels.py"), "--target", "sm_90", *more]
+def refused(
+    tmp_path,
+    *more: str,
+    path: str = str(FOLDER / "attention.cascade"),
+    target: Sequence[str] = ("--target", "sm_90"),
+) -> str:
+    command = [sys.executable, "-m", "cascade", "compile", path]
+    command += ["-o", str(tmp_path / "kernels.py"), *target, *more]
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode != 0, done.stdout + done.stderr
@@ -107,10 +113,37 @@ def test_descriptors_save_registers(tmp_path, width):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("width", [64, 72, 80, 96, 128, 192])
+@pytest.mark.parametrize("width", [72, 80, 96, 192])
 @pytest.mark.parametrize("name", ["causal", "sliding_window", "grouped_query"])
+def test_descriptors_of_odd_widths(tmp_path, name, width):
+    check(compile_for(tmp_path, name, width, "--loads", "descriptors"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [64, 128])
+@pytest.mark.parametrize("name", NAMES)
 def test_descriptors(tmp_path, name, width):
     check(compile_for(tmp_path, name, width, "--loads", "descriptors"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [64, 128])
+@pytest.mark.parametrize("name", ["attention", "causal", "alibi", "grouped_query"])
+def test_warps_that_only_load(tmp_path, name, width):
+    found = compile_for(tmp_path, name, width, "--loads", "specialised")
+    check(found)
+    (kernel,) = found["kernels"]
+    assert (found["num_warps"], kernel["num_warps"]) == (4, 12)
+    assert kernel["wgmma_instructions"] > 0
+
+
+def test_loads_that_no_warps_of_their_own_can_do(tmp_path):
+    path, target = str(FOLDER / "sliding_window.cascade"), ["--target", "sm_90"]
+    text = refused(tmp_path, "--loads", "specialised", path=path, target=target)
+    assert "error[specialise]" in text and "--loads descriptors" in text
+    assert "Pipeline failed" not in text
+    text = refused(tmp_path, "--loads", "specialised", target=["--target", "sm_80"])
+    assert "sm_80 copies no boxes by itself" in text
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Generated kernels in the interpreter of triton, against float64."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from tests.schedule.test_examples import settings, single
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
+from cascade.backends.triton import launch  # noqa: E402
 from cascade.backends.triton.launch import TritonKernel  # noqa: E402
+from cascade.backends.triton.tiles import first  # noqa: E402
 
 # The interpreter takes scalars out of arrays of one element.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -113,6 +116,17 @@ def test_descriptors_of_the_rest(name):
 def test_descriptors_at_ragged_lengths(p, m, d):
     made = TritonKernel(spec("causal"), {"p": 64, "m": 64}, descriptors=True)
     against_torch(made, attention(p, m, d, torch.float16), causal=True)
+
+
+@pytest.mark.parametrize(
+    "name", ["attention", "causal", "alibi", "sliding_window", "sigmoid_attention"]
+)
+def test_one_loop_in_which_every_tile_is_tested(name, monkeypatch):
+    """The form whose loads the compiler gives to warps of their own."""
+    monkeypatch.setattr(launch, "first", partial(first, specialised=True))
+    source = by_descriptors(name)
+    assert source.count("warp_specialize=True") == 1
+    assert source.count("for k_") == 1
 
 
 def test_descriptors_want_aligned_tensors():
