@@ -432,7 +432,7 @@ class Builder:
         if step.op in ("top", "argtop", "argmax"):
             return self._best(step, value, conditions, axes[0], bound[0])
         if step.op == "sum":
-            return self._summed(step.name, value, conditions, axes)
+            return self._summed(step, value, conditions, axes)
         identity = REDUCERS[step.op].identity
         fill = Const(identity if identity is not None else 0)
         if step.kind == "int" and step.op in ("max", "min"):
@@ -505,9 +505,10 @@ class Builder:
         return len(self.scopes) - 1 if axis == self.loop_axis else 0
 
     def _summed(
-        self, stem: str, value: Expr, conditions: tuple[Expr, ...], axes: tuple[str, ...]
+        self, step: Settled, value: Expr, conditions: tuple[Expr, ...], axes: tuple[str, ...]
     ) -> Expr:
         """A sum of products: factors that do not vary along the axes stay outside."""
+        stem = step.name
         outside: list[Expr] = []
         inside: list[tuple[Expr, Expr]] = []  # as written, as a tile
         tiles = [(f, self.value(f)) for f in factors(value)]
@@ -522,7 +523,7 @@ class Builder:
             whole = self.masked(stem, _product([*outside, *(t for _, t in inside)]), conditions,
                                 Const(0.0))  # fmt: skip
             return self.named(stem, whole)
-        parts = self._filtered(stem, inside, conditions, axes)
+        parts = self._filtered(step, inside, conditions, axes)
         if len(parts) > 1:
             result = self._contracted(stem, tuple(parts), axes)
         else:
@@ -561,12 +562,13 @@ class Builder:
 
     def _filtered(
         self,
-        stem: str,
+        step: Settled,
         inside: list[tuple[Expr, Expr]],
         conditions: tuple[Expr, ...],
         axes: tuple[str, ...],
     ) -> list[Expr]:
         """The factors, one of them 0 where a condition fails."""
+        stem = step.name
         if not inside:
             one = self._along(Const(1), axes)
             return [self.masked(stem, one, conditions, Const(0))]
@@ -582,6 +584,10 @@ class Builder:
             key=lambda n: (len(needed - set(self.axes_in(tiles[n]))), len(self.axes_in(tiles[n]))),
         )
         host = hosts[0]
+        if step.kind == "real" and self._selects(tiles, conditions, axes):
+            whole = self._along(Const(1.0), tuple(sorted(needed)))
+            ones = self.masked(stem, self.named(stem, whole), conditions, Const(0.0))
+            return [ones, self._finite(stem, tiles[0], conditions)]
         rows = [n for n, t in enumerate(tiles) if n != host and not self._along_any(t, axes)]
         vanishing = None
         if not missing and not rows:
@@ -591,6 +597,20 @@ class Builder:
         first = vanishing or self.masked(stem, self.named(stem, whole), conditions, zero)
         others = [n for n in range(len(tiles)) if n != host and n not in rows]
         return [first, *(self._finite(stem, tiles[n], conditions) for n in others)]
+
+    def _selects(
+        self, tiles: list[Expr], conditions: tuple[Expr, ...], axes: tuple[str, ...]
+    ) -> bool:
+        """Whether numbers in memory choose rows of a loaded tile for rows of the result: a product
+        of a matrix of zeros and ones with the tile, where a masked tile would have all their axes.
+        """
+        loaded = {n.name for scope in self.scopes for n in scope.nodes if isinstance(n, Load)}
+        if len(tiles) != 1 or not (isinstance(tiles[0], Read) and tiles[0].tensor in loaded):
+            return False
+        own = set(self.axes_in(tiles[0]))
+        needed = {a for c in conditions for a in self.axes_in(c)}
+        given = any(isinstance(n, Read) for c in conditions for n in walk(c))
+        return given and bool(needed - own and own - needed and own & needed & set(axes))
 
     def _along_any(self, t: Expr, axes: tuple[str, ...]) -> bool:
         return bool(set(self.axes_in(t)) & set(axes))
