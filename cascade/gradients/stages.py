@@ -4,9 +4,9 @@
 one over the heads: the first is a pass of a kernel like that of any other gradient, the second is
 short, and both add in an order that is always the same. What the first leaves must have no more
 ranks than something that is there anyway, and none that only a condition gives it: what lacks the
-rank of the first sum, and has another, is left to the second. Ranks along which tensors are contiguous come first, as
-those of `e` in `sum[p,m,e](A[p,m] * V[m,e] * dO[p,e])`: a tile holds them whole, and the sum over
-them is a product of matrices.
+rank of the first sum, and has another, is left to the second. Ranks along which tensors are
+contiguous come first, as those of `e` in `sum[p,m,e](A[p,m] * V[m,e] * dO[p,e])`: a tile holds them
+whole, and the sum over them is a product of matrices.
 """
 
 from __future__ import annotations
@@ -96,13 +96,17 @@ def _repeats(term: Term, inner: tuple[str, ...]) -> bool:
 
 
 def _parts(term: Term, inner: tuple[str, ...]) -> tuple[Term, Term]:
-    """What the sum over some ranks takes, and what is left to the sum over the others: all that
-    would add a rank to the first, but for divisors, which may be 0 where that has no points.
+    """What the sum over some ranks takes, and what is left to the sum over the others: what would
+    add a rank to the first, and what is read along the others; but no divisors, which may be 0
+    where the first has no points.
     """
     known = {r for e in term.parts() if _has(e, inner) for r in free_ranks(e)}
+    others = tuple(r for r in term.bound if r not in inner)
 
     def stays(e: Expr, power: int = 1) -> bool:
-        return _has(e, inner) or power < 0 or set(free_ranks(e)) <= known
+        if _has(e, inner) or power < 0:
+            return True
+        return set(free_ranks(e)) <= known and not (isinstance(e, Read) and _has(e, others))
 
     within, without = (
         replace(

@@ -511,10 +511,12 @@ class Builder:
         stem = step.name
         outside: list[Expr] = []
         inside: list[tuple[Expr, Expr]] = []  # as written, as a tile
-        tiles = [(f, self.value(f)) for f in factors(value)]
+        tiles = [(f, self.value(f)) for f in self._factors(value)]
         there = {*axes, *(a for _, t in tiles for a in self.axes_in(t))}
+        along = [own for _, t in tiles if (own := set(self.axes_in(t))) & set(axes)]
         for f, t in tiles:
-            stays = conditions and not self._is_finite_number(t, there)
+            widens = self._plain(t) and not any(own.issuperset(self.axes_in(t)) for own in along)
+            stays = conditions and not self._is_finite_number(t, there) and not widens
             if set(self.axes_in(t)) & set(axes) or stays:
                 inside.append((f, self.named(stem, t)))
             else:
@@ -529,6 +531,28 @@ class Builder:
         else:
             result = self._folded(stem, "sum", parts[0], axes)
         return self.named(stem, _product([*outside, result])) if outside else result
+
+    def _factors(self, value: Expr) -> Iterator[Expr]:
+        """The factors of a product, and those of factors that are themselves products of what has
+        fewer ranks: no tile then holds `N[p,m,e] = Q[p,e] * K[m,e]`.
+        """
+        for f in factors(value):
+            step = self.roles.steps.get(f.tensor) if isinstance(f, Read) else None
+            if not isinstance(f, Read) or step is None or not self._is_computed_here(step):
+                yield f
+                continue
+            made = placed(step.value, dict(zip(step.ranks, f.index, strict=True)))
+            single = set(self.draft.grid) - set(self.draft.rows)
+            whole = set(free_ranks(f)) - single
+            if any(whole <= set(free_ranks(part)) for part in factors(made)):
+                yield f
+            else:
+                yield from self._factors(made)
+
+    def _is_computed_here(self, step: Settled) -> bool:
+        """Whether a tensor is computed where it is read, point by point."""
+        elsewhere = self.roles.streams(step.name) or self._in_memory(step.name)
+        return step.op is None and step.recurs is None and not elsewhere
 
     def _is_finite_number(self, t: Expr, axes: Collection[str]) -> bool:
         """Whether a tile is a finite number of the run where tiles with these axes have elements:
