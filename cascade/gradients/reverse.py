@@ -60,6 +60,8 @@ class Reverse:
         self.made: dict[str, tuple[tuple[str, ...], tuple[Term, ...]]] = {}
         self.absence: dict[str, tuple[tuple[str, ...], tuple[Expr, ...]]] = {}
         self.known: dict[Expr, Read] = {}
+        self.points: dict[tuple[str, ...], str] = {}  # ranks -> the rank of all their points
+        self.quotients: dict[tuple[str, Expr], str] = {}  # rank, divisor -> the rank of quotients
 
     # -- the walk -------------------------------------------------------------------------------
 
@@ -139,7 +141,7 @@ class Reverse:
     def _holds(self, condition: Expr) -> bool:
         return always(condition, self.names.extent, self.divides)
 
-    def _ranks_of(self, tensor: str) -> tuple[str, ...]:
+    def ranks_of(self, tensor: str) -> tuple[str, ...]:
         """The ranks of a tensor of the forward cascade, or of a cotangent."""
         if tensor in self.made:
             return self.made[tensor][0]
@@ -149,7 +151,7 @@ class Reverse:
     def shortened(self, term: Term) -> Term:
         """Products that have a name under it; no condition that a factor brings anyway."""
         self._meet_ranks()
-        term = pinned(term, self.names, self._ranks_of)
+        term = pinned(term, self.names, self.ranks_of)
         term = replace(term, factors=_cancelled(term.factors))
         term = self.sums.fold(replace(term, factors=self.products.fold(term.factors)))
         implied = {*self._brought(term), *_implied(term.conditions, self.names)}
@@ -189,7 +191,7 @@ class Reverse:
         ranks, held = self.absence.get(term.read.tensor, ((), ()))
         values = dict(zip(ranks, term.read.index, strict=True)) if ranks else {}
         found.update({substitute(c, values): None for c in held})
-        for rank, index in zip(self._ranks_of(term.read.tensor), term.read.index, strict=False):
+        for rank, index in zip(self.ranks_of(term.read.tensor), term.read.index, strict=False):
             if not isinstance(index, Coordinate):
                 bounds = Map("<=", (ZERO, index)), Map("<", (index, self.names.extent(rank)))
                 found.update(dict.fromkeys(bounds))

@@ -432,7 +432,7 @@ class Builder:
         if step.op in ("top", "argtop", "argmax"):
             return self._best(step, value, conditions, axes[0], bound[0])
         if step.op == "sum":
-            return self._summed(step.name, value, conditions, axes)
+            return self._summed(step, value, conditions, axes)
         identity = REDUCERS[step.op].identity
         fill = Const(identity if identity is not None else 0)
         if step.kind == "int" and step.op in ("max", "min"):
@@ -505,15 +505,18 @@ class Builder:
         return len(self.scopes) - 1 if axis == self.loop_axis else 0
 
     def _summed(
-        self, stem: str, value: Expr, conditions: tuple[Expr, ...], axes: tuple[str, ...]
+        self, step: Settled, value: Expr, conditions: tuple[Expr, ...], axes: tuple[str, ...]
     ) -> Expr:
         """A sum of products: factors that do not vary along the axes stay outside."""
+        stem = step.name
         outside: list[Expr] = []
         inside: list[tuple[Expr, Expr]] = []  # as written, as a tile
-        tiles = [(f, self.value(f)) for f in factors(value)]
+        tiles = [(f, self.value(f)) for f in self._factors(value)]
         there = {*axes, *(a for _, t in tiles for a in self.axes_in(t))}
+        along = [own for _, t in tiles if (own := set(self.axes_in(t))) & set(axes)]
         for f, t in tiles:
-            stays = conditions and not self._is_finite_number(t, there)
+            widens = self._plain(t) and not any(own.issuperset(self.axes_in(t)) for own in along)
+            stays = conditions and not self._is_finite_number(t, there) and not widens
             if set(self.axes_in(t)) & set(axes) or stays:
                 inside.append((f, self.named(stem, t)))
             else:
@@ -522,12 +525,34 @@ class Builder:
             whole = self.masked(stem, _product([*outside, *(t for _, t in inside)]), conditions,
                                 Const(0.0))  # fmt: skip
             return self.named(stem, whole)
-        parts = self._filtered(stem, inside, conditions, axes)
+        parts = self._filtered(step, inside, conditions, axes)
         if len(parts) > 1:
             result = self._contracted(stem, tuple(parts), axes)
         else:
             result = self._folded(stem, "sum", parts[0], axes)
         return self.named(stem, _product([*outside, result])) if outside else result
+
+    def _factors(self, value: Expr) -> Iterator[Expr]:
+        """The factors of a product, and those of factors that are themselves products of what has
+        fewer ranks: no tile then holds `N[p,m,e] = Q[p,e] * K[m,e]`.
+        """
+        for f in factors(value):
+            step = self.roles.steps.get(f.tensor) if isinstance(f, Read) else None
+            if not isinstance(f, Read) or step is None or not self._is_computed_here(step):
+                yield f
+                continue
+            made = placed(step.value, dict(zip(step.ranks, f.index, strict=True)))
+            single = set(self.draft.grid) - set(self.draft.rows)
+            whole = set(free_ranks(f)) - single
+            if any(whole <= set(free_ranks(part)) for part in factors(made)):
+                yield f
+            else:
+                yield from self._factors(made)
+
+    def _is_computed_here(self, step: Settled) -> bool:
+        """Whether a tensor is computed where it is read, point by point."""
+        elsewhere = self.roles.streams(step.name) or self._in_memory(step.name)
+        return step.op is None and step.recurs is None and not elsewhere
 
     def _is_finite_number(self, t: Expr, axes: Collection[str]) -> bool:
         """Whether a tile is a finite number of the run where tiles with these axes have elements:
@@ -561,12 +586,13 @@ class Builder:
 
     def _filtered(
         self,
-        stem: str,
+        step: Settled,
         inside: list[tuple[Expr, Expr]],
         conditions: tuple[Expr, ...],
         axes: tuple[str, ...],
     ) -> list[Expr]:
         """The factors, one of them 0 where a condition fails."""
+        stem = step.name
         if not inside:
             one = self._along(Const(1), axes)
             return [self.masked(stem, one, conditions, Const(0))]
@@ -582,6 +608,10 @@ class Builder:
             key=lambda n: (len(needed - set(self.axes_in(tiles[n]))), len(self.axes_in(tiles[n]))),
         )
         host = hosts[0]
+        if step.kind == "real" and self._selects(tiles, conditions, axes):
+            whole = self._along(Const(1.0), tuple(sorted(needed)))
+            ones = self.masked(stem, self.named(stem, whole), conditions, Const(0.0))
+            return [ones, self._finite(stem, tiles[0], conditions)]
         rows = [n for n, t in enumerate(tiles) if n != host and not self._along_any(t, axes)]
         vanishing = None
         if not missing and not rows:
@@ -591,6 +621,20 @@ class Builder:
         first = vanishing or self.masked(stem, self.named(stem, whole), conditions, zero)
         others = [n for n in range(len(tiles)) if n != host and n not in rows]
         return [first, *(self._finite(stem, tiles[n], conditions) for n in others)]
+
+    def _selects(
+        self, tiles: list[Expr], conditions: tuple[Expr, ...], axes: tuple[str, ...]
+    ) -> bool:
+        """Whether numbers in memory choose rows of a loaded tile for rows of the result: a product
+        of a matrix of zeros and ones with the tile, where a masked tile would have all their axes.
+        """
+        loaded = {n.name for scope in self.scopes for n in scope.nodes if isinstance(n, Load)}
+        if len(tiles) != 1 or not (isinstance(tiles[0], Read) and tiles[0].tensor in loaded):
+            return False
+        own = set(self.axes_in(tiles[0]))
+        needed = {a for c in conditions for a in self.axes_in(c)}
+        given = any(isinstance(n, Read) for c in conditions for n in walk(c))
+        return given and bool(needed - own and own - needed and own & needed & set(axes))
 
     def _along_any(self, t: Expr, axes: tuple[str, ...]) -> bool:
         return bool(set(self.axes_in(t)) & set(axes))
