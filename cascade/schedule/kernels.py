@@ -19,8 +19,9 @@ from cascade.ir.ops import MAPS
 from cascade.ir.printer import print_expr
 from cascade.ir.walk import free_ranks, reads, walk
 from cascade.schedule.errors import NoSchedule
-from cascade.schedule.roles import WIDTH, Loop, Roles, parts_of, placed, shifted
+from cascade.schedule.roles import Loop, Roles, parts_of, placed, shifted
 from cascade.schedule.settle import Settled, presence_name
+from cascade.schedule.small import WIDTH
 
 
 @dataclass
@@ -213,7 +214,7 @@ class Partition:
         values = [set(self.grid_of(self.steps[n])) for n in k.members if self._weighs(n)]
         some = [r for r in k.grid if any(r not in own for own in values)]
         if not some:
-            inlined = [self.steps[n] for n in self._inlined(k)]
+            inlined = [self.steps[n] for n in self.inlined(k)]
             along = [
                 set(s.ranks) for s in inlined if set(s.ranks) & k.loop.ranks and self._costs(s)
             ]
@@ -266,7 +267,7 @@ class Partition:
 
     def _spread(self, s: Settled) -> tuple[str, ...]:
         """The grid of a step in a kernel of its own: the ranks that nothing in it needs whole."""
-        made = [self.steps[n] for n in self._inlined(Draft(None, (), [s.name]))]
+        made = [self.steps[n] for n in self.inlined(Draft(None, (), [s.name]))]
         whole = {r for x in (s, *made) for r in (*x.bound, x.target)} | self.parts
         return tuple(r for r in s.ranks if r not in self.roles.widths or r not in whole)
 
@@ -432,7 +433,7 @@ class Partition:
             if k.loop is None:
                 continue
             read_at = self._read_at(k)
-            for name in self._inlined(k):
+            for name in self.inlined(k):
                 s = self.steps[name]
                 if s.recurs is not None or name in self.own or not s.ranks:
                     continue
@@ -508,7 +509,7 @@ class Partition:
             return False
         return all(r in found or self._only_inside(r, found) for r in readers)
 
-    def _inlined(self, k: Draft) -> set[str]:
+    def inlined(self, k: Draft) -> set[str]:
         found: set[str] = set()
         todo = [*k.members, *k.stores]
         while todo:
