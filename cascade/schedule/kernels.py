@@ -209,7 +209,12 @@ class Partition:
         and others do not, and along which tensors are contiguous, if it is small and another rank
         is left.
         """
-        if k.loop is None or len(k.grid) < 2:
+        if k.loop is None:
+            return k.grid
+        whole = self._read_elsewhere(k)
+        self.roles.widths |= whole
+        k.grid = tuple(r for r in k.grid if r not in whole)
+        if len(k.grid) < 2:
             return k.grid
         values = [set(self.grid_of(self.steps[n])) for n in k.members if self._weighs(n)]
         some = [r for r in k.grid if any(r not in own for own in values)]
@@ -227,6 +232,17 @@ class Partition:
                 self.roles.widths.add(r)
                 return tuple(x for x in k.grid if x != r)
         return k.grid
+
+    def _read_elsewhere(self, k: Draft) -> set[str]:
+        """Ranks of the grid at other coordinates of which a step of the loop needs what it had
+        before: no point of the grid can be by itself.
+        """
+        states = [n for n in k.members if self.roles.iterative(n)]
+        found: set[str] = set()
+        for r in (r for n in states for r in self._needs(self.steps[n]) if r.tensor in states):
+            ranks = self.steps[r.tensor].ranks
+            found |= {x for x, i in zip(ranks, r.index, strict=True) if i != Coordinate(x)}
+        return {r for r in found & set(k.grid) if (self.roles.size(r) or 0) <= WIDTH}
 
     def _is_contiguous(self, rank: str) -> bool:
         """Whether a rank is the last one of every input and output that has it."""
