@@ -13,7 +13,7 @@ from math import prod
 
 from cascade.diagnostics import fail
 from cascade.ir.cascade import Cascade
-from cascade.ir.expr import Const, Map, Reduce, Symbol
+from cascade.ir.expr import Const, Map, Reduce
 from cascade.ir.extents import Number, bind, evaluate
 from cascade.ir.walk import free_ranks, reads, walk
 from cascade.schedule.describe import to_dict

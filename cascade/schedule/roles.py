@@ -14,7 +14,7 @@ from math import prod
 
 from cascade.ir.affine import grouped, simplified
 from cascade.ir.cascade import Cascade, Partition
-from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol
+from cascade.ir.expr import Const, Coordinate, Expr, Map, Read
 from cascade.ir.walk import children, reads, substitute, transform
 from cascade.schedule.settle import Settled
 from cascade.schedule.small import MATRIX, WIDTH, small_ranks
