@@ -26,9 +26,10 @@ from cascade.schedule.footprint import fitted, most_held
 from cascade.schedule.lists import few_tiles
 from cascade.schedule.pack import few_rows
 from cascade.schedule.predict import predict
-from cascade.schedule.roles import CONTRACTED, WIDTH
+from cascade.schedule.roles import CONTRACTED
 from cascade.schedule.scale import scaled_operands
 from cascade.schedule.sizes import Sizes
+from cascade.schedule.small import WIDTH
 
 Array = np.ndarray[Any, Any]
 Progress = Callable[[int, int], None]

@@ -42,10 +42,10 @@ from cascade.ir.arguments import check_inputs, separated, with_settings
 from cascade.ir.cascade import Cascade
 from cascade.ir.extents import Number, bind
 from cascade.ir.kinds import EIGHT_BITS, is_wide_real
-from cascade.schedule.choose import small_ranks
 from cascade.schedule.lists import few_tiles
 from cascade.schedule.pack import few_rows
-from cascade.schedule.roles import CONTRACTED, WIDTH
+from cascade.schedule.roles import CONTRACTED
+from cascade.schedule.small import WIDTH, small_ranks
 
 SMALL = 2**16  # elements of a tensor that is read to see how far it bounds loops
 COMPILING = 3.0  # seconds after which no further candidate is compiled

@@ -13,7 +13,7 @@ from math import prod
 
 from cascade.diagnostics import fail
 from cascade.ir.cascade import Cascade
-from cascade.ir.expr import Const, Map, Reduce, Symbol
+from cascade.ir.expr import Const, Map, Reduce
 from cascade.ir.extents import Number, bind, evaluate
 from cascade.ir.walk import free_ranks, reads, walk
 from cascade.schedule.describe import to_dict
@@ -24,8 +24,8 @@ from cascade.schedule.lower import lower
 from cascade.schedule.order import heavy_first
 from cascade.schedule.pack import pack
 from cascade.schedule.program import Program
-from cascade.schedule.roles import WIDTH
 from cascade.schedule.sizes import Sizes
+from cascade.schedule.small import small_ranks
 from cascade.schedule.split import split
 
 STATE = 2**11  # elements of a state that an instance can hold at a few coordinates of a vector
@@ -201,21 +201,6 @@ def _form(cascade: Cascade, keep: frozenset[str], chunks: bool = True) -> Form:
         frozenset(r for p in new for r in p.parts[1:]),
         "derived",
     )
-
-
-def small_ranks(cascade: Cascade, extents: Mapping[str, int]) -> frozenset[str]:
-    """Ranks that no input carries and whose extent is a small number: windows, classes."""
-    carried = {r for t in cascade.inputs for r in t.ranks}
-    params = {p.name: p.value for p in cascade.params}
-    found = set()
-    for r in cascade.ranks:
-        extent = r.extent
-        if isinstance(extent, Symbol):
-            extent = params.get(extent.name) or extent
-        size = extents.get(r.name, extent.value if isinstance(extent, Const) else None)
-        if isinstance(extent, Const) and r.name not in carried and (size or 0) <= WIDTH:
-            found.add(r.name)
-    return frozenset(found)
 
 
 def _is_worse(cascade: Cascade, chunked: Cascade) -> bool:

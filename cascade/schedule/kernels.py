@@ -19,8 +19,9 @@ from cascade.ir.ops import MAPS
 from cascade.ir.printer import print_expr
 from cascade.ir.walk import free_ranks, reads, walk
 from cascade.schedule.errors import NoSchedule
-from cascade.schedule.roles import WIDTH, Loop, Roles, parts_of, placed, shifted
+from cascade.schedule.roles import Loop, Roles, parts_of, placed, shifted
 from cascade.schedule.settle import Settled, presence_name
+from cascade.schedule.small import WIDTH
 
 
 @dataclass
@@ -208,12 +209,17 @@ class Partition:
         and others do not, and along which tensors are contiguous, if it is small and another rank
         is left.
         """
-        if k.loop is None or len(k.grid) < 2:
+        if k.loop is None:
+            return k.grid
+        whole = self._read_elsewhere(k)
+        self.roles.widths |= whole
+        k.grid = tuple(r for r in k.grid if r not in whole)
+        if len(k.grid) < 2:
             return k.grid
         values = [set(self.grid_of(self.steps[n])) for n in k.members if self._weighs(n)]
         some = [r for r in k.grid if any(r not in own for own in values)]
         if not some:
-            inlined = [self.steps[n] for n in self._inlined(k)]
+            inlined = [self.steps[n] for n in self.inlined(k)]
             along = [
                 set(s.ranks) for s in inlined if set(s.ranks) & k.loop.ranks and self._costs(s)
             ]
@@ -226,6 +232,17 @@ class Partition:
                 self.roles.widths.add(r)
                 return tuple(x for x in k.grid if x != r)
         return k.grid
+
+    def _read_elsewhere(self, k: Draft) -> set[str]:
+        """Ranks of the grid at other coordinates of which a step of the loop needs what it had
+        before: no point of the grid can be by itself.
+        """
+        states = [n for n in k.members if self.roles.iterative(n)]
+        found: set[str] = set()
+        for r in (r for n in states for r in self._needs(self.steps[n]) if r.tensor in states):
+            ranks = self.steps[r.tensor].ranks
+            found |= {x for x, i in zip(ranks, r.index, strict=True) if i != Coordinate(x)}
+        return {r for r in found & set(k.grid) if (self.roles.size(r) or 0) <= WIDTH}
 
     def _is_contiguous(self, rank: str) -> bool:
         """Whether a rank is the last one of every input and output that has it."""
@@ -266,7 +283,7 @@ class Partition:
 
     def _spread(self, s: Settled) -> tuple[str, ...]:
         """The grid of a step in a kernel of its own: the ranks that nothing in it needs whole."""
-        made = [self.steps[n] for n in self._inlined(Draft(None, (), [s.name]))]
+        made = [self.steps[n] for n in self.inlined(Draft(None, (), [s.name]))]
         whole = {r for x in (s, *made) for r in (*x.bound, x.target)} | self.parts
         return tuple(r for r in s.ranks if r not in self.roles.widths or r not in whole)
 
@@ -432,7 +449,7 @@ class Partition:
             if k.loop is None:
                 continue
             read_at = self._read_at(k)
-            for name in self._inlined(k):
+            for name in self.inlined(k):
                 s = self.steps[name]
                 if s.recurs is not None or name in self.own or not s.ranks:
                     continue
@@ -508,7 +525,7 @@ class Partition:
             return False
         return all(r in found or self._only_inside(r, found) for r in readers)
 
-    def _inlined(self, k: Draft) -> set[str]:
+    def inlined(self, k: Draft) -> set[str]:
         found: set[str] = set()
         todo = [*k.members, *k.stores]
         while todo:

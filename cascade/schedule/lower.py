@@ -17,6 +17,7 @@ from cascade.schedule.program import Buffer, Kernel, Program
 from cascade.schedule.roles import Roles
 from cascade.schedule.settle import settle
 from cascade.schedule.sizes import Sizes
+from cascade.schedule.small import constant
 from cascade.schedule.verify import violations
 
 FEW = 8  # coordinates of a tile of a loop that only adds
@@ -33,7 +34,7 @@ def lower(
     merged in any order: those that a derivation made. `free` names the parts whose extent is ours
     to choose.
     """
-    partition = _partition(cascade, tuple(sorted(sizes.extents.items())), unordered)
+    partition = _partition(cascade, tuple(sorted(sizes.extents.items())), unordered, free)
     roles = partition.roles
     names = _kernel_names(partition.kernels)
     kernels = tuple(
@@ -53,9 +54,12 @@ def lower(
 
 @lru_cache(maxsize=16)  # of each size of tiles that a form has
 def _partition(
-    cascade: Cascade, extents: tuple[tuple[str, int], ...], unordered: frozenset[str]
+    cascade: Cascade,
+    extents: tuple[tuple[str, int], ...],
+    unordered: frozenset[str],
+    free: frozenset[str],
 ) -> Partition:
-    return Partition(Roles(cascade, settle(cascade), dict(extents), unordered))
+    return Partition(Roles(cascade, settle(cascade), dict(extents), unordered, free))
 
 
 def _kernel(
@@ -77,11 +81,21 @@ def _kernel(
 
 def _beside(partition: Partition, draft: Draft) -> int:
     """How many coordinates of other ranks every reduction of a loop takes at each of its own."""
+    if draft.loop is None:
+        return 1
+    along = draft.loop.ranks
+    inlined = (partition.steps[n] for n in sorted(partition.inlined(draft)))
+    steps = [partition.steps[n] for n in draft.members]
     found = []
-    for s in (partition.steps[n] for n in draft.members):
-        others = [r for r in s.bound if draft.loop is None or r not in draft.loop.ranks]
-        found.append(prod(partition.roles.size(r) or USUAL for r in others))
+    for s in (*steps, *inlined):
+        if s.iterative is None and along & set(s.bound):
+            others = [r for r in s.bound if r not in along]
+            found.append(prod(_extent(partition.roles, r) for r in others))
     return min(found, default=1)
+
+
+def _extent(roles: Roles, rank: str) -> int:
+    return roles.size(rank) or constant(roles.cascade, rank) or USUAL
 
 
 def _adds_up(partition: Partition, draft: Draft) -> bool:

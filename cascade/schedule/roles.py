@@ -14,13 +14,12 @@ from math import prod
 
 from cascade.ir.affine import grouped, simplified
 from cascade.ir.cascade import Cascade, Partition
-from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol
+from cascade.ir.expr import Const, Coordinate, Expr, Map, Read
 from cascade.ir.walk import children, reads, substitute, transform
 from cascade.schedule.settle import Settled
+from cascade.schedule.small import MATRIX, WIDTH, small_ranks
 
 CONTRACTED = 1024  # the largest extent of a contraction that a tile holds whole
-WIDTH = 256  # the largest extent of any other width
-MATRIX = 2**15  # the most elements of a matrix that a tile holds whole
 PAIRED = 32  # the largest extent of a rank of which tiles hold all pairs of coordinates
 
 
@@ -42,12 +41,15 @@ class Loop:
 
 @dataclass
 class Roles:
-    """Roles of the ranks of one cascade in settled steps. `sizes` are extents known beforehand."""
+    """Roles of the ranks of one cascade in settled steps. `sizes` are extents known beforehand,
+    `free` the parts whose extent is ours to choose.
+    """
 
     cascade: Cascade
     steps: dict[str, Settled]
     sizes: Mapping[str, int]
     unordered: frozenset[str]
+    free: frozenset[str] = frozenset()
     loops: dict[str, Loop] = field(default_factory=dict)  # stream step -> its loop
     widths: set[str] = field(default_factory=set)
 
@@ -58,7 +60,8 @@ class Roles:
         for s in self.steps.values():
             for name in {r.tensor for e in parts_of(s) for r in reads(e)}:
                 self.readers.setdefault(name, []).append(s)
-        self.widths |= {r.name for r in self.cascade.ranks if self._small(r.name)}
+        self.widths |= small_ranks(self.cascade, self.sizes, self.free)
+        self.widths |= {r.name for r in self.cascade.ranks if self._short(r.name)}
         self.widths |= {p for part in self._partitions() for p in part.parts[1:]}
         targets = {s.target for s in self.steps.values() if s.target is not None}
         self.widths |= {r for r in targets if (self.size(r) or 0) <= WIDTH}
@@ -79,16 +82,11 @@ class Roles:
             return self.sizes[rank.rstrip("'")]
         return int(extent.value) if isinstance(extent, Const) else None
 
-    def _small(self, rank: str) -> bool:
-        """A rank of few coordinates, whatever the inputs: a window, classes, a chunk."""
-        extent = self.cascade.rank[rank].extent
-        if any(rank in t.ranks for t in self.cascade.inputs):
-            return isinstance(extent, Const) and extent.value <= WIDTH
-        params = {p.name: p.value for p in self.cascade.params}
-        if isinstance(extent, Symbol) and isinstance(params.get(extent.name), Const):
-            extent = params[extent.name]  # type: ignore[assignment]
-        size = self.sizes.get(rank, extent.value if isinstance(extent, Const) else None)
-        return isinstance(extent, Const) and size is not None and size <= WIDTH
+    def _short(self, rank: str) -> bool:
+        """A rank of an input whose extent the spec says, and that has few coordinates."""
+        extent = self._extent(rank)
+        carried = any(rank in t.ranks for t in self.cascade.inputs)
+        return carried and isinstance(extent, Const) and extent.value <= WIDTH
 
     # -- loops
     def _iterative_loops(self) -> None:
