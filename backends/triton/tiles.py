@@ -145,7 +145,7 @@ def programs(
     specialised: bool = False,
 ) -> Iterator[tuple[Candidate, Schedule, Program]]:
     """The candidates whose tiles can be held, with their Programs; the smallest in any case."""
-    candidates = SPECIALISED if specialised else CANDIDATES
+    candidates: tuple[Candidate, ...] = SPECIALISED if specialised else CANDIDATES
     if stages is not None:
         candidates = tuple(dict.fromkeys(replace(c, stages=stages) for c in candidates))
     known = {**{n.upper(): v for n, v in extents.items()}, **extents}
@@ -246,7 +246,7 @@ def chosen(
     first: list[str] = []  # kernels that spilled are likely to spill again
     failure: NotCompiled | None = None
     limit = SHARED.get(CAPABILITIES.get(target, 0), 2**31)  # an unknown target is refused below
-    candidates = SPECIALISED if specialised else CANDIDATES
+    candidates: tuple[Candidate, ...] = SPECIALISED if specialised else CANDIDATES
     every = programs(spec, extents, tiles, as_written, cut, stages, specialised)
     for n, (candidate, made, program) in enumerate(every):
         _check_set(program, tiles or {})
