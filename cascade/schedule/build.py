@@ -18,6 +18,7 @@ from cascade.ir.walk import conjuncts, free_ranks, symbols, walk
 from cascade.schedule.errors import NoSchedule
 from cascade.schedule.facts import inlined
 from cascade.schedule.kernels import Draft, Partition
+from cascade.schedule.products import added, factors, product, terms
 from cascade.schedule.program import (
     Axis,
     Best,
@@ -509,20 +510,28 @@ class Builder:
     ) -> Expr:
         """A sum of products: factors that do not vary along the axes stay outside."""
         stem = step.name
+        several = self._apart(value, axes)
+        if several is not None:
+            return self.named(
+                stem, added([self._summed(step, t, conditions, axes) for t in several])
+            )
         outside: list[Expr] = []
         inside: list[tuple[Expr, Expr]] = []  # as written, as a tile
         tiles = [(f, self.value(f)) for f in self._factors(value)]
         there = {*axes, *(a for _, t in tiles for a in self.axes_in(t))}
         along = [own for _, t in tiles if (own := set(self.axes_in(t))) & set(axes)]
         for f, t in tiles:
-            widens = self._plain(t) and not any(own.issuperset(self.axes_in(t)) for own in along)
-            stays = conditions and not self._is_finite_number(t, there) and not widens
-            if set(self.axes_in(t)) & set(axes) or stays:
+            own = set(self.axes_in(t))
+            if own & set(axes):
+                inside.append((f, self.named(stem, t)))
+            elif not conditions or self._is_finite_number(t, there):
+                outside.append(self._if_any(t, axes))
+            elif not own or any(own <= a for a in along) or not along:
                 inside.append((f, self.named(stem, t)))
             else:
-                outside.append(self._if_any(t, axes))
+                outside.append(self._if_present(stem, t, conditions, axes))
         if not axes:
-            whole = self.masked(stem, _product([*outside, *(t for _, t in inside)]), conditions,
+            whole = self.masked(stem, product([*outside, *(t for _, t in inside)]), conditions,
                                 Const(0.0))  # fmt: skip
             return self.named(stem, whole)
         parts = self._filtered(step, inside, conditions, axes)
@@ -530,7 +539,40 @@ class Builder:
             result = self._contracted(stem, tuple(parts), axes)
         else:
             result = self._folded(stem, "sum", parts[0], axes)
-        return self.named(stem, _product([*outside, result])) if outside else result
+        return self.named(stem, product([*outside, result])) if outside else result
+
+    def _apart(self, value: Expr, axes: tuple[str, ...]) -> list[Expr] | None:
+        """The terms of a sum of matrices, each of which is a product of others: `q[j,e] * o[j,f] -
+        k[j,e] * r[j,f]`. Its tile has more axes than any of theirs, but a sum of contractions makes
+        none. None where there is no such sum.
+        """
+        parts = factors(value)
+        sums = [f for f in parts if isinstance(f, Map) and f.op in ("+", "-")]
+        if len(sums) != 1:
+            return None
+        rest = [f for f in parts if f is not sums[0]]
+        whole = set(self.axes_in(self.value(sums[0])))
+        own = list(terms(sums[0]))
+        if len(whole) < 3 or not whole & set(axes):
+            return None
+        if not all(self._is_outer(t, whole) for t in own):
+            return None
+        return [product([*rest, t]) for t in own]
+
+    def _is_outer(self, term: Expr, whole: set[str]) -> bool:
+        """Whether a term has all these axes, and none of its factors has."""
+        own = [set(self.axes_in(self.value(f))) for f in factors(term)]
+        return set().union(*own) == whole and not any(a == whole for a in own)
+
+    def _if_present(
+        self, stem: str, t: Expr, conditions: tuple[Expr, ...], axes: tuple[str, ...]
+    ) -> Expr:
+        """A factor taken out of a sum over the points where conditions hold, 0 where there is none:
+        no point is missed that it could make infinite. Inside, it would give a tile more axes.
+        """
+        point = self._along(conjoin(conditions), axes, FALSE)
+        there = self._folded(f"{stem}_any", "any", point, axes)
+        return Map("select", (there, t, Const(0.0)))
 
     def _factors(self, value: Expr) -> Iterator[Expr]:
         """The factors of a product, and those of factors that are themselves products of what has
@@ -616,7 +658,7 @@ class Builder:
         vanishing = None
         if not missing and not rows:
             vanishing = self._vanishing(stem, inside[host][0], conditions)
-        whole = _product([tiles[host], *(tiles[n] for n in rows)])
+        whole = product([tiles[host], *(tiles[n] for n in rows)])
         zero = _zero(whole)
         first = vanishing or self.masked(stem, self.named(stem, whole), conditions, zero)
         others = [n for n in range(len(tiles)) if n != host and n not in rows]
@@ -864,26 +906,6 @@ class Builder:
         rest = [r for r in self.axes if r not in rows and r not in streams]
         rest.sort(key=lambda r: order.get(r.rstrip("'"), len(order)))
         return tuple(Axis(r, self.axes[r]) for r in (*rows, *streams, *rest))
-
-
-def factors(e: Expr) -> list[Expr]:
-    """The factors of a product; a quotient has the reciprocal of its denominator."""
-    match e:
-        case Map("*", (a, b)):
-            return [*factors(a), *factors(b)]
-        case Map("/", (a, b)):
-            return [*factors(a), Map("/", (Const(1.0), b))]
-        case Map("neg", (a,)):
-            return [Const(-1.0), *factors(a)]
-        case _:
-            return [e]
-
-
-def _product(parts: list[Expr]) -> Expr:
-    result = parts[0]
-    for part in parts[1:]:
-        result = Map("*", (result, part))
-    return result
 
 
 def _zero(e: Expr) -> Const:
