@@ -202,6 +202,10 @@ SECTIONS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
                 "What is set needs more memory than the target has.",
                 "texts/footprint",
             ),
+            "specialise": (
+                "Loads cannot be left to warps of their own.",
+                "texts/warps_that_cannot_load_alone",
+            ),
             "backend": ("There is no such backend.", "texts/backend_unknown"),
             "device": (
                 "Inputs are on a device on which the backend does not run.",

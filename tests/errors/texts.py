@@ -229,6 +229,12 @@ def choose_what_does_not_fit() -> None:
         tiles.chosen(cascade.parse(SPEC), {}, "sm_90", tiles={"m": 4096}, stages=6)
 
 
+def specialise_where_nothing_copies_boxes() -> None:
+    from cascade.backends.triton.tiles import chosen
+
+    chosen(cascade.parse(SPEC), {}, "sm_80", specialised=True)
+
+
 def compile_while_interpreting() -> None:
     from cascade.backends.triton.aot import facts
 
@@ -342,6 +348,7 @@ CALLS: dict[str, Callable[[], object]] = {
     "split_none": partial(api.schedule, cascade.parse(SPEC), split=0),
     "split_in_order": split_a_recurrence,
     "footprint": choose_what_does_not_fit,
+    "warps_that_cannot_load_alone": specialise_where_nothing_copies_boxes,
     "sizes_assumed": assume_sizes,
     "tile_unused": set_an_unused_tile,
     "call_of_a_spec": lambda: cascade.parse(ATTENTION, "spec.cascade")(Q=np.ones((2, 3))),
