@@ -9,6 +9,7 @@ Einsum statements over names that the caller chooses, so that the loop of a kern
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,7 +22,7 @@ from cascade.transforms.fuse import MAX, MEAN, Accumulator, Anchor, Plan
 from cascade.transforms.normal_form import Poly
 from cascade.transforms.spell import to_expr
 
-LOWEST = Const(-10000)  # exp of it is 0; keeps u*exp(u) from being -inf * 0
+LOWEST = -1000  # exp of it is 0 in float64
 
 Name = Callable[[str], Expr]  # the value of a state component, in the statement being written
 
@@ -105,11 +106,18 @@ def shifted(accumulator: Accumulator, anchors: dict[str, Anchor], shift: Name) -
             name = e.tensor[:-2]
             u: Expr = Map("-", (anchors[name].value, shift(name)))
             if degrees.get(name) and slopes.get(name):
-                u = Map("max", (u, LOWEST))
+                u = _no_lower(u, slopes[name])
             return u
         return None
 
     return transform(to_expr(accumulator.chi), rule)
+
+
+def _no_lower(u: Expr, slope: Fraction) -> Expr:
+    """u as a factor beside exp(slope * u): no lower than where that is 0, as `-inf * 0` is NaN and
+    so is the power of a large number that overflows.
+    """
+    return Map("max", (u, Const(math.floor(LOWEST / slope))))
 
 
 def lift_anchor(anchor: Anchor, component: Component, bound: tuple[str, ...]) -> Expr:
@@ -149,7 +157,8 @@ def moved(
                 decay = factor(name) if factor is not None else decayed(anchor, old, new)
                 term = Map("*", (term, _power(decay, slope)))
             if drop:
-                term = Map("*", (term, _power(d, Fraction(drop))))
+                step = _no_lower(d, slope) if slope and anchor.kind == MAX else d
+                term = Map("*", (term, _power(step, Fraction(drop))))
         if coefficient != 1:
             term = Map("*", (Const(coefficient), term))
         result = term if result is None else Map("+", (result, term))
