@@ -77,7 +77,7 @@ class TiledKernel:
         made = self.schedule(inputs, settings or {})
         values = made.bind({n: a.shape for n, a in inputs.items()}, settings)
         layouts = tuple((n, a.shape, a.dtype.str, a.strides) for n, a in inputs.items())
-        numbers = tuple((n, type(v), v) for n, v in values.items())
+        numbers = tuple((n, repr(v)) for n, v in values.items())  # -0.0 is not 0.0
         key = (id(made), layouts, numbers)
         # Taken out while it runs: a call at the same time makes its own, and one that fails is
         # not used again.
@@ -123,8 +123,9 @@ class TiledKernel:
         bound = bind(spec, {n: a.shape for n, a in arrays.items()}, settings)
         classes = tuple((n <= WIDTH, n <= CONTRACTED) for n in bound.extents.values())
         params = tuple(sorted((p.name, bound.values[p.name]) for p in spec.params))
+        exact = tuple((n, repr(v)) for n, v in params)  # -0.0 is not 0.0
         few = few_rows(spec, bound.extents), few_tiles(spec, bound.extents, self.tiles, PART)
-        key = (spec, classes, params, few)
+        key = (spec, classes, exact, few)
         if key not in self.known:
             extents = {**bound.extents, **{n: int(v) for n, v in params if isinstance(v, int)}}
             make = partial(schedule, spec, as_written=self.as_written)

@@ -115,7 +115,8 @@ class TritonKernel:
             few_rows(spec, bound.extents),
             few_tiles(spec, bound.extents, self.tiles, CANDIDATES[0].stream),
         )
-        key = (spec, classes, tuple(sorted(settings.items())), by_descriptor, few, lengths)
+        numbers = tuple(sorted((n, repr(v)) for n, v in settings.items()))  # -0.0 is not 0.0
+        key = (spec, classes, numbers, by_descriptor, few, lengths)
         known = self.known.setdefault(key, [])
         for earlier, module in known:
             if all(bound.values.get(n, size) == size for n, size in earlier.program.widths):

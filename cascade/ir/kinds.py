@@ -101,11 +101,7 @@ class _Kinds:
     def _output(self, t: OutputType) -> None:
         """An output is of the kind of its type, and has room for what is computed."""
         found, kind = self.kind.get(t.tensor, "any"), declared_kind(t.dtype)
-        if t.tensor in self.inputs:
-            message = f"`{t.tensor}` is an input, and has the type of its argument"
-            hint = f"declare it there: `{self._declared(t.tensor, t.dtype)}`"
-            self._report("type", message, t.span, hint)
-        elif found == "any" and kind != "real":
+        if found == "any" and kind != "real":
             for body in self.bodies.get(t.tensor, ()):
                 self._need(body, kind)
         elif found not in (kind, "any"):

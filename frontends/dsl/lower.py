@@ -148,7 +148,7 @@ class _File:
         for statement in self._of(s.Outputs):
             for item in statement.items:
                 name = s.Name(item.name, item.span and item.span.word(item.name))
-                if name.text not in self.names.tensors:
+                if name.text not in self.names.writes:
                     self.errors.append(self._unknown_output(name))
                 elif name.text in outputs:
                     message = f"`{name.text}` is an output twice"
@@ -169,6 +169,10 @@ class _File:
         return OutputType(item.name, item.dtype or "", type_span(item))
 
     def _unknown_output(self, name: s.Name) -> Diagnostic:
+        if name.text in self.names.tensors:
+            hint = f"a cascade computes its outputs: write `Z = {name.text}` and `output Z`"
+            message = f"`{name.text}` is an input, which no statement defines"
+            return Diagnostic("unknown-output", message, name.span, hints=(hint,))
         hints = did_you_mean(name.text, self.names.tensors)
         if not hints and name.text in (*self.names.params, *self.names.ranks):
             hints = (f"an output is a tensor: write `Z = {name.text}` and `output Z`",)
