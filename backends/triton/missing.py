@@ -4,7 +4,7 @@ A lane does not exist where a place is past its extent, or where an axis has mor
 size. A load gives 0 there, a mask its fill; what follows from these is followed through pointwise
 operations: `exp(masked - top)` is 0 where `masked` is -inf. Numbers that do not vary along the
 lanes in question are those of a row that exists, and are taken to be finite: where they are not,
-the row is NaN by its other lanes as well.
+the row is NaN by its other lanes as well, if it has any.
 """
 
 from __future__ import annotations
@@ -105,4 +105,6 @@ def _is_positive(w: Writer, e: Expr) -> bool:
 def _is_tame(w: Writer, e: Expr, place: Place) -> bool:
     """Whether an expression is finite where a place is past its extent."""
     value = held(w, e, place)
-    return math.isfinite(value) if value is not None else not w.varies(e, place)
+    if value is not None:
+        return math.isfinite(value)
+    return not w.varies(e, place) and not w.is_empty(place)

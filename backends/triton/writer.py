@@ -272,6 +272,10 @@ class Writer:
         """Whether a value varies along the lanes of a place."""
         return bool(_lanes(place) & set(self.axes(e)))
 
+    def is_empty(self, place: Place) -> bool:
+        """Whether no lane of a place exists, as its width is 0."""
+        return any(self.actual[axis] == 0 for axis in _lanes(place))
+
     def axes(self, e: Expr) -> Axes:
         """The axes of the value of an expression."""
         found: set[str] = set()
