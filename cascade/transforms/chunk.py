@@ -22,6 +22,7 @@ from cascade.transforms.mirror import mirrored
 from cascade.transforms.products import Opener
 from cascade.transforms.quadratic import Quadratic
 from cascade.transforms.recurrence import Recurrence, find_recurrences
+from cascade.transforms.shadow import without_shadows
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,8 @@ class Chunked:
 
 def chunk(cascade: Cascade) -> Chunked | None:
     """The chunked form; None where nothing in the cascade asks for one."""
-    draft = Draft(cascade)
+    source = without_shadows(cascade)
+    draft = Draft(source)
     opener = Opener(draft)
     steps: list[Chunking] = []
     refusals: list[Refused] = []
@@ -94,7 +96,7 @@ def chunk(cascade: Cascade) -> Chunked | None:
             steps.append(_recurrence(found))
         except NotChunkable as refused:
             refusals.append(_refused(found.update, refused))
-    for e in cascade.einsums:
+    for e in source.einsums:
         if e.step is not None or e.tensor in opener.recurring:
             continue
         body = next(x.body for x in draft.einsums if x.tensor == e.tensor)

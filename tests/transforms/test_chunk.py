@@ -539,3 +539,34 @@ def test_the_order_is_stable(name: str) -> None:
     first = str(chunked(SPECS[name][0])[1])
     assert first == str(chunked(SPECS[name][0])[1])
     assert "because" in first and "identity" in first
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "W[p,m] * V[m,f] / sum[m](W[p,m])",
+        "W[p,m] * V[m,f] / count[m](W[p,m])",
+        "W[p,m] * V[m,f] / max[m](abs(W[p,m]))",
+        "sum[m]((W[p,m] - mean[m](W[p,m])) * V[m,f])",
+        "sum[m](W[p,m] * V[m,f] / (1 + sum[p](abs(W[p,m]))))",
+        "sum[m](W[p,m] * V[m,f] / sum[m](W[p,m]))",
+        "sum[m](W[p,m] * V[m,f] / sum[m](W[p,m] * sum[m](W[p,m])))",
+        "sum[m](W[p,m] * V[m,f] * (0.9**(p-m) / sum[m](0.9**(p-m) where m <= p)))",
+    ],
+)
+def test_a_rank_of_the_same_name_is_another_one(body: str) -> None:
+    """A sum within a sum may name its rank as that one does, and is of other coordinates."""
+    source, found = chunked(
+        "input Q[p,e], K[m,e], V[m,f]\nW[p,m] = Q[p,e] * K[m,e] where m <= p\n"
+        f"O[p,f] = {body}\noutput O"
+    )
+    assert found.changed
+    for length in (1, 9, 30):
+        draw = np.random.default_rng(length).uniform
+        inputs = {
+            "Q": draw(size=(length, 4)),
+            "K": draw(size=(length, 4)),
+            "V": draw(size=(length, 3)),
+        }
+        for size in (1, 4, 64):
+            agree(source, found.result, inputs, size)

@@ -1,0 +1,64 @@
+"""Reductions over a rank that is already in use where they stand, as statements of their own.
+
+In `O[p,f] = sum[m](W[p,m] * V[m,f] / sum[m](W[p,m]))` there are two coordinates `m`. What is
+rewritten by putting other coordinates in the place of one would have to keep them apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cascade.ir.cascade import Cascade, Einsum
+from cascade.ir.expr import Coordinate, Expr, Read, Reduce, Select
+from cascade.ir.walk import bound_ranks, children, free_ranks, reads, rebuild
+
+
+def without_shadows(cascade: Cascade) -> Cascade:
+    """The same cascade, in which no reduction binds a rank of its surroundings."""
+    return _Naming(cascade).cascade()
+
+
+class _Naming:
+    def __init__(self, source: Cascade):
+        self.source = source
+        self.taken = {*source.tensors, *source.rank, *(p.name for p in source.params)}
+        self.taken |= {r.name.upper() for r in source.ranks}
+        self.iterative = {e.tensor for e in source.einsums if e.step is not None}
+        self.made: dict[Expr, str] = {}
+        self.added: list[Einsum] = []
+
+    def cascade(self) -> Cascade:
+        einsums = []
+        for e in self.source.einsums:
+            body = self._without(e, e.body, frozenset(e.scope))
+            einsums += [*self.added, e if body is e.body else replace(e, body=body)]
+            self.added.clear()
+        if not self.made:
+            return self.source
+        return replace(self.source, einsums=tuple(einsums))
+
+    def _without(self, e: Einsum, body: Expr, used: frozenset[str]) -> Expr:
+        bound = frozenset(bound_ranks(body))
+        if isinstance(body, Reduce | Select) and bound & used and not self._runs(body):
+            return self._named(e, body)
+        inner = used | bound
+        return rebuild(body, tuple(self._without(e, c, inner) for c in children(body)))
+
+    def _runs(self, e: Expr) -> bool:
+        """Whether a value is read that a recurrence has at a step: it stays in its statement."""
+        return any(r.tensor in self.iterative for r in reads(e))
+
+    def _named(self, e: Einsum, body: Reduce | Select) -> Read:
+        ranks = free_ranks(body)
+        if body not in self.made:
+            self.made[body] = name = self._fresh(f"{e.tensor}_{body.op}")
+            inside = self._without(e, body.body, frozenset((*ranks, *bound_ranks(body))))
+            self.added.append(Einsum(name, ranks, replace(body, body=inside), span=e.span))
+        return Read(self.made[body], tuple(Coordinate(r) for r in ranks))
+
+    def _fresh(self, stem: str) -> str:
+        name, n = stem, 2
+        while name in self.taken:
+            name, n = f"{stem}_{n}", n + 1
+        self.taken.add(name)
+        return name
