@@ -110,7 +110,7 @@ set_option = click.option(
     multiple=True,
     callback=_settings,
     metavar="NAME=VALUE,…",
-    help="Extents and params: --set M=65536,M0=128",
+    help="Extents and params of the spec: --set M=65536,scale=0.5",
 )
 inputs_option = click.option(
     "--inputs",

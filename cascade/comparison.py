@@ -11,6 +11,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -38,21 +39,20 @@ def compare(
 ) -> dict[str, Any]:
     """Times, ratios and errors, and the least time that a `target` needs for the spec.
 
-    With `backward` the gradients by all real inputs are measured, without the forward pass. With
-    `tune` the first call on a GPU looks for the fastest tiles. Raises `InputError` for a peer or a
-    spec that is not known.
+    A spec that is not one of the examples with peers has one, `eager`: its statements in plain
+    PyTorch. With `backward` the gradients by all real inputs are measured, without the forward
+    pass. With `tune` the first call on a GPU looks for the fastest tiles. Raises `InputError` for a
+    peer that is not known.
     """
     api.require_package("torch", "comparing")
     import torch
 
-    from cascade.backends.peers import EXAMPLES, KINDS, peer
+    from cascade.backends.peers import KINDS, peer
 
     for kind in against:
         if kind not in KINDS:
             raise input_error("peer", f"there is no peer `{kind}`: {', '.join(KINDS)}")
-    if spec.name not in EXAMPLES:
-        known = ", ".join(EXAMPLES)
-        raise input_error("peer", f"no peer is known for `{spec.name}`; there are for {known}")
+    example = _example(spec)
     floor = None if target is None else _floor(spec, settings, target)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tensors, numbers = _tensors(spec, settings, dtype, device)
@@ -67,7 +67,10 @@ def compare(
     missing, failed = [], {}
     for kind in against:
         try:
-            function = peer(kind, spec.name, tensors)
+            if example is not None:
+                function = peer(kind, example, tensors)
+            else:
+                function = _as_written(spec, tensors, numbers) if kind == "eager" else None
         except RuntimeError as error:  # no such kernel on this device, out of memory
             failed[kind] = _reason(error)
             continue
@@ -92,6 +95,23 @@ def compare(
         "failed": failed,
         "tuned": str(kernel.tuning) if kernel.tuning is not None else None,
     }
+
+
+def _example(spec: Cascade) -> str | None:
+    """The example that a spec is, whatever it is called."""
+    from cascade.backends.peers import EXAMPLES
+
+    for name in EXAMPLES:
+        if replace(api.parse(api.example_text(name)), name=spec.name) == spec:
+            return name
+    return None
+
+
+def _as_written(
+    spec: Cascade, tensors: Mapping[str, Any], numbers: Mapping[str, Any]
+) -> Callable[[], Any]:
+    function = api.as_torch(spec)
+    return _first(lambda: function(**tensors, **numbers))
 
 
 def _tensors(

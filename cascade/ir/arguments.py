@@ -13,7 +13,7 @@ from typing import Any
 from cascade.diagnostics import Diagnostic, InputError, did_you_mean, input_error
 from cascade.ir.cascade import Cascade, Param, Tensor
 from cascade.ir.expr import Const
-from cascade.ir.extents import Number, refuse_derived, setting_names
+from cascade.ir.extents import Number, refuse_derived, setting_names, settings_in_words
 
 
 def separated(
@@ -61,7 +61,7 @@ def check_names(spec: Cascade, given: Collection[str]) -> None:
     settings = setting_names(spec)
     unknown = [n for n in given if n not in inputs and n not in settings]
     missing = [t for n, t in inputs.items() if n not in given]
-    found = [_unknown(n, [t.name for t in missing], {*inputs, *settings}) for n in unknown]
+    found = [_unknown(n, [t.name for t in missing], spec) for n in unknown]
     found += [_missing(t) for t in missing if not did_you_mean(t.name, unknown)]
     if found:
         raise InputError(*found)
@@ -70,10 +70,11 @@ def check_names(spec: Cascade, given: Collection[str]) -> None:
             refuse_derived(rank)
 
 
-def _unknown(name: str, missing: list[str], known: set[str]) -> Diagnostic:
+def _unknown(name: str, missing: list[str], spec: Cascade) -> Diagnostic:
     """What is missing anyway is the best guess of what was meant."""
-    hints = did_you_mean(name, missing) or did_you_mean(name, known)
-    hints = hints or (f"it has {', '.join(sorted(known))}",)
+    inputs = [t.name for t in spec.inputs]
+    hints = did_you_mean(name, missing) or did_you_mean(name, {*inputs, *setting_names(spec)})
+    hints = hints or (f"inputs: {', '.join(inputs)}; {settings_in_words(spec)}",)
     message = f"there is no input, extent or param `{name}`"
     return Diagnostic("setting", message, hints=hints)
 

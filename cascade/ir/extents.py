@@ -293,7 +293,7 @@ def check_settings(cascade: Cascade, settings: Mapping[str, Number]) -> dict[str
     known = setting_names(cascade)
     checked: dict[str, Number] = {}
     if unknown := [n for n in settings if n not in known]:
-        raise InputError(*(_unknown_setting(n, known) for n in unknown))
+        raise InputError(*(_unknown_setting(n, cascade) for n in unknown))
     for name, value in settings.items():
         checked[name] = number_of_setting(name, value)
         rank = next((r for r in cascade.ranks if r.name.upper() == name), None)
@@ -303,8 +303,20 @@ def check_settings(cascade: Cascade, settings: Mapping[str, Number]) -> dict[str
     return checked
 
 
-def _unknown_setting(name: str, known: set[str]) -> Diagnostic:
-    hints = did_you_mean(name, known) or (f"it has {', '.join(sorted(known))}",)
+def settings_in_words(cascade: Cascade) -> str:
+    """What can be set of a spec, for a hint."""
+    params = [p.name for p in cascade.params]
+    extents = sorted(setting_names(cascade) - {*params})
+    found = [f"extents: {', '.join(extents)}"] if extents else []
+    return "; ".join([*found, f"params: {', '.join(params)}"] if params else found)
+
+
+def _unknown_setting(name: str, cascade: Cascade) -> Diagnostic:
+    rank = name[:-1].lower()
+    if rank in cascade.rank and name[-1:] in "01":  # as schedules call the parts of a rank
+        hints: tuple[str, ...] = (f"the coordinates of a tile are set by `--tile {rank}=…`",)
+    else:
+        hints = did_you_mean(name, setting_names(cascade)) or (settings_in_words(cascade),)
     return Diagnostic("setting", f"there is no extent or param `{name}`", hints=hints)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from cascade.ir import text
 from cascade.ir.cascade import Cascade, Einsum, Rank, Requirement, Tensor, extent_symbol
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Select, Symbol, Where
@@ -59,14 +61,17 @@ def number(value: int | float | bool) -> Text:
     return Text(repr(value), ATOM)
 
 
-def print_einsum(e: Einsum) -> str:
+def print_einsum(e: Einsum, ranks: Collection[str] | None = None) -> str:
+    """A statement on a line; `ranks` are those that a reader knows from elsewhere, by default all
+    that it has.
+    """
     left = e.tensor
     if e.ranks:
         left = text.index(e.tensor, [text.tight(print_expr(i)) for i in e.index]).text
-    return f"{left} = {print_body(e.body, e.scope)}"
+    return f"{left} = {print_body(e.body, e.scope, ranks)}"
 
 
-def print_body(body: Expr, scope: tuple[str, ...]) -> str:
+def print_body(body: Expr, scope: tuple[str, ...], ranks: Collection[str] | None = None) -> str:
     """The right side, with a sum left implicit where the language reads it back as the same."""
     guards: tuple[Expr, ...] = ()
     if isinstance(body, Where) and not isinstance(body.body, Where):
@@ -74,7 +79,8 @@ def print_body(body: Expr, scope: tuple[str, ...]) -> str:
     if isinstance(body, Reduce) and body.op == "sum":
         inner, filters = unfiltered(body.body)
         named = all(set(body.ranks) & set(free_ranks(c)) for c in filters)
-        if named and implicit_sum(inner, scope) == body.ranks:
+        known = ranks is None or set(body.ranks) <= set(ranks)
+        if named and known and implicit_sum(inner, scope) == body.ranks:
             body, guards = inner, filters + guards
     return print_expr(Where(body, conjunction(guards)) if guards else body)
 
@@ -112,6 +118,13 @@ def _declared(c: Cascade) -> list[Rank]:
     return [r for r in c.ranks if r.declared or not is_found(r)]
 
 
+def _named(c: Cascade) -> set[str]:
+    """The ranks that are named outside of the sums over them."""
+    found = {r for t in c.inputs for r in t.ranks} | {r for e in c.einsums for r in e.ranks}
+    found |= {r for p in c.partitions for r in (p.rank, *p.parts)}
+    return found | {r.name for r in _declared(c)}
+
+
 def print_cascade(c: Cascade) -> str:
     """Canonical text: header, declarations, statements in file order, outputs."""
     blocks = [[f"cascade {c.name}"]]
@@ -128,7 +141,8 @@ def print_cascade(c: Cascade) -> str:
     ]
     declarations += [_requirement(r) for r in c.requirements]
     blocks.append(declarations)
-    blocks.append([("init " if e.init else "") + print_einsum(e) for e in c.einsums])
+    ranks = _named(c)
+    blocks.append([("init " if e.init else "") + print_einsum(e, ranks) for e in c.einsums])
     outputs = [_typed(name, c.output_types.get(name)) for name in c.outputs]
     blocks.append([f"output {', '.join(outputs)}"] if outputs else [])
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"

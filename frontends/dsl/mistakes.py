@@ -266,6 +266,8 @@ def _comment(p: _Place) -> _Reason | None:
 
 def _line_begins_with_operator(p: _Place) -> _Reason | None:
     if p.begins_line and p.text in OPERATORS and not p.bracket:
+        if p.text == "//" and p.after[:1] == " ":
+            return _Reason("no line begins with `//`", "a comment begins with `#`")
         return _Reason(
             f"a line cannot begin with `{p.text}`",
             f"end the line above with `{p.text}`, or put the expression in parentheses",

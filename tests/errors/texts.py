@@ -368,7 +368,6 @@ CALLS: dict[str, Callable[[], object]] = {
     "sweep_backwards": sweep_backwards,
     "plot_without_a_sweep": draw_latency_of_one_point,
     "peer_unknown": partial(compare_with, ["flash"]),
-    "peer_of_another_spec": partial(compare_with, ["eager"]),
     "stray_rank_by_hand": partial(verify_by_hand, STRAY),
     "slots_by_hand": partial(verify_by_hand, Read("A", ())),
 }

@@ -12,3 +12,9 @@ def test_ranks_of_inputs_that_share_an_extent_are_declared():
     shared = tuple(replace(r, extent=Symbol("M")) for r in spec.ranks)
     again = cascade.parse(str(replace(spec, ranks=shared)))
     assert {r.name: r.extent for r in again.ranks} == {"m": Symbol("M"), "n": Symbol("M")}
+
+
+def test_a_sum_over_a_rank_that_nothing_else_names_is_written():
+    for body in ("sum[n](L[n] where n <= m)", "sum[n](L[n] * L[m])"):
+        spec = cascade.parse(f"input L[m]\nC[m] = {body}\noutput C\n")
+        assert cascade.parse(str(spec)) == spec
