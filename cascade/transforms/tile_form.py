@@ -6,7 +6,7 @@ Tensors over rows and columns, which would be whole squares, are written again f
 from __future__ import annotations
 
 from cascade.ir.expr import Coordinate, Expr, Map, Read, Reduce, Where
-from cascade.ir.walk import children, free_ranks, rebuild, transform, walk
+from cascade.ir.walk import bound_ranks, children, free_ranks, rebuild, transform, walk
 from cascade.transforms.placing import place
 from cascade.transforms.products import Opener
 from cascade.transforms.tiles import Tiles, filtered, mentions
@@ -50,6 +50,8 @@ class TileForm:
         return any(node in self.before for node in walk(e))
 
     def _tiled(self, e: Expr) -> Expr:
+        if {self.tiles.row, self.column} & set(bound_ranks(e)):
+            return e  # other coordinates of the same names
         both = mentions(e, {self.tiles.row}) and mentions(e, {self.column})
         if isinstance(e, Read) and both:
             return self._read(e)

@@ -550,6 +550,8 @@ def test_the_order_is_stable(name: str) -> None:
         "sum[m]((W[p,m] - mean[m](W[p,m])) * V[m,f])",
         "sum[m](W[p,m] * V[m,f] / (1 + sum[p](abs(W[p,m]))))",
         "sum[m](W[p,m] * V[m,f] / sum[m](W[p,m]))",
+        "sum[m](W[p,m] * V[m,f] * exp(-max[m](W[p,m])))",
+        "sum[m](W[p,m] * V[m,f] / (1 + exp(-sum[m](W[p,m]))))",
         "sum[m](W[p,m] * V[m,f] / sum[m](W[p,m] * sum[m](W[p,m])))",
         "sum[m](W[p,m] * V[m,f] * (0.9**(p-m) / sum[m](0.9**(p-m) where m <= p)))",
     ],
