@@ -899,12 +899,16 @@ class Builder:
         self.scopes[-1].nodes.append(Store(step.name, index, value, tuple(inside)))
 
     def kernel_axes(self) -> tuple[Axis, ...]:
-        """Rows first, then the loop, then the widths in the order of the ranks."""
+        """Rows first, then the loop and the places of chunks, then the widths in the order of the
+        ranks: tiles lie as tensors do, and are equal where only the names of their lanes differ.
+        """
         order = {r.name: n for n, r in enumerate(self.cascade.ranks)}
+        chunks = {self.extent(r) for p in self.cascade.partitions for r in p.parts[1:]}
         rows = [r for r in self.axes if r in self.draft.rows]
         streams = [r for r in self.axes if self.draft.loop and r == self.draft.loop.rank]
         rest = [r for r in self.axes if r not in rows and r not in streams]
         rest.sort(key=lambda r: order.get(r.rstrip("'"), len(order)))
+        rest.sort(key=lambda r: self.axes[r] not in chunks)
         return tuple(Axis(r, self.axes[r]) for r in (*rows, *streams, *rest))
 
 
