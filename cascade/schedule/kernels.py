@@ -38,6 +38,7 @@ class Draft:
 
 
 def _is_over_chunks(k: Draft) -> bool:
+    """Whether a kernel has a loop over chunks of a recurrence, in order."""
     return k.loop is not None and k.loop.ordered and bool(k.loop.inner)
 
 
@@ -515,22 +516,22 @@ class Partition:
         return {n for n in found if not self._only_inside(n, found)}
 
     def _solved(self) -> set[str]:
-        """Systems that are solved row by row and need nothing of a loop: all chunks are solved at
-        once then, each once. And what is made of a solution inside a loop, where others read it.
+        """Systems that are solved row by row, need nothing of a loop, and are read in one, or by
+        several kernels: all chunks are solved at once then, each once. And what is made of a
+        solution inside a loop, where other kernels read it.
         """
         solved = {n for n, s in self.steps.items() if self._is_solved(s)}
-        alone = {n for n in solved if not self._needs(self.steps[n])}
-        alone = {n for n in alone if not self._only_inside(n, alone)}
-        made = (n for n in self.steps if n not in solved and not self.roles.streams(n))
-        readers = {
-            n
-            for n in made
-            if solved & {r.tensor for e in parts_of(self.steps[n]) for r in reads(e)}
-        }
-        readers = {n for n in readers if self._needs(self.steps[n])}
-        inlined = [self.inlined(k) | set(k.stores) for k in self.kernels]
-        found = {n for n in readers if sum(n in own for own in inlined) > 1}
-        return alone | {n for n in found if not self._only_inside(n, found)}
+        made = {n for n in self.steps if n not in solved and not self.roles.streams(n)}
+        made = {n for n in made if solved & self._read_by(n) and self._needs(self.steps[n])}
+        inlined = [(k, self.inlined(k) | set(k.stores)) for k in self.kernels]
+        looped = {n for k, own in inlined if k.loop is not None for n in own}
+        several = {n for n in made | solved if sum(n in own for _, own in inlined) > 1}
+        alone = {n for n in solved & (looped | several) if not self._needs(self.steps[n])}
+        found = several & made
+        return {n for own in (alone, found) for n in own if not self._only_inside(n, own)}
+
+    def _read_by(self, name: str) -> set[str]:
+        return {r.tensor for e in parts_of(self.steps[name]) for r in reads(e)}
 
     def _of_all_columns(self) -> set[str]:
         """Contractions of vectors, as the products of all places of a chunk, that a kernel without
