@@ -2,8 +2,9 @@
 
 Factors without a summed axis multiply the result. An operand that is a tile of a tensor keeps its
 type; a computed one takes the type of the tile that it meets, so that 16-bit inputs meet on the
-matrix units, with float32 sums. Tiles of 8 bits take the type of the other operand as well: a
-computed operand would lose too much in theirs.
+matrix units, with float32 sums. What another kernel computed and left in float32 counts as computed
+here: matrix units take no float32 whole. Tiles of 8 bits take the type of the other operand as
+well: a computed operand would lose too much in theirs.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from math import isfinite
 
 from cascade.backends.triton.layout import grouped
 from cascade.backends.triton.missing import held
-from cascade.backends.triton.writer import DOT_LEAST, Axes, Code, Writer, ident
+from cascade.backends.triton.writer import COMPUTED, DOT_LEAST, Axes, Code, Writer, ident
 from cascade.ir.expr import Const, Expr, Map, Read
 from cascade.ir.kinds import EIGHT_BITS, is_wide_real
 from cascade.schedule.facts import tile_axes
@@ -121,7 +122,7 @@ def _type(w: Writer, a: Operand, b: Operand) -> str:
     """The type in which two operands meet: that of a tile of a tensor, if one of them is."""
     for operand in (b, a):
         name = _tile(w, operand)
-        if name is not None and w.loaded[name] not in EIGHT_BITS:
+        if name is not None and _has_own_type(w, name):
             return f"{w.tiles[name].text}.dtype"
     for operand in (b, a):
         for f in operand.factors:
@@ -134,7 +135,12 @@ def _type(w: Writer, a: Operand, b: Operand) -> str:
 def _wide_tile(w: Writer, f: Expr) -> str | None:
     """The tile that a factor is, if it is of a tensor of more than 8 bits as it was loaded."""
     name = f.tensor if isinstance(f, Read) else ""
-    return name if w.loaded.get(name, EIGHT_BITS[0]) not in EIGHT_BITS else None
+    return name if name in w.loaded and _has_own_type(w, name) else None
+
+
+def _has_own_type(w: Writer, name: str) -> bool:
+    """Whether other operands take the type of a tile that was loaded."""
+    return w.loaded[name] not in (*EIGHT_BITS, COMPUTED)
 
 
 def _usual_type(w: Writer) -> str:

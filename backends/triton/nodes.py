@@ -8,7 +8,7 @@ from dataclasses import replace
 from cascade.backends.triton.contract import contract, permuted
 from cascade.backends.triton.descriptors import described
 from cascade.backends.triton.missing import held, note
-from cascade.backends.triton.writer import Axes, Code, Writer, ident
+from cascade.backends.triton.writer import COMPUTED, Axes, Code, Writer, ident
 from cascade.ir.expr import Const, Coordinate, Expr, Symbol
 from cascade.ir.kinds import EIGHT_BITS
 from cascade.ir.ops import REDUCERS
@@ -120,7 +120,7 @@ def _load(w: Writer, node: Load) -> None:
         copied = described(w, node)
         if copied is not None:
             put(w, node.name, replace(copied, kind=kind))
-            w.loaded[node.name] = dtype
+            w.loaded[node.name] = _kept(w, node.tensor)
             return
     found = w.every(node.present)
     pointer, axes = address(w, node.tensor, node.index, found)
@@ -136,7 +136,14 @@ def _load(w: Writer, node: Load) -> None:
     w.assign(text, loaded)
     w.tiles[node.name] = Code(text, axes, kind)
     if keeps_type:
-        w.loaded[node.name] = dtype
+        w.loaded[node.name] = _kept(w, node.tensor)
+
+
+def _kept(w: Writer, tensor: str) -> str:
+    """The type of a tile as it was loaded: COMPUTED for what another kernel left in float32."""
+    buffer = w.program.buffer[tensor]
+    is_left = buffer.kind == "temp" and buffer.like is None and buffer.dtype == "real"
+    return COMPUTED if is_left else buffer.dtype
 
 
 def _kind_of(w: Writer, tensor: str) -> str:

@@ -24,6 +24,7 @@ from cascade.schedule.cost import Cost, Launch
 from cascade.schedule.footprint import tile_sizes
 from cascade.schedule.program import Contract, For, Program, Seq, inside
 from cascade.schedule.sizes import MULTIPROCESSORS, Sizes
+from cascade.schedule.slices import sliced
 
 USUAL_WIDTH = 64  # the extent of a head, where nothing says another
 USUAL_ROWS = 16  # with fewer rows matrix units have lanes that do nothing
@@ -49,7 +50,7 @@ WHOLE = Cut()
 @dataclass(frozen=True)
 class Candidate:
     """Rows and coordinates of a tile, warps, and stages of the pipeline; `ranks` is the number of
-    ranks that rows are taken of at once.
+    ranks that rows are taken of at once, `columns` those of a state of chunks, where not all.
     """
 
     rows: int
@@ -57,6 +58,7 @@ class Candidate:
     warps: int
     stages: int
     ranks: int = 2
+    columns: int | None = None
 
 
 CANDIDATES = (
@@ -65,6 +67,8 @@ CANDIDATES = (
     Candidate(128, 64, 8, 3),
     Candidate(128, 64, 8, 2),
     Candidate(128, 32, 8, 2),
+    Candidate(64, 64, 8, 2, 2, 64),
+    Candidate(64, 64, 8, 2, 2, 32),
     Candidate(64, 64, 4, 3),
     Candidate(64, 64, 4, 2),
     Candidate(64, 32, 4, 2),
@@ -159,6 +163,11 @@ def programs(
         )  # fmt: skip
         made = schedule(spec, sizes, as_written)
         program = replace(made.program, widths=widths(made.program, known))
+        if candidate.columns is not None:
+            whole, program = program, sliced(program, candidate.columns)
+            if program == whole:
+                continue
+            made = replace(made, program=program)
         held = can_be_held(program, candidate.warps * (COMPUTING if specialised else 1))
         if held or candidate is candidates[-1]:
             yield candidate, made, program

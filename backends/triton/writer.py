@@ -29,6 +29,7 @@ RESERVED = frozenset(  # what the emitted function that a person calls uses
     ("torch", "triton", "tl", "math", "grid", "run", "min", "max", "abs", "float", "int")
 )
 DOT_LEAST = 16  # the smallest dimension of a matrix product
+COMPUTED = "computed"  # in place of a type, of what another kernel left in float32
 
 
 @dataclass(frozen=True)

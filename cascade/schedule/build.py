@@ -899,12 +899,18 @@ class Builder:
         self.scopes[-1].nodes.append(Store(step.name, index, value, tuple(inside)))
 
     def kernel_axes(self) -> tuple[Axis, ...]:
-        """Rows first, then the loop, then the widths in the order of the ranks."""
+        """Rows first, then the loop and the places of chunks, then the widths in the order of the
+        ranks: tiles lie as tensors do, and are equal where only the names of their lanes differ.
+        """
         order = {r.name: n for n, r in enumerate(self.cascade.ranks)}
+        parts = {self.extent(r) for p in self.cascade.partitions for r in p.parts[1:]}
+        chunks = [r for r in self.axes if self.axes[r] in parts]
         rows = [r for r in self.axes if r in self.draft.rows]
+        if chunks:  # columns of a tile, which has other rows
+            rows = [r for r in rows if not self.partition.is_vector(r)]
         streams = [r for r in self.axes if self.draft.loop and r == self.draft.loop.rank]
         rest = [r for r in self.axes if r not in rows and r not in streams]
-        rest.sort(key=lambda r: order.get(r.rstrip("'"), len(order)))
+        rest.sort(key=lambda r: (r not in chunks, order.get(r.rstrip("'"), len(order))))
         return tuple(Axis(r, self.axes[r]) for r in (*rows, *streams, *rest))
 
 

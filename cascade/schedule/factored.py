@@ -66,12 +66,15 @@ def _nodes(
 
 def _factor(loop: For | Seq, carry: Carry) -> tuple[Expr, str, str] | None:
     """The factor, the tile that it multiplies and that product, where a carry starts at 0 and is
-    added nothing else; what was carried may itself be multiplied first.
+    added nothing else; what was carried may itself be multiplied first. Nothing else in the loop
+    reads what is carried or what it becomes: a state that is stored at each step is whole.
     """
     made = {name: n for n in loop.body for name in results(n)}
     reads = reads_in(loop.body)
     following = made.get(carry.next)
-    if carry.init != Const(0.0) or not isinstance(following, Let) or reads[carry.name] != 1:
+    if carry.init != Const(0.0) or not isinstance(following, Let):
+        return None
+    if reads[carry.name] != 1 or reads[carry.next]:
         return None
     match following.value:
         case Map("+", (before, Read(added, ()))) if _is_carried(before, carry.name):

@@ -7,7 +7,7 @@ of it, in a kernel of its own. A kernel stores what outputs or other kernels nee
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import networkx as nx
@@ -37,6 +37,11 @@ class Draft:
     rows: tuple[str, ...] = ()  # ranks of the grid that an instance takes a tile of
 
 
+def _is_over_chunks(k: Draft) -> bool:
+    """Whether a kernel has a loop over chunks of a recurrence, in order."""
+    return k.loop is not None and k.loop.ordered and bool(k.loop.inner)
+
+
 class Partition:
     """Kernels in the order of their launches."""
 
@@ -56,6 +61,7 @@ class Partition:
         """Kernels, begun again as long as a step turns out to need one of its own."""
         self.own: set[str] = set()  # steps that are computed once, in a kernel of their own
         self.apart: set[str] = set(self.cascade.outputs)  # results that need their own grid
+        self.kept: set[str] = set()  # states of chunks, all of which are in memory
         while True:
             self.kernels: list[Draft] = []
             self.of: dict[str, Draft] = {}
@@ -64,12 +70,15 @@ class Partition:
             self._stored()
             for kernel in self.kernels:
                 kernel.rows = self._rows(kernel)
-            again, apart = self._repeated(), self._narrow() - self.apart
+            again = self._repeated() | self._solved() | self._of_all_columns()
+            apart = self._narrow() - self.apart
             again = (again | self._scattered() if whole_tiles else again) - self.own
-            if not again and not apart:
+            kept = {n for k in self.kernels if _is_over_chunks(k) for n in k.histories} - self.kept
+            if not again and not apart and not kept:
                 break
             self.own |= again
             self.apart |= apart
+            self.kept |= kept
         self.kernels = self._ordered()
 
     # -- results of loops
@@ -224,7 +233,7 @@ class Partition:
                 set(s.ranks) for s in inlined if set(s.ranks) & k.loop.ranks and self._costs(s)
             ]
             some = [r for r in k.grid if any(r not in own for own in along)]
-        some = [r for r in some if self._is_contiguous(r)]
+        some = [r for r in some if self.is_contiguous(r)]
         order = self._output_order()
         for r in sorted(some, key=lambda r: -order.get(r, 0))[:1]:
             size = self.roles.size(r)
@@ -244,12 +253,21 @@ class Partition:
             found |= {x for x, i in zip(ranks, r.index, strict=True) if i != Coordinate(x)}
         return {r for r in found & set(k.grid) if (self.roles.size(r) or 0) <= WIDTH}
 
-    def _is_contiguous(self, rank: str) -> bool:
+    def is_contiguous(self, rank: str) -> bool:
         """Whether a rank is the last one of every input and output that has it."""
         outputs = [self.steps[n].ranks for n in self.cascade.outputs]
         seen = [t.ranks for t in self.cascade.inputs] + outputs
         having = [ranks for ranks in seen if rank in ranks]
         return bool(having) and all(ranks[-1] == rank for ranks in having)
+
+    def is_vector(self, rank: str) -> bool:
+        """Whether a rank has the extent of one along which inputs and outputs are contiguous."""
+        extent = self.cascade.rank[rank].extent
+        return any(
+            self.cascade.rank[r].extent == extent and self.is_contiguous(r)
+            for r in self.roles.widths
+            if r in self.cascade.rank
+        )
 
     def _weighs(self, name: str) -> bool:
         """Truth values along the way do not decide on the grid."""
@@ -274,7 +292,7 @@ class Partition:
                 grid = self._spread(s) if name in self.own else self.roles.long(s.ranks)
                 free = (k for k in self.kernels if k.loop is None and k.grid == grid)
                 fit = (k for k in free if not self._crosses(s, k) and self._takes(k, name))
-                home = next(fit, None)
+                home = next(fit, None) if not self._makes_columns(s, grid) else None
                 if home is None:
                     home = Draft(None, grid)
                     self.kernels.append(home)
@@ -286,6 +304,12 @@ class Partition:
         made = [self.steps[n] for n in self.inlined(Draft(None, (), [s.name]))]
         whole = {r for x in (s, *made) for r in (*x.bound, x.target)} | self.parts
         return tuple(r for r in s.ranks if r not in self.roles.widths or r not in whole)
+
+    def _makes_columns(self, s: Settled, grid: tuple[str, ...]) -> bool:
+        """Whether an instance makes columns of a chunk: contractions of what is in memory, of which
+        registers hold those of one result.
+        """
+        return bool(self.parts & set(s.ranks) - set(grid)) and any(map(self.is_vector, grid))
 
     def _takes(self, k: Draft, name: str) -> bool:
         """Whether kernels have an order still if one of them stores a tensor."""
@@ -319,11 +343,43 @@ class Partition:
             long = set(self.roles.long(s.ranks))
             left = long - set(k.grid) - set(self.place_in(k, s.ranks))
             inside = set(k.grid) <= long and left <= k.loop.ranks and self._steps_along(s, k)
-            if inside and not self._crosses(s, k):
+            if inside and not self._crosses(s, k) and self._belongs(s, k):
                 here = [r for r in self._placed_needs(s, k) if r.tensor in k.members]
                 if all(self.in_place(r, k) for r in here):
                     return k
         return None
+
+    def _belongs(self, s: Settled, k: Draft) -> bool:
+        """Whether a loop over chunks makes a tensor as it runs, and not another kernel from the
+        states of all chunks at once. It does where the states need not be in memory otherwise, or
+        are made of the tensor, and where an instance can still have a slice of what is carried
+        (`cascade.schedule.slices`): of a width that nothing in the loop needs whole.
+        """
+        if not _is_over_chunks(k):
+            return True
+        if self.kept & set(k.members):
+            return s.name in self.inlined(Draft(None, (), k.members), kept=self._stands_alone)
+        free = self._carried_widths(k) - self._whole_widths((*k.members, *k.stores), k)
+        return not free or bool(free - self._whole_widths((s.name,), k))
+
+    def _carried_widths(self, k: Draft) -> set[str]:
+        """The widths of the matrices that a loop carries."""
+        ranks = (set(self.steps[n].ranks) & self.roles.widths for n in k.members)
+        return {r for own in ranks if len(own) > 1 for r in own}
+
+    def _whole_widths(self, names: Iterable[str], k: Draft) -> set[str]:
+        """The ranks that steps need whole: those they bind, or read a result of the loop along at
+        another coordinate.
+        """
+        inlined = self.inlined(Draft(None, (), list(names)), kept=self._stands_alone)
+        found: set[str] = set()
+        for s in (self.steps[n] for n in {*names, *inlined}):
+            found |= set(s.bound)
+            for r in (r for part in parts_of(s) for r in reads(part)):
+                if r.tensor in k.members:
+                    ranks = self.steps[r.tensor].ranks
+                    found |= {x for x, i in zip(ranks, r.index, strict=True) if i != Coordinate(x)}
+        return found
 
     def _placed_needs(self, s: Settled, k: Draft) -> set[Read]:
         """What a tensor needs, its rows along the loop placed in the tile of a step."""
@@ -406,7 +462,7 @@ class Partition:
         found = tuple(r for r in k.grid if r in chosen.values())
         if k.loop is None:
             few = -2 if any(self.steps[n].op == "sum" for n in k.stores) else -1
-            return found[few:] or k.grid[-1:]
+            return found[few:] or tuple(r for r in k.grid[-1:] if r not in self.parts)
         if not found and not (k.loop.ordered and k.loop.inner) and not self._makes_matrices(k):
             return k.grid[-1:]
         return found[-2:]
@@ -458,6 +514,47 @@ class Partition:
                     if any(self._is_again(ranks, k) for ranks in places):
                         found.add(name)
         return {n for n in found if not self._only_inside(n, found)}
+
+    def _solved(self) -> set[str]:
+        """Systems that are solved row by row, need nothing of a loop, and are read in one, or by
+        several kernels: all chunks are solved at once then, each once. And what is made of a
+        solution inside a loop, where other kernels read it.
+        """
+        solved = {n for n, s in self.steps.items() if self._is_solved(s)}
+        made = {n for n in self.steps if n not in solved and not self.roles.streams(n)}
+        made = {n for n in made if solved & self._read_by(n) and self._needs(self.steps[n])}
+        inlined = [(k, self.inlined(k) | set(k.stores)) for k in self.kernels]
+        looped = {n for k, own in inlined if k.loop is not None for n in own}
+        several = {n for n in made | solved if sum(n in own for _, own in inlined) > 1}
+        alone = {n for n in solved & (looped | several) if not self._needs(self.steps[n])}
+        found = several & made
+        return {n for own in (alone, found) for n in own if not self._only_inside(n, own)}
+
+    def _read_by(self, name: str) -> set[str]:
+        return {r.tensor for e in parts_of(self.steps[name]) for r in reads(e)}
+
+    def _of_all_columns(self) -> set[str]:
+        """Contractions of vectors, as the products of all places of a chunk, that a kernel without
+        a loop would compute again for every slice of columns that it makes.
+        """
+        found: set[str] = set()
+        for k in self.kernels:
+            columns = {r for r in k.rows if k.loop is None and self.is_vector(r)}
+            for s in (self.steps[n] for n in (self.inlined(k) if columns else ())):
+                of_all = s.recurs is None and not columns & set(s.ranks)
+                if of_all and len(self.parts & set(s.ranks)) > 1 and self._contracts_vectors(s):
+                    found.add(s.name)
+        return {n for n in found if not self._only_inside(n, found)}
+
+    def _contracts_vectors(self, s: Settled) -> bool:
+        """Whether a step is a sum over a width that is no part of a chunk."""
+        inner = (self.steps[r.tensor] for r in reads(s.value) if r.tensor in self.steps)
+        return any((self.roles.widths - self.parts) & set(x.bound) for x in (s, *inner))
+
+    def _is_solved(self, s: Settled) -> bool:
+        """Whether a step is of a system that is solved row by row along a width."""
+        along = s.recurs in s.ranks and s.recurs in self.roles.widths
+        return s.iterative is None and along and self._weighs(s.name)
 
     def _is_again(self, ranks: frozenset[str], k: Draft) -> bool:
         """Whether a value of these ranks is one along the loop and the same for a tile of rows. A
@@ -518,24 +615,35 @@ class Partition:
     def _is_computed(self, i: Expr) -> bool:
         return isinstance(i, Map) and i.op == "//"
 
-    def _only_inside(self, name: str, found: set[str]) -> bool:
-        """Whether every reader of a step is itself to be stored, or only serves one that is."""
-        readers = [r.name for r in self.roles.readers.get(name, [])]
+    def _only_inside(self, name: str, found: set[str], seen: frozenset[str] = frozenset()) -> bool:
+        """Whether every reader of a step is itself to be stored, or only serves one that is, or the
+        step itself.
+        """
+        readers = {r.name for r in self.roles.readers.get(name, [])}
         if not readers or any(self.roles.streams(r) for r in readers):
             return False
-        return all(r in found or self._only_inside(r, found) for r in readers)
+        seen |= {name}
+        return all(self._only_inside(r, found, seen) for r in readers - found - seen)
 
-    def inlined(self, k: Draft) -> set[str]:
+    def inlined(self, k: Draft, kept: Callable[[str], bool] | None = None) -> set[str]:
+        """The steps that a kernel computes in place; `kept` says which have a kernel of their own,
+        where not all do that are computed once.
+        """
+        kept = kept or self.own.__contains__
         found: set[str] = set()
         todo = [*k.members, *k.stores]
         while todo:
             for part in parts_of(self.steps[todo.pop()]):
                 for r in reads(part):
                     inner = r.tensor in self.steps and not self.roles.streams(r.tensor)
-                    if inner and r.tensor not in found and r.tensor not in self.own:
+                    if inner and r.tensor not in found and not kept(r.tensor):
                         found.add(r.tensor)
                         todo.append(r.tensor)
         return found
+
+    def _stands_alone(self, name: str) -> bool:
+        """Whether a step has a kernel of its own that waits for no loop."""
+        return name in self.own and not self._needs(self.steps[name])
 
     def _costs(self, s: Settled) -> bool:
         if s.op is not None:

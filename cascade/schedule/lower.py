@@ -18,6 +18,7 @@ from cascade.schedule.roles import Roles
 from cascade.schedule.settle import settle
 from cascade.schedule.sizes import Sizes
 from cascade.schedule.small import constant
+from cascade.schedule.temporaries import arranged
 from cascade.schedule.verify import violations
 
 FEW = 8  # coordinates of a tile of a loop that only adds
@@ -47,6 +48,7 @@ def lower(
         _values(cascade),
         tuple(sorted(_widths(roles, kernels).items())),
     )
+    program = arranged(program)
     for wrong in violations(program):
         raise NoSchedule(wrong)
     return program
@@ -66,7 +68,8 @@ def _kernel(
     partition: Partition, draft: Draft, name: str, sizes: Sizes, free: frozenset[str]
 ) -> Kernel:
     several = draft.rows[-sizes.row_ranks :]
-    tiles = {r: sizes.tiles.get(r, sizes.rows if r in several else 1) for r in draft.rows}
+    rows = {r: _rows(partition, r, sizes.rows) if r in several else 1 for r in draft.rows}
+    tiles = {r: sizes.tiles.get(r, n) for r, n in rows.items()}
     builder = Builder(partition, draft, tiles)
     loop = draft.loop
     rank = loop.rank if loop is not None else ""
@@ -77,6 +80,13 @@ def _kernel(
         builder.pinned = True
         stream = part = _size_of_parts(partition.cascade, loop.inner, sizes)
     return build(builder, name, stream, part)
+
+
+def _rows(partition: Partition, rank: str, rows: int) -> int:
+    """The coordinates of a tile: of a width no more lanes than it has, where that is known."""
+    if rank not in partition.roles.widths:
+        return rows
+    return min(rows, 1 << (_extent(partition.roles, rank) - 1).bit_length())
 
 
 def _beside(partition: Partition, draft: Draft) -> int:

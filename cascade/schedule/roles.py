@@ -194,7 +194,8 @@ class Roles:
 
     def tidy(self, i: Expr) -> Expr:
         """`(m1*M0 + m0) // M0` is m1, and `% M0` is m0, which together are the whole again, as are
-        those of any `g*n + r` with r below n; sums in their shortest form.
+        those of any `g*n + r` with r below n; sums in their shortest form, and places from the end
+        in one form.
         """
         wholes = {p.expression: p for p in self.cascade.partitions if len(p.parts) == 2}
 
@@ -209,7 +210,8 @@ class Roles:
             return None
 
         if i not in self._tidied:
-            self._tidied[i] = simplified(grouped(transform(i, rule), self._extent))
+            found = simplified(grouped(transform(i, rule), self._extent))
+            self._tidied[i] = transform(found, _from_the_end)
         return self._tidied[i]
 
     def requires(self, e: Expr) -> set[Read]:
@@ -240,6 +242,14 @@ class Roles:
             return
         for child in children(e):
             self._requires(child, found, seen)
+
+
+def _from_the_end(e: Expr) -> Expr | None:
+    """`I - i - 1` as `I - 1 - i`: what is at both is read once."""
+    match e:
+        case Map("-", (Map("-", (extent, place)), Const() as one)):
+            return Map("-", (Map("-", (extent, one)), place))
+    return None
 
 
 def parts_of(s: Settled) -> tuple[Expr, ...]:

@@ -8,10 +8,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import cascade
 from tests.examples.test_examples import FOLDER, NAMES, spec
 
 pytest.importorskip("triton")
@@ -23,10 +25,11 @@ SOFTMAX = ("attention", "causal", "alibi", "soft_cap", "grouped_query", "sliding
 WIDTHS = {"s": 16, "r": 64, "n": 1024}
 
 
-def compile_for(tmp_path, name: str, width: int, *more: str) -> Any:
+def compile_for(tmp_path, name: str, width: int, *more: str, path: Path | None = None) -> Any:
     known = {"E": width, "F": width} | {k.upper(): v for k, v in WIDTHS.items()}
     given = [f"{k}={v}" for k, v in known.items() if k.lower() in spec(name).rank]
-    command = [sys.executable, "-m", "cascade", "compile", str(FOLDER / f"{name}.cascade")]
+    written = path or FOLDER / f"{name}.cascade"
+    command = [sys.executable, "-m", "cascade", "compile", str(written)]
     command += ["-o", str(tmp_path / "kernels.py"), "--target", "sm_90", "--json", *more]
     command += ["--set", ",".join(given)] if given else []
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
@@ -151,6 +154,15 @@ def test_loads_that_no_warps_of_their_own_can_do(tmp_path):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_example(tmp_path, name, width):
     check(compile_for(tmp_path, name, width))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [64, 128])
+@pytest.mark.parametrize("name", ["retention", "delta_rule"])
+def test_gradients_of_chunked_forms(tmp_path, name, width):
+    path = tmp_path / "gradient.cascade"
+    path.write_text(str(cascade.gradient(spec(name)).backward))
+    check(compile_for(tmp_path, name, width, path=path))
 
 
 @pytest.mark.slow
