@@ -42,7 +42,8 @@ from cascade.schedule.roles import placed
 from cascade.schedule.settle import Settled, conjoin, index_bounds
 from cascade.schedule.signs import Signs
 
-FLOOR = Const(-1e38)  # where a running maximum starts: finite, so that no difference is NaN
+# Where a running maximum starts: finite, so that no difference is NaN, and above no finite float32.
+FLOOR = Const(-3.4028234663852886e38)
 COMBINE = {"sum": "+", "prod": "*", "max": "max", "min": "min", "any": "or", "all": "and"}
 ABSENT = {"real": Const(0.0), "int": Const(-1), "bool": FALSE}
 
