@@ -6,6 +6,10 @@ it moves. A factor of the scores joins k and is left out of the maximum, for max
 where s is proved positive. What an earlier kernel made (a row's log-sum-exp) is multiplied where it
 is loaded. A maximum that is read in other ways, too, stays as it is, and so does one that is an
 output or is compared with scores: it is one of them, and the way to base 2 and back would round it.
+
+Scores that may be huge stay in base e, for there `x - m` is exact where a row is all of one number,
+and `k*x` overflows: the scores that have a loaded term, as masks that are added have the lowest
+float32 in them, and those that have a large number as a term or a choice.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from dataclasses import dataclass, replace
 from cascade.ir.expr import Const, Expr, Map, Read
 from cascade.ir.ops import COMPARISONS
 from cascade.ir.walk import symbols, transform, walk
+from cascade.schedule.build import FLOOR
 from cascade.schedule.facts import is_number, tile_axes, tile_kinds
 from cascade.schedule.kept import kept_exact
 from cascade.schedule.names import fresh
@@ -29,6 +34,7 @@ from cascade.schedule.program import (
     Load,
     Mask,
     Node,
+    Pick,
     Program,
     Seq,
     inside,
@@ -42,6 +48,7 @@ from cascade.schedule.signs import Signs
 LOG2E = Const(math.log2(math.e))
 LN2 = Const(math.log(2))
 INFINITE = Const(-math.inf)
+HUGE = 2**24  # above, a difference of rounded products may be more than 1
 
 
 def in_base_two(program: Program, signs: Signs) -> Program:
@@ -105,7 +112,9 @@ class _Rewriting:
                     if found is None:
                         continue
                     node, name = self._in_base_two(node, carry, *found)
-                    back = Let(carry.name, Map("*", (tile(name), LN2)))
+                    there = Map(">", (tile(name), _times(carry.init)))
+                    value = Map("*", (tile(name), LN2))
+                    back = Let(carry.name, Map("select", (there, value, carry.init)))
                     rest = [back, *rewritten(tuple(rest), _compared(carry.name, name))]
             done.append(node)
         return tuple(done)
@@ -126,7 +135,7 @@ class _Rewriting:
             return None
         if {first, second} != {carry.name, here} or self.reads[here] != 1:
             return None
-        if carry.name in self.exact:
+        if carry.name in self.exact or self._may_be_huge(maximum.value):
             return None
         own = {carry.name, carry.next}
         weighed = _weights(loop.body, own)
@@ -205,6 +214,24 @@ class _Rewriting:
         found = _scaled(e)
         return found if found is not None and self.signs.positive(found[0]) else None
 
+    def _may_be_huge(self, e: Expr) -> bool:
+        """Whether a score has a term that memory holds, or a large number as one."""
+        match e:
+            case Const(c):
+                return HUGE < abs(c) < math.inf
+            case Read(name, ()):
+                match self.made.get(name):
+                    case Let(_, value) | Mask(_, value) | Pick(_, value):
+                        return self._may_be_huge(value)
+                    case made:
+                        return isinstance(made, Load)
+            case Map("select", (_, *parts)) | Map("+" | "-" | "neg" | "max" | "min", parts):
+                return any(self._may_be_huge(part) for part in parts)
+            case Map("/", (a, b)) if is_number(b):
+                return self._may_be_huge(a)
+        scaled = _scaled(e)
+        return scaled is not None and self._may_be_huge(scaled[1])
+
     # -- differences to what is there before
     def _differences(self, body: tuple[Node, ...]) -> tuple[Node, ...]:
         """exp(x - row) of the tiles of a loop, where the row was loaded or is made before it."""
@@ -225,7 +252,7 @@ class _Rewriting:
                 return None
             if row not in self.made or self.kinds[row] != "real":
                 return None
-            if not self.axes[row] < self.axes[name]:
+            if not self.axes[row] < self.axes[name] or self._may_be_huge(value):
                 return None
             maker = self.made.get(name)
             scaled = _scaled(maker.value) if isinstance(maker, Let) else None
@@ -284,7 +311,9 @@ def _compared(name: str, other: str) -> Callable[[Expr], Expr]:
 
 
 def _times(e: Expr) -> Expr:
-    """log2(e) times an expression."""
+    """log2(e) times an expression; of the floor, the floor."""
+    if e == FLOOR:
+        return e
     return Const(float(e.value) * LOG2E.value) if isinstance(e, Const) else Map("*", (e, LOG2E))
 
 

@@ -16,9 +16,9 @@ from cascade.ir.expr import FALSE, TRUE, Const, Coordinate, Expr, Map, Read, Sym
 from cascade.ir.ops import MAPS, REDUCERS
 from cascade.ir.walk import conjuncts, free_ranks, symbols, walk
 from cascade.schedule.errors import NoSchedule
-from cascade.schedule.facts import inlined
+from cascade.schedule.facts import inlined, is_number
 from cascade.schedule.kernels import Draft, Partition
-from cascade.schedule.products import added, factors, product, terms
+from cascade.schedule.products import added, divisor, factors, product, terms
 from cascade.schedule.program import (
     Axis,
     Best,
@@ -42,7 +42,8 @@ from cascade.schedule.roles import placed
 from cascade.schedule.settle import Settled, conjoin, index_bounds
 from cascade.schedule.signs import Signs
 
-FLOOR = Const(-1e38)  # where a running maximum starts: finite, so that no difference is NaN
+# Where a running maximum starts: finite, so that no difference is NaN, and above no finite float32.
+FLOOR = Const(-3.4028234663852886e38)
 COMBINE = {"sum": "+", "prod": "*", "max": "max", "min": "min", "any": "or", "all": "and"}
 ABSENT = {"real": Const(0.0), "int": Const(-1), "bool": FALSE}
 
@@ -516,30 +517,78 @@ class Builder:
                 stem, added([self._summed(step, t, conditions, axes) for t in several])
             )
         outside: list[Expr] = []
-        inside: list[tuple[Expr, Expr]] = []  # as written, as a tile
+        under: list[Expr] = []  # what the sum is divided by
+        within: list[Expr] = []  # as written
         tiles = [(f, self.value(f)) for f in self._factors(value)]
         there = {*axes, *(a for _, t in tiles for a in self.axes_in(t))}
         along = [own for _, t in tiles if (own := set(self.axes_in(t))) & set(axes)]
         for f, t in tiles:
             own = set(self.axes_in(t))
+            below = divisor(f)
+            t, instead = (t, Const(0.0)) if below is None else (self.value(below), Const(1.0))
+            side = outside if below is None else under
             if own & set(axes):
-                inside.append((f, self.named(stem, t)))
+                within.append(f)
             elif not conditions or self._is_finite_number(t, there):
-                outside.append(self._if_any(t, axes))
+                side.append(self._if_any(t, axes, instead))
             elif not own or any(own <= a for a in along) or not along:
-                inside.append((f, self.named(stem, t)))
+                within.append(f)
             else:
-                outside.append(self._if_present(stem, t, conditions, axes))
+                side.append(self._if_present(stem, t, conditions, axes, instead))
+        inside = [(f, self.named(stem, self.value(f))) for f in self._divided(within)]
         if not axes:
             whole = self.masked(stem, product([*outside, *(t for _, t in inside)]), conditions,
                                 Const(0.0))  # fmt: skip
-            return self.named(stem, whole)
+            return self.named(stem, self._quotient(whole, under))
         parts = self._filtered(step, inside, conditions, axes)
         if len(parts) > 1:
             result = self._contracted(stem, tuple(parts), axes)
         else:
             result = self._folded(stem, "sum", parts[0], axes)
-        return self.named(stem, product([*outside, result])) if outside else result
+        if not outside and not under:
+            return result
+        return self.named(stem, self._quotient(product([*outside, result]), under))
+
+    def _divided(self, parts: list[Expr]) -> list[Expr]:
+        """Factors in a sum, one of them divided by each divisor. A divisor whose quotient would
+        have more axes than it and every factor remains one, as its reciprocal.
+        """
+        made = [f for f in parts if divisor(f) is None]
+        for f in parts:
+            below = divisor(f)
+            if below is None:
+                continue
+            over = [below] if below in made else self._over(made, below)
+            first = next((n for n, g in enumerate(made) if g in over), len(made))
+            quotient = Map("/", (product(over), below))
+            for g in over:
+                made.remove(g)
+            made.insert(first, quotient)
+        return made
+
+    def _over(self, parts: list[Expr], below: Expr) -> list[Expr]:
+        """The factors that a divisor is best written under: those with its axes, or else with the
+        fewest that include them, or else those whose axes it includes.
+        """
+        own = set(self.axes_in(self.value(below)))
+        axes = {f: set(self.axes_in(self.value(f))) for f in parts if not is_number(f)}
+        wide = [f for f in axes if own <= axes[f]]
+        if not wide:
+            return [f for f in parts if f in axes and axes[f] < own]
+        best = min(wide, key=lambda f: len(axes[f]))
+        return [f for f in parts if f in axes and axes[f] == axes[best]]
+
+    def _quotient(self, whole: Expr, under: list[Expr]) -> Expr:
+        """A sum divided by what does not vary along it. A tile of a loop with more axes than the
+        divisor is multiplied by the reciprocal, as that is computed for fewer elements.
+        """
+        for below in under:
+            fewer = set(self.axes_in(below)) < set(self.axes_in(whole))
+            if fewer and self.depth(whole) > 0:
+                whole = Map("*", (whole, self.named("reciprocal", Map("/", (Const(1.0), below)))))
+            else:
+                whole = Map("/", (whole, below))
+        return whole
 
     def _apart(self, value: Expr, axes: tuple[str, ...]) -> list[Expr] | None:
         """The terms of a sum of matrices, each of which is a product of others: `q[j,e] * o[j,f] -
@@ -565,14 +614,16 @@ class Builder:
         return set().union(*own) == whole and not any(a == whole for a in own)
 
     def _if_present(
-        self, stem: str, t: Expr, conditions: tuple[Expr, ...], axes: tuple[str, ...]
-    ) -> Expr:
-        """A factor taken out of a sum over the points where conditions hold, 0 where there is none:
-        no point is missed that it could make infinite. Inside, it would give a tile more axes.
+        self, stem: str, t: Expr, conditions: tuple[Expr, ...], axes: tuple[str, ...],
+        instead: Const,
+    ) -> Expr:  # fmt: skip
+        """A factor taken out of a sum over the points where conditions hold, 0 where there is none
+        (1 under the sum): no point is missed that it could make infinite. Inside, it would give a
+        tile more axes.
         """
         point = self._along(conjoin(conditions), axes, FALSE)
         there = self._folded(f"{stem}_any", "any", point, axes)
-        return Map("select", (there, t, Const(0.0)))
+        return Map("select", (there, t, instead))
 
     def _factors(self, value: Expr) -> Iterator[Expr]:
         """The factors of a product, and those of factors that are themselves products of what has
@@ -606,13 +657,15 @@ class Builder:
         values = {p.name: p.value for p in self.cascade.params if p.value is not None}
         return Signs(values, extents={s.name for s in sizes if isinstance(s, Symbol)}).finite(t)
 
-    def _if_any(self, t: Expr, axes: tuple[str, ...]) -> Expr:
-        """A factor taken out of a sum, 0 where its extents make the sum empty and it infinite."""
+    def _if_any(self, t: Expr, axes: tuple[str, ...], instead: Const) -> Expr:
+        """A factor taken out of a sum, 0 (1 under the sum) where its extents make the sum empty and
+        it infinite.
+        """
         named = {s for n in walk(t) if isinstance(n, Symbol) for s in [n.name]}
         for axis in axes:
             extent = self.extent(axis) if axis.rstrip("'") in self.cascade.rank else None
             if isinstance(extent, Symbol) and self._mentions(named, extent.name):
-                return Map("select", (Map(">", (extent, Const(0))), t, Const(0.0)))
+                return Map("select", (Map(">", (extent, Const(0))), t, instead))
         return t
 
     def _mentions(self, names: set[str], extent: str) -> bool:

@@ -21,6 +21,7 @@ from cascade.schedule.program import Const as Number
 from cascade.schedule.prune import pruned
 from cascade.schedule.roles import parts_of, placed, shifted
 from cascade.schedule.settle import Settled, conjoin, disjoin, negate, presence_name
+from cascade.schedule.weights import total_weight
 
 INFINITE = Const(float("-inf"))
 
@@ -191,7 +192,7 @@ class _Pass:
         for s in self.members:
             b.running.pop(s.name, None)
             b.finite.discard(self.names.get(s.name, ""))
-            b.finals[s.name] = self._end(s)
+            b.finals[s.name] = self._end(s, node)
 
     def _predicate(self) -> tuple[Expr, ...]:
         """Conditions of every reduction along the loop: a tile without a point is left out."""
@@ -367,14 +368,15 @@ class _Pass:
         b.axes[axis] = Const(1)
         return s.bound[0], axis
 
-    def _end(self, s: Settled) -> Expr:
+    def _end(self, s: Settled, loop: For | Seq) -> Expr:
         b = self.builder
         end = tile(self.names[s.name])
         if s.op == "argmax":
             return b._pick(s.name, end, self.targets[s.name], Const(0))
         if s.name in b.floored:
-            there = Map(">", (end, FLOOR))
-            return b.named(f"{s.name}_end", Map("select", (there, end, INFINITE)))
+            total = total_weight(loop, end.tensor)
+            absent = Map("<=", (end, FLOOR)) if total is None else Map("==", (total, Const(0.0)))
+            return b.named(f"{s.name}_end", Map("select", (absent, INFINITE, end)))
         return end
 
     # -- what is written as the loop runs

@@ -2,6 +2,9 @@
 
 `a*b - a*c` has the factors `a` and `b - c`: one contraction with `a` instead of two, and a factor
 that does not vary along a sum can leave it.
+
+Among factors `1/y` says that they are divided by `y`. It is not to be computed: it overflows where
+`y` is small, and `x/y` need not.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from cascade.ir.expr import Const, Expr, Map
+from cascade.schedule.facts import is_number
 
 
 def factors(e: Expr) -> list[Expr]:
@@ -27,7 +31,9 @@ def factors(e: Expr) -> list[Expr]:
 
 
 def _of_sum(e: Expr, op: str, a: list[Expr], b: list[Expr]) -> list[Expr]:
-    """The factors of a sum or a difference of two products: the common ones, and what is left."""
+    """The factors of a sum or a difference of two products: the common ones, and what is left. A
+    quotient is not taken apart for that.
+    """
     common: list[Expr] = []
     left, right = [], list(b)
     for f in a:
@@ -36,18 +42,29 @@ def _of_sum(e: Expr, op: str, a: list[Expr], b: list[Expr]) -> list[Expr]:
             common.append(f)
         else:
             left.append(f)
-    if not common:
+    if not common or any(divisor(f) is not None for f in (*left, *right)):
         return [e]
     return [*common, Map(op, (product(left), product(right)))]
 
 
+def divisor(f: Expr) -> Expr | None:
+    """What a factor divides by. A number of the run is none: its reciprocal is a number, too."""
+    match f:
+        case Map("/", (Const(1), below)) if not is_number(below):
+            return below
+    return None
+
+
 def product(parts: Sequence[Expr]) -> Expr:
     """The product of factors; 1 of none."""
-    if not parts:
-        return Const(1.0)
-    result = parts[0]
-    for part in parts[1:]:
+    over = [f for f in parts if divisor(f) is None] or [Const(1.0)]
+    result = over[0]
+    for part in over[1:]:
         result = Map("*", (result, part))
+    for part in parts:
+        below = divisor(part)
+        if below is not None:
+            result = Map("/", (result, below))
     return result
 
 

@@ -43,8 +43,8 @@ from cascade.transforms.normal_form import (
 )
 from cascade.transforms.presence import print_condition
 from cascade.transforms.ranges import Range, Ranges
-from cascade.transforms.separate import Classes, Refusal, is_trivial, separate
-from cascade.transforms.spell import in_order, to_expr
+from cascade.transforms.separate import Classes, Refusal, Separated, is_trivial, separate
+from cascade.transforms.spell import atom_expr, in_order, to_expr
 
 MAX = "max"
 MEAN = "mean"
@@ -436,6 +436,9 @@ class _Planner:
         first = separate(poly, classes)
         if isinstance(first, Refusal):
             return first
+        scaled = self._keeps_in_range(first)
+        if scaled is not None:
+            return scaled
         laws = ["defer"] if not is_trivial(first) or body.step.op == "count" else []
         if body.summed:
             laws.append("split classes")
@@ -467,6 +470,29 @@ class _Planner:
             tuple(laws),
             tuple(terms) if any(test is not None for _, test in terms) else (),
         )
+
+    def _keeps_in_range(self, pairs: Separated) -> Refusal | None:
+        """A division by a power of the largest of what is summed: squares overflow without it."""
+        for chi, rho in pairs:
+            summed = {r.tensor for r in reads(to_expr(chi))}
+            for divisor in (a for m, _ in rho.terms for a, n in m.powers if n < -1):
+                if any(self._is_largest(r, summed) for r in reads(atom_expr(divisor))):
+                    return Refusal(
+                        print_expr(atom_expr(divisor)),
+                        "it is the largest of what is summed, and powers of that may overflow "
+                        "without a division by it",
+                    )
+        return None
+
+    def _is_largest(self, r: Read, tensors: set[str]) -> bool:
+        """Whether a result is the largest magnitude of values of these tensors, or made of it."""
+        step = self.stream.by_name.get(r.tensor)
+        if step is not None and step.op is None and step.recurs is None:
+            return any(self._is_largest(x, tensors) for x in reads(step.body))
+        if step is None or step.op != "max":
+            return False
+        sizes = (e for e in walk(self.stream.inlined(step.body)) if isinstance(e, Map))
+        return any(e.op == "abs" and tensors & {x.tensor for x in reads(e)} for e in sizes)
 
     def _parts(
         self,

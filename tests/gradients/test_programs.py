@@ -168,3 +168,21 @@ def test_more_groups_than_a_tile_holds():
     wanted = evaluate(found.backward, every, given)
     single_ones = {n: single(a) for n, a in every.items()}
     close(TiledKernel(found.backward, {}).run(single_ones, given).outputs, wanted)
+
+
+@pytest.mark.parametrize("gap", [80, 90, 99, 103, 120])
+def test_the_gradient_of_entropy_has_no_reciprocal_of_a_weight(gap: int) -> None:
+    """A weight below 2.9e-39 has none in float32."""
+    spec = cascade.parse("""
+        import std
+        input S[p,m]
+        A[p,m] = softmax[m](S[p,m])
+        H[p]   = -sum[m](xlogx(A[p,m]))
+        output H""")
+    scores = torch.tensor([[0.0, -gap, -2.0]], requires_grad=True)
+    cascade.compile(spec)(S=scores).sum().backward()
+    weights = torch.softmax(scores.detach()[:, [0, 2]].double(), 1)
+    entropy = -(weights * weights.log()).sum(1, keepdim=True)
+    expected = -weights * (weights.log() + entropy)
+    np.testing.assert_allclose(scores.grad[:, [0, 2]], expected, atol=1e-6)
+    np.testing.assert_allclose(scores.grad[:, 1], 0, atol=1e-6)

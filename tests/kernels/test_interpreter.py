@@ -440,3 +440,24 @@ def test_triton_needs_a_gpu_or_the_interpreter(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET")
     with pytest.raises(cascade.InputError, match="Triton kernels run on a GPU"):
         cascade.compile(spec("attention"), "triton")(**attention(4, 4, 16, torch.float32))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_a_row_with_a_mask_added_whole_is_uniform(dtype):
+    """As Hugging Face masks, with the lowest number of a type, in base 2 and in base e."""
+    spec = cascade.parse("""
+        import std
+        input Q[p,e], K[m,e], B[p,m], V[m,f]
+        S[p,m] = Q[p,e] * K[m,e]
+        A[p,m] = softmax[m](S[p,m] + B[p,m])
+        O[p,f] = A[p,m] * V[m,f]
+        output O""")
+    chance = torch.Generator().manual_seed(0)
+    shapes = {"Q": (3, 16), "K": (40, 16), "V": (40, 16)}
+    tensors = {n: torch.randn(s, generator=chance).to(dtype) for n, s in shapes.items()}
+    tensors["B"] = torch.zeros(3, 40, dtype=dtype)
+    tensors["B"][0] = tensors["B"][1, 3:] = torch.finfo(dtype).min
+    with np.errstate(all="ignore"):
+        found = TritonKernel(spec, {"m": 16, "p": 16})(**tensors).double()
+    wanted = cascade.run(spec, {n: t.double().numpy() for n, t in tensors.items()})["O"]
+    np.testing.assert_allclose(found, wanted, atol=2e-3)

@@ -1,6 +1,7 @@
 """Sums of products: common factors, terms apart, and factors that leave a sum over some points."""
 
 import numpy as np
+import pytest
 
 import cascade
 from cascade.backends.tiled.run import run
@@ -71,3 +72,38 @@ def test_a_factor_of_the_rows_leaves_a_sum_over_some_points():
     arrays["g"][0] = np.inf  # a row without a point is 0, whatever it would be multiplied with
     assert (cascade.run(cascade.parse(SOME), arrays)["O"][0] == 0).all()
     checked(SOME, arrays, 2)
+
+
+DIVIDED = {
+    "by itself": "O[p] = sum[m](X[p,m] * y[m] / X[p,m])",
+    "by another": "O[p] = sum[m](y[m] / x[m] + y[m] * X[p,m] where m < 2)",
+    "by one of the row": "O[p] = sum[m](X[p,m] / r[p] where m <= p)",
+    "by one of the row, outside": "O[p,f] = sum[m](X[p,m] * V[m,f] / r[p])",
+    "a product": "O[p] = sum[m](-y[m] * X[p,m] / X[p,m])",
+    "a row by a tile": "O[p] = sum[m](y[m] / X[p,m])",
+    "over a rank of one kernel": "O = sum[p,m](y[m] / X[p,m])",
+}
+RANKS = {"X": "p,m", "V": "m,f", "x": "m", "y": "m", "r": "p"}
+
+
+@pytest.mark.parametrize("name", DIVIDED)
+def test_a_quotient_is_no_product_with_a_reciprocal(name: str):
+    """1e-40 has no reciprocal in float32."""
+    tiny = np.array([1e-40, 3e-40, 1e-39], np.float32)
+    every = {"X": tiny[None], "V": np.ones((3, 2), np.float32), "x": tiny, "y": tiny, "r": tiny[:1]}
+    used = [n for n in every if f"{n}[" in DIVIDED[name]]
+    inputs = ", ".join(f"{n}[{RANKS[n]}]" for n in used)
+    spec = cascade.parse(f"input {inputs}\n{DIVIDED[name]}\noutput O")
+    arrays = {n: every[n] for n in used}
+    wanted = cascade.run(spec, {n: a.astype(np.float64) for n, a in arrays.items()})["O"]
+    np.testing.assert_allclose(cascade.compile(spec)(**arrays), wanted, rtol=1e-4)
+
+
+def test_a_sum_in_a_loop_is_multiplied_by_the_reciprocals_of_its_rows():
+    """One for each key, not a division for each pair of a query and a key."""
+    spec = cascade.parse("""
+        input Q[p,e], K[m,e], r[m]
+        S[p,m] = sum[e](Q[p,e] * K[m,e] / r[m])
+        O[p]   = sum[m](exp(-abs(S[p,m])))
+        output O""")
+    assert "1.0 / r\n" in str(schedule(spec, Sizes({})).program)

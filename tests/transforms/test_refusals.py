@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 
 import cascade
@@ -274,3 +275,26 @@ def test_the_rest_is_still_right(case):
         inputs = arrays(c, extents(c, "m", length, n, {}), n)
         for tile in tiles(found):
             assert difference(c, found.result, inputs, {}, tile) < TOLERANCE, (length, tile)
+
+
+LARGEST = """
+input S[p,m]
+n[p] = {largest}
+L[p] = n[p] * sqrt(sum[m]((S[p,m] / n[p])**2))
+output L
+"""
+
+
+@pytest.mark.parametrize("largest", ["max[m](abs(S[p,m]))", "max[m](abs(S[p,m])) + 1e-6"])
+def test_a_scaling_that_keeps_squares_in_range_is_not_deferred(largest: str):
+    spec = cascade.parse(LARGEST.format(largest=largest))
+    assert "powers of that may overflow" in derived(spec).explanation()
+    scores = np.random.default_rng(0).standard_normal((2, 9)) * 1e25
+    wanted = cascade.run(spec, {"S": scores})["L"]
+    found = cascade.compile(spec)(S=scores.astype(np.float32))
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+def test_a_sum_of_first_powers_is_deferred():
+    text = LARGEST.replace("**2", "").format(largest="max[m](abs(S[p,m]))")
+    assert derived(cascade.parse(text)).passes_after["m"] == 1
