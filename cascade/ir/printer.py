@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from cascade.ir import text
 from cascade.ir.cascade import Cascade, Einsum, Rank, Requirement, Tensor, extent_symbol
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Select, Symbol, Where
@@ -59,14 +61,15 @@ def number(value: int | float | bool) -> Text:
     return Text(repr(value), ATOM)
 
 
-def print_einsum(e: Einsum) -> str:
+def print_einsum(e: Einsum, known: Container[str] | None = None) -> str:
+    """A statement; `known` are the ranks that its file names beside its sums, all by default."""
     left = e.tensor
     if e.ranks:
         left = text.index(e.tensor, [text.tight(print_expr(i)) for i in e.index]).text
-    return f"{left} = {print_body(e.body, e.scope)}"
+    return f"{left} = {print_body(e.body, e.scope, known)}"
 
 
-def print_body(body: Expr, scope: tuple[str, ...]) -> str:
+def print_body(body: Expr, scope: tuple[str, ...], known: Container[str] | None = None) -> str:
     """The right side, with a sum left implicit where the language reads it back as the same."""
     guards: tuple[Expr, ...] = ()
     if isinstance(body, Where) and not isinstance(body.body, Where):
@@ -74,6 +77,7 @@ def print_body(body: Expr, scope: tuple[str, ...]) -> str:
     if isinstance(body, Reduce) and body.op == "sum":
         inner, filters = unfiltered(body.body)
         named = all(set(body.ranks) & set(free_ranks(c)) for c in filters)
+        named = named and (known is None or all(r in known for r in body.ranks))
         if named and implicit_sum(inner, scope) == body.ranks:
             body, guards = inner, filters + guards
     return print_expr(Where(body, conjunction(guards)) if guards else body)
@@ -112,6 +116,13 @@ def _declared(c: Cascade) -> list[Rank]:
     return [r for r in c.ranks if r.declared or not is_found(r)]
 
 
+def _named(c: Cascade, declared: list[Rank]) -> set[str]:
+    """The ranks that the text names where no sum binds them."""
+    carried = {r for x in (*c.inputs, *c.einsums) for r in x.ranks}
+    parts = {r for p in c.partitions for r in (p.rank, *p.parts)}
+    return carried | parts | {r.name for r in declared}
+
+
 def print_cascade(c: Cascade) -> str:
     """Canonical text: header, declarations, statements in file order, outputs."""
     blocks = [[f"cascade {c.name}"]]
@@ -120,15 +131,17 @@ def print_cascade(c: Cascade) -> str:
         f"param {p.name} = {print_expr(p.value)}" if p.value is not None else f"param {p.name}"
         for p in c.params
     ]
+    declared = _declared(c)
     declarations += [
-        f"rank {r.name} < {text.paren(spell(r.extent), COMPARE + 1)}" for r in _declared(c)
+        f"rank {r.name} < {text.paren(spell(r.extent), COMPARE + 1)}" for r in declared
     ]
     declarations += [
         f"rank {p.rank} = {text.tight_product(print_expr(p.expression))}" for p in c.partitions
     ]
     declarations += [_requirement(r) for r in c.requirements]
     blocks.append(declarations)
-    blocks.append([("init " if e.init else "") + print_einsum(e) for e in c.einsums])
+    known = _named(c, declared)
+    blocks.append([("init " if e.init else "") + print_einsum(e, known) for e in c.einsums])
     outputs = [_typed(name, c.output_types.get(name)) for name in c.outputs]
     blocks.append([f"output {', '.join(outputs)}"] if outputs else [])
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"

@@ -520,10 +520,14 @@ class Partition:
 
     def _only_inside(self, name: str, found: set[str]) -> bool:
         """Whether every reader of a step is itself to be stored, or only serves one that is."""
-        readers = [r.name for r in self.roles.readers.get(name, [])]
-        if not readers or any(self.roles.streams(r) for r in readers):
-            return False
-        return all(r in found or self._only_inside(r, found) for r in readers)
+        seen, above = {name}, [name]
+        while above:
+            readers = {r.name for r in self.roles.readers.get(above.pop(), [])}
+            if not readers or any(self.roles.streams(r) for r in readers):
+                return False
+            above += readers - found - seen  # a forward substitution reads itself
+            seen |= readers
+        return True
 
     def inlined(self, k: Draft) -> set[str]:
         found: set[str] = set()

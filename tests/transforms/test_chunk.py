@@ -276,6 +276,15 @@ SPECS: dict[str, tuple[str, Make]] = {
         {READ}, R""",
         attention(beta=lambda n: uniform(1, 2, n)),
     ),
+    "delta, keys of length 1": (
+        f"""{STEPS}
+        {START}
+        NK[b,h,i,e]    = K[b,h,i,e] / sqrt(sum[e](K[b,h,i,e]**2))
+        R[b,h,i,f]     = sum[n](NK[b,h,i,n] * S[b,h,i,n,f])
+        S[b,h,i+1,e,f] = S[b,h,i,e,f] + NK[b,h,i,e] * (V[b,h,i,f] - R[b,h,i,f])
+        {READ}""",
+        attention(),
+    ),
     "gated delta": (
         f"""{STEPS}, beta[b,h,i], g[b,h,i]
         {START}

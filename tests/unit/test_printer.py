@@ -12,3 +12,9 @@ def test_ranks_of_inputs_that_share_an_extent_are_declared():
     shared = tuple(replace(r, extent=Symbol("M")) for r in spec.ranks)
     again = cascade.parse(str(replace(spec, ranks=shared)))
     assert {r.name: r.extent for r in again.ranks} == {"m": Symbol("M"), "n": Symbol("M")}
+
+
+def test_a_rank_that_only_a_sum_names_keeps_its_sum() -> None:
+    made = cascade.parse("input K[m,e], H[e]\nO[m] = sum[n](K[m,n] * H[n])\noutput O\n", "x")
+    assert "sum[n](" in str(made)
+    assert cascade.parse(str(made)) == made
