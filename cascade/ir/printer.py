@@ -118,7 +118,7 @@ def _declared(c: Cascade) -> list[Rank]:
 
 def _named(c: Cascade, declared: list[Rank]) -> set[str]:
     """The ranks that the text names where no sum binds them."""
-    carried = {r for x in (*c.inputs, *c.einsums) for r in x.ranks}
+    carried = {r for t in c.inputs for r in t.ranks} | {r for e in c.einsums for r in e.ranks}
     parts = {r for p in c.partitions for r in (p.rank, *p.parts)}
     return carried | parts | {r.name for r in declared}
 
