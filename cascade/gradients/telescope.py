@@ -13,7 +13,8 @@ so that with `G[i] = w[i] * (S[i] . dS[i+1])` the products of states telescope:
 
 Both new products are read-outs, `q . dq` and `k . dk` for linear attention: the sum over later
 steps that gated linear attention is trained with (Yang et al., "Gated Linear Attention Transformers
-with Hardware-Efficient Training", 2024), by algebra. No state is kept for every step.
+with Hardware-Efficient Training", 2024), by algebra. No state is kept for every step. Where a gate
+is closed, w[i] = 0, G[i] is 0: it is not left to the rounding of the sum.
 """
 
 from __future__ import annotations
@@ -109,7 +110,8 @@ def telescoped(reverse: Reverse, gate: Gate, readers: list[Term], rank: str, bac
     later = _summed_later(reverse, f"d{weight.tensor}_later", step, left, rank, back)
     whole = list(point(left))
     whole[left.index(rank)] = Map("-", (reverse.names.last(rank), Coordinate(rank)))
-    term = Term(Read(later, tuple(whole)), ((weight, -1),))
+    opened = Map("!=", (weight, Const(0)))
+    term = Term(Read(later, tuple(whole)), ((weight, -1),), conditions=(opened,), chosen=True)
     reverse.pending.setdefault(weight.tensor, []).append(
         Pulled(weight.tensor, weight.index, term, left)
     )

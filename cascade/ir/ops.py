@@ -122,3 +122,6 @@ SELECTIONS: dict[str, str] = {"top": "same", "argtop": "int", "order": "int"}  #
 CONSTANTS: dict[str, float | bool] = {"inf": math.inf, "pi": math.pi, "true": True, "false": False}
 
 COMPARISONS = ("<", "<=", ">", ">=", "==", "!=")
+
+# of maps that may be present without one of their operands: how many decide on it by their value
+DECIDING = {"??": 0, "select": 1, "or": 2, "and": 2}

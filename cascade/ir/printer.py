@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Container
 
 from cascade.ir import text
 from cascade.ir.cascade import Cascade, Einsum, Rank, Requirement, Tensor, extent_symbol
@@ -61,17 +61,15 @@ def number(value: int | float | bool) -> Text:
     return Text(repr(value), ATOM)
 
 
-def print_einsum(e: Einsum, ranks: Collection[str] | None = None) -> str:
-    """A statement on a line; `ranks` are those that a reader knows from elsewhere, by default all
-    that it has.
-    """
+def print_einsum(e: Einsum, known: Container[str] | None = None) -> str:
+    """A statement; `known` are the ranks that its file names beside its sums, all by default."""
     left = e.tensor
     if e.ranks:
         left = text.index(e.tensor, [text.tight(print_expr(i)) for i in e.index]).text
-    return f"{left} = {print_body(e.body, e.scope, ranks)}"
+    return f"{left} = {print_body(e.body, e.scope, known)}"
 
 
-def print_body(body: Expr, scope: tuple[str, ...], ranks: Collection[str] | None = None) -> str:
+def print_body(body: Expr, scope: tuple[str, ...], known: Container[str] | None = None) -> str:
     """The right side, with a sum left implicit where the language reads it back as the same."""
     guards: tuple[Expr, ...] = ()
     if isinstance(body, Where) and not isinstance(body.body, Where):
@@ -79,8 +77,8 @@ def print_body(body: Expr, scope: tuple[str, ...], ranks: Collection[str] | None
     if isinstance(body, Reduce) and body.op == "sum":
         inner, filters = unfiltered(body.body)
         named = all(set(body.ranks) & set(free_ranks(c)) for c in filters)
-        known = ranks is None or set(body.ranks) <= set(ranks)
-        if named and known and implicit_sum(inner, scope) == body.ranks:
+        named = named and (known is None or all(r in known for r in body.ranks))
+        if named and implicit_sum(inner, scope) == body.ranks:
             body, guards = inner, filters + guards
     return print_expr(Where(body, conjunction(guards)) if guards else body)
 
@@ -118,11 +116,11 @@ def _declared(c: Cascade) -> list[Rank]:
     return [r for r in c.ranks if r.declared or not is_found(r)]
 
 
-def _named(c: Cascade) -> set[str]:
-    """The ranks that are named outside of the sums over them."""
-    found = {r for t in c.inputs for r in t.ranks} | {r for e in c.einsums for r in e.ranks}
-    found |= {r for p in c.partitions for r in (p.rank, *p.parts)}
-    return found | {r.name for r in _declared(c)}
+def _named(c: Cascade, declared: list[Rank]) -> set[str]:
+    """The ranks that the text names where no sum binds them."""
+    carried = {r for t in c.inputs for r in t.ranks} | {r for e in c.einsums for r in e.ranks}
+    parts = {r for p in c.partitions for r in (p.rank, *p.parts)}
+    return carried | parts | {r.name for r in declared}
 
 
 def print_cascade(c: Cascade) -> str:
@@ -133,16 +131,17 @@ def print_cascade(c: Cascade) -> str:
         f"param {p.name} = {print_expr(p.value)}" if p.value is not None else f"param {p.name}"
         for p in c.params
     ]
+    declared = _declared(c)
     declarations += [
-        f"rank {r.name} < {text.paren(spell(r.extent), COMPARE + 1)}" for r in _declared(c)
+        f"rank {r.name} < {text.paren(spell(r.extent), COMPARE + 1)}" for r in declared
     ]
     declarations += [
         f"rank {p.rank} = {text.tight_product(print_expr(p.expression))}" for p in c.partitions
     ]
     declarations += [_requirement(r) for r in c.requirements]
     blocks.append(declarations)
-    ranks = _named(c)
-    blocks.append([("init " if e.init else "") + print_einsum(e, ranks) for e in c.einsums])
+    known = _named(c, declared)
+    blocks.append([("init " if e.init else "") + print_einsum(e, known) for e in c.einsums])
     outputs = [_typed(name, c.output_types.get(name)) for name in c.outputs]
     blocks.append([f"output {', '.join(outputs)}"] if outputs else [])
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"

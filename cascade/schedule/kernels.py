@@ -615,15 +615,16 @@ class Partition:
     def _is_computed(self, i: Expr) -> bool:
         return isinstance(i, Map) and i.op == "//"
 
-    def _only_inside(self, name: str, found: set[str], seen: frozenset[str] = frozenset()) -> bool:
-        """Whether every reader of a step is itself to be stored, or only serves one that is, or the
-        step itself.
-        """
-        readers = {r.name for r in self.roles.readers.get(name, [])}
-        if not readers or any(self.roles.streams(r) for r in readers):
-            return False
-        seen |= {name}
-        return all(self._only_inside(r, found, seen) for r in readers - found - seen)
+    def _only_inside(self, name: str, found: set[str]) -> bool:
+        """Whether every reader of a step is itself to be stored, or only serves one that is."""
+        seen, above = {name}, [name]
+        while above:
+            readers = {r.name for r in self.roles.readers.get(above.pop(), [])}
+            if not readers or any(self.roles.streams(r) for r in readers):
+                return False
+            above += readers - found - seen  # a forward substitution reads itself
+            seen |= readers
+        return True
 
     def inlined(self, k: Draft, kept: Callable[[str], bool] | None = None) -> set[str]:
         """The steps that a kernel computes in place; `kept` says which have a kernel of their own,

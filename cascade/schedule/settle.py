@@ -16,12 +16,10 @@ from cascade.analysis.normalise import Step, normalise
 from cascade.ir.cascade import Cascade
 from cascade.ir.expr import FALSE, TRUE, Const, Coordinate, Expr, Map, Read, Symbol, Where
 from cascade.ir.kinds import tensor_kinds
-from cascade.ir.ops import MAPS, SELECTIONS
+from cascade.ir.ops import DECIDING, MAPS, SELECTIONS
 from cascade.ir.walk import conjuncts, free_ranks, rebuild, substitute, unfiltered
 
 Conditions = dict[frozenset[str], tuple[Expr, ...]]  # the ranks mentioned -> conjuncts
-
-DECIDING = {"??": 0, "select": 1, "or": 2, "and": 2}  # operands whose value decides on presence
 
 
 @dataclass(frozen=True)

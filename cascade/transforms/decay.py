@@ -1,8 +1,10 @@
 """The diagonal part of a recurrence inside a chunk: weights of the way from one step to another.
 
 A weight that is the same at every step is a power of it. One that is an exponential is kept as the
-sum of its logarithms over the steps between, so that only differences are exponentiated. Any other
-(its sign is not known, or it may be 0) is multiplied step by step.
+sum of its logarithms over the steps between, so that only differences are exponentiated. Sums of
+large logarithms, of gates that are closed, would leave no digits to those of open gates: what is
+whole in a logarithm is added apart, exactly. Any other weight (its sign is not known, or it may be
+0) is multiplied step by step.
 """
 
 from __future__ import annotations
@@ -103,41 +105,49 @@ class Exponential(Decay):
     def __init__(self, draft: Draft, tiles: Tiles, stem: str, exponent: Expr):
         self.draft, self.tiles = draft, tiles
         self.stem = stem
-        self.placed = tiles.at(exponent, tiles.row, tiles.column)
-        free = set(free_ranks(self.placed)) - {tiles.outer, tiles.column}
+        placed = tiles.at(exponent, tiles.row, tiles.column)
+        whole = Map("floor", (add(placed, Const(0.5)),))
+        self.parts = {"whole": whole, "rest": Map("-", (placed, whole))}
+        free = set(free_ranks(placed)) - {tiles.outer, tiles.column}
         self.ranks = tuple(r for r in draft.ranks if r in free)
         point = tiles.point(tiles.column)
-        inside = reads_inside(draft, self.placed, point, tiles.extent)
+        inside = reads_inside(draft, placed, point, tiles.extent)
         self.tail = () if inside else (Map("<", (point, tiles.extent)),)
 
-    def _sum(self, strict: bool, place: str) -> Expr:
+    def _sum(self, part: str, strict: bool, place: str) -> Expr:
         tiles = self.tiles
         row, column = Coordinate(tiles.inner), Coordinate(tiles.column)
         mask = Map("<" if strict else "<=", (column, row))
         ranks = (*self.ranks, tiles.outer, tiles.inner)
-        value = summed((tiles.column,), self.placed, (mask, *self.tail))
-        stem = f"{self.stem}_before" if strict else f"{self.stem}_upto"
+        value = summed((tiles.column,), self.parts[part], (mask, *self.tail))
+        stem = f"{self.stem}_{part}_{'before' if strict else 'upto'}"
         known = self.draft.once("exponents", stem, ranks, value)
         return Read(known.tensor, (*known.index[:-1], Coordinate(place)))
 
-    def _total(self) -> Expr:
+    def _total(self, part: str) -> Expr:
         ranks = (*self.ranks, self.tiles.outer)
-        value = summed((self.tiles.column,), self.placed, self.tail)
-        return self.draft.once("exponents", f"{self.stem}_total", ranks, value)
+        value = summed((self.tiles.column,), self.parts[part], self.tail)
+        return self.draft.once("exponents", f"{self.stem}_{part}_total", ranks, value)
+
+    def _weight(self, of_part: Callable[[str], Expr]) -> Expr:
+        return Map("exp", (add(*(of_part(part) for part in self.parts)),))
+
+    def _since(self, part: str, end: Expr) -> Expr:
+        return Map("-", (end, self._sum(part, False, self.tiles.column)))
 
     def across(self) -> Expr:
-        return Map("exp", (self._total(),))
+        return self._weight(self._total)
 
     def after(self, strict: bool) -> Expr:
-        return Map("exp", (self._sum(strict, self.tiles.inner),))
+        return self._weight(lambda part: self._sum(part, strict, self.tiles.inner))
 
     def between(self, strict: bool) -> Expr:
-        start = self._sum(False, self.tiles.column)
-        return Map("exp", (Map("-", (self._sum(strict, self.tiles.inner), start)),))
+        return self._weight(
+            lambda part: self._since(part, self._sum(part, strict, self.tiles.inner))
+        )
 
     def leaving(self) -> Expr:
-        start = self._sum(False, self.tiles.column)
-        return Map("exp", (Map("-", (self._total(), start)),))
+        return self._weight(lambda part: self._since(part, self._total(part)))
 
 
 class Product(Decay):

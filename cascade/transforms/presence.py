@@ -14,7 +14,7 @@ from cascade.analysis.normalise import Step
 from cascade.ir.affine import always, divisible
 from cascade.ir.cascade import Cascade
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Select, Symbol, Where
-from cascade.ir.ops import MAPS, REDUCERS
+from cascade.ir.ops import DECIDING, MAPS, REDUCERS
 from cascade.ir.printer import print_expr
 from cascade.ir.walk import (
     bound_ranks,
@@ -74,19 +74,22 @@ class Presence:
                 return found
 
     def _joined(self, e: Map, op: str, args: tuple[Expr, ...]) -> dict[Expr, None]:
-        """Operands with absence of their own join it into one condition, which has the form of
-        conjuncts where every way to be present asks for the same and mentions the same ranks.
+        """Operands with absence of their own join it into one condition on all their ranks, which
+        has a form of its own where every way to be present asks for the same.
         """
         ways = [self._of(a) for a in args]
         if not any(ways) or (op == "??" and not all(ways)):
             return {}
         if op == "select":
             choice, yes, no = ways
-            found = {**choice, **yes}
-            if set(found) == {*choice, *no}:
-                ranks = {r for c in found for r in free_ranks(c)} | set(free_ranks(args[0]))
-                if all(set(free_ranks(c)) == ranks for c in found):
-                    return found
+            ways = [{**choice, **yes}, {**choice, **no}]
+        parts = [dict.fromkeys(p for c in way for p in _parts(c)) for way in ways]
+        found = parts[0]
+        if all(set(found) == set(way) for way in parts):
+            ranks = {r for x in (*found, *args[: DECIDING[op]]) for r in free_ranks(x)}
+            if all(set(free_ranks(c)) == ranks for c in found):
+                return found
+            return {_as_one(tuple(found), ranks): None}
         return {is_present(e): None}
 
     def passing(self, e: Expr, bound: tuple[str, ...]) -> list[Expr]:
@@ -194,6 +197,22 @@ class Presence:
                 result = tuple(c for c in found if not bound & set(free_ranks(c)))
         self.known[step.target] = result
         return result
+
+
+def _as_one(parts: tuple[Expr, ...], ranks: set[str]) -> Expr:
+    """One condition on all the ranks: `x and y or p < 0`."""
+    result = conjunction(parts)
+    for r in sorted(ranks):
+        result = Map("or", (result, Map("<", (Coordinate(r), Const(0)))))
+    return result
+
+
+def _parts(condition: Expr) -> tuple[Expr, ...]:
+    """The conjuncts of what `_as_one` has made."""
+    match condition:
+        case Map("or", (rest, Map("<", (Coordinate(), Const(0))))):
+            return _parts(rest)
+    return conjuncts(condition)
 
 
 def _captures(e: Expr, values: dict[str, Expr]) -> bool:

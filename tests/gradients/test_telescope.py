@@ -96,3 +96,28 @@ def test_a_gate_that_forgets_all_has_gradient_0() -> None:
     result = cascade.run(found.backward, {**given, "g": gates, "dO": draw((1, 9, 3))})
     assert all(np.isfinite(a).all() for a in result.values())
     assert abs(result["dg"][:, ::3]).max() < 1e-12 and abs(result["dg"][:, 1::3]).max() > 1e-3
+
+
+@pytest.mark.parametrize("last", [9.0, 90.0])
+def test_a_closed_gate_passes_no_gradient(last: float) -> None:
+    """The sum telescopes to 0 there but for rounding, and the derivative inside may be infinite."""
+    source = cascade.parse("""
+        input Q[m,e], K[m,e], V[m,f], a[m,e]
+        init H[0,e,f] = 0
+        H[m+1,e,f] = exp(-exp(a[m,e])) * H[m,e,f] + K[m,e] * V[m,f]
+        O[m,f] = Q[m,e] * H[m+1,e,f]
+        output O""")
+    found = cascade.gradient(source, save=False)
+    assert "telescope" in [s.law for s in found.steps]
+    one = np.ones((6, 1), np.float32)
+    a = np.array([1, 8, -1, last, 0.5, 2])
+    given = {"Q": one, "K": one, "V": one, "a": a[:, None].astype(np.float32), "dO": one}
+    with np.errstate(all="ignore"):
+        made = cascade.compile(found.backward)(**given)["da"][:, 0]
+    gate, before, after = np.exp(-np.exp(a)), np.zeros(6), np.ones(6)
+    for m in range(5):
+        before[m + 1] = gate[m] * before[m] + 1
+    for m in reversed(range(5)):
+        after[m] = 1 + gate[m + 1] * after[m + 1]
+    np.testing.assert_allclose(made, -np.exp(a) * gate * before * after, rtol=1e-5, atol=1e-6)
+    assert not made[[1, 3]].any()

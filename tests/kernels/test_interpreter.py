@@ -461,3 +461,32 @@ def test_a_row_with_a_mask_added_whole_is_uniform(dtype):
         found = TritonKernel(spec, {"m": 16, "p": 16})(**tensors).double()
     wanted = cascade.run(spec, {n: t.double().numpy() for n, t in tensors.items()})["O"]
     np.testing.assert_allclose(found, wanted, atol=2e-3)
+
+
+def test_a_delta_rule_with_keys_of_length_1():
+    """Its forward substitutions read themselves, and its keys are of a kernel of their own."""
+    made = cascade.parse(
+        """
+        input Q[m,e], K[m,e], V[m,f]
+        N[m,e] = K[m,e] / sqrt(sum[e](K[m,e]**2))
+        init H[0,e,f] = 0
+        H[m+1,e,f] = H[m,e,f] + N[m,e] * (V[m,f] - sum[n](N[m,n] * H[m,n,f]))
+        O[m,f] = sum[e](Q[m,e] * H[m+1,e,f])
+        output O""",
+        "delta",
+    )
+    given = {n: t[0, 0] for n, t in attention(37, 37, 16, torch.float32).items()}
+    arrays = {n: t.double().numpy() for n, t in given.items()}
+    exact = torch.from_numpy(cascade.run(made, arrays)["O"])
+    with np.errstate(all="ignore"):  # lanes after the last row are of length 0
+        in_triton = TritonKernel(made, {"m": 16})(**given)
+    leaves = {n: t.requires_grad_() for n, t in given.items()}
+    out = cascade.compile(made)(**leaves)
+    for found in (in_triton, out):
+        assert torch.allclose(found.double(), exact, rtol=0, atol=2e-5)
+    out.sum().backward()
+    backward = cascade.gradient(made, save=False).backward
+    wanted = cascade.run(backward, {**arrays, "dO": np.ones(out.shape)})
+    for name, leaf in leaves.items():
+        expected = torch.from_numpy(wanted[f"d{name}"])
+        assert torch.allclose(leaf.grad.double(), expected, rtol=0, atol=1e-4), name

@@ -276,6 +276,15 @@ SPECS: dict[str, tuple[str, Make]] = {
         {READ}, R""",
         attention(beta=lambda n: uniform(1, 2, n)),
     ),
+    "delta, keys of length 1": (
+        f"""{STEPS}
+        {START}
+        NK[b,h,i,e]    = K[b,h,i,e] / sqrt(sum[e](K[b,h,i,e]**2))
+        R[b,h,i,f]     = sum[n](NK[b,h,i,n] * S[b,h,i,n,f])
+        S[b,h,i+1,e,f] = S[b,h,i,e,f] + NK[b,h,i,e] * (V[b,h,i,f] - R[b,h,i,f])
+        {READ}""",
+        attention(),
+    ),
     "gated delta": (
         f"""{STEPS}, beta[b,h,i], g[b,h,i]
         {START}
@@ -572,3 +581,31 @@ def test_a_rank_of_the_same_name_is_another_one(body: str) -> None:
         }
         for size in (1, 4, 64):
             agree(source, found.result, inputs, size)
+
+
+@pytest.mark.parametrize(
+    ("gate", "open_at", "closed_at"),
+    [
+        ("sigmoid(g[i,e])", 4, -30),
+        ("sigmoid(g[i,e])", 4, -100),
+        ("sigmoid(g[i,e])", 4, -2000),
+        ("exp(-g[i,e])", 0.02, 1e4),
+        ("exp(-exp(g[i,e]))", -4, 12),
+    ],
+)
+def test_closed_gates_leave_their_digits_to_open_ones(
+    gate: str, open_at: float, closed_at: float
+) -> None:
+    """Kernels add in float32: a sum of the logarithms of closed gates has few digits left."""
+    source = cascade.parse(
+        f"""input q[i,e], k[i,e], v[i,f], g[i,e]
+        init S[e,f,0] = 0
+        S[e,f,i+1] = {gate} * S[e,f,i] + k[i,e] * v[i,f]
+        O[i,f] = q[i,e] * S[e,f,i+1]
+        output O"""
+    )
+    made = cascade.compile(source)
+    x = {n: normal(256, 16).astype(np.float32) for n in "qkv"}
+    x["g"] = np.where(uniform(256, 16) < 0.5, closed_at, open_at).astype(np.float32)
+    expected = cascade.run(source, {n: a.astype(float) for n, a in x.items()})["O"]
+    np.testing.assert_allclose(made(**x), expected, rtol=0, atol=1e-6 * abs(expected).max())

@@ -18,3 +18,9 @@ def test_a_sum_over_a_rank_that_nothing_else_names_is_written():
     for body in ("sum[n](L[n] where n <= m)", "sum[n](L[n] * L[m])"):
         spec = cascade.parse(f"input L[m]\nC[m] = {body}\noutput C\n")
         assert cascade.parse(str(spec)) == spec
+
+
+def test_a_rank_that_only_a_sum_names_keeps_its_sum() -> None:
+    made = cascade.parse("input K[m,e], H[e]\nO[m] = sum[n](K[m,n] * H[n])\noutput O\n", "x")
+    assert "sum[n](" in str(made)
+    assert cascade.parse(str(made)) == made
