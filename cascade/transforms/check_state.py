@@ -40,6 +40,16 @@ class States:
             yield Obligation("anchor", f"{what}, over the same points", same)
             value, body = self.unfolded.value(a.value), self.unfolded.value(step.body)
             yield equal(self.prover, "anchor", what, value, body)
+        if a.weights is not None:
+            whole, total = (self.plan.accumulators[name] for name in a.weights)
+            same = all(self.unfolded.points(b.present) == points for b in (whole, total))
+            what = f"{a.name} is {total.name} / {whole.name}, the mean under its weights"
+            yield Obligation("anchor", f"{what}, over the same points", same)
+            weight, value = (
+                self.unfolded.value(self.unfolded.expression(b.chi)) for b in (whole, total)
+            )
+            wanted = Map("*", (weight, self.unfolded.value(a.value)))
+            yield equal(self.prover, "anchor", what, value, wanted)
         for b in self.plan.accumulators.values():
             slope = next((s for name, _, s in b.powers if name == a.name), None)
             if slope is None:
@@ -86,7 +96,7 @@ class States:
             return name
 
         def move(old: states.Name, new: states.Name) -> Expr:
-            return states.moved(a, s, old, new) if a.powers else old(a.name)
+            return states.moved(a, s, old, new, shift=_kappa) if a.powers else old(a.name)
 
         def value(tag: str) -> states.Name:  # any value of an accumulator
             return lambda n: Read(f"{n}@{tag}", ())
@@ -94,9 +104,9 @@ class States:
         def via(n: str) -> Expr:
             if n not in names:
                 return Read(f"{n}@y", ())
-            return (
-                states.moved(chi[n], s, value("x"), value("y")) if chi[n].powers else value("x")(n)
-            )
+            if not chi[n].powers:
+                return value("x")(n)
+            return states.moved(chi[n], s, value("x"), value("y"), shift=_kappa)
 
         goal = self._phi(a, "y")
         yield equal(
@@ -111,7 +121,7 @@ class States:
         shifts = {}
         for b in self.plan.anchors.values():
             k: Expr = Read(f"{b.name}@{tag}", ())
-            if b.kind != MAX:
+            if b.kind != MAX and b.weights is None:
                 total, count = (Read(f"{f(b)}@{tag}", ()) for f in (sum_name, count_name))
                 k = Map("/", (total, count))
             shifts[f"{b.name}#u"] = Map("-", (b.value, k))
@@ -136,6 +146,11 @@ class States:
         detail = f"{wrong} changes" if wrong else ""
         what = f"the state of pass {s.number} has an identity"
         return Obligation("identity", what, not wrong, "numeric", detail)
+
+
+def _kappa(anchor: Anchor, value: states.Name) -> Expr:
+    """Any value where it is made of accumulators, which a move reads for themselves too."""
+    return states.kappa(anchor, value) if anchor.weights is None else value(anchor.name)
 
 
 def _merge(s: State, a: dict[str, float], b: dict[str, float]) -> dict[str, float]:

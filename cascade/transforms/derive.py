@@ -338,6 +338,9 @@ def _anchor_identities(found: Plan, anchor: Anchor, fused: Fused) -> list[str]:
     u = f"u_{_shift_name(found, anchor.name)}"
     x = _readable(found, print_expr(anchor.value))
     kind = "maximum" if anchor.kind == MAX else "mean"
+    if anchor.weights is not None:
+        whole, total = anchor.weights
+        kind = f"mean {total} / {whole}"
     lines = [f"{u} = {x} - k, k the running {kind} of {x}"]
     powers = [
         p

@@ -31,7 +31,7 @@ from cascade.ir.walk import (
     transform,
     walk,
 )
-from cascade.transforms.fuse import MAX, Accumulator, Anchor, Plan
+from cascade.transforms.fuse import Accumulator, Anchor, Plan
 from cascade.transforms.inline import without_conditions
 from cascade.transforms.naming import Names
 from cascade.transforms.normal_form import Atom, Poly, atoms, normal_form
@@ -43,6 +43,7 @@ from cascade.transforms.state import (
     Name,
     State,
     combine,
+    component_names,
     decayed,
     guarded,
     kappa,
@@ -326,6 +327,8 @@ class _Emission:
         here = self._value(components, Coordinate(self.step_rank))
         after = self._value(components, Map("+", (Coordinate(self.step_rank), Const(1))))
         for anchor in state.anchors:
+            if anchor.weights is not None:
+                continue
             if anchor.name not in self.shifts:  # a state of an earlier pass may have it too
                 self._anchor(anchor, state, components)
                 self.shifts[anchor.name] = self._shift(anchor, after)
@@ -342,6 +345,9 @@ class _Emission:
             if accumulator.name in self.written:
                 continue
             self.written.add(accumulator.name)
+            for name, _, _ in accumulator.powers:  # a weighted mean, of what is written by now
+                if name not in self.shifts:
+                    self.shifts[name] = self._shift(by_name[name], after)
             body = shifted(accumulator, by_name, self.shifts.__getitem__)
             value = self._over_tile("sum", body, accumulator.bound, accumulator.present)
             self._write_local(accumulator.name, accumulator.ranks, value)
@@ -350,7 +356,7 @@ class _Emission:
 
     def _anchor(self, anchor: Anchor, state: State, components: dict[str, Component]) -> None:
         for component in state.components:
-            if component.name not in _names_of(anchor):
+            if component.name not in component_names(anchor):
                 continue
             bound = self._bound_of(anchor, state)
             lifted = lift_anchor(anchor, component, bound)
@@ -453,10 +459,6 @@ class _Emission:
 
 def _is_tile_exponential(e: Expr, step_rank: str) -> bool:
     return isinstance(e, Map) and e.op == "exp" and step_rank in free_ranks(e)
-
-
-def _names_of(anchor: Anchor) -> tuple[str, ...]:
-    return (anchor.name,) if anchor.kind == MAX else (f"{anchor.name}n", f"{anchor.name}s")
 
 
 def _reads_inside(e: Expr, point: Expr) -> bool:

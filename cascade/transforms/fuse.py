@@ -39,6 +39,7 @@ from cascade.transforms.normal_form import (
     normal_form,
     of_monomial,
     power,
+    replace_atoms,
     scale,
 )
 from cascade.transforms.presence import print_condition
@@ -57,7 +58,8 @@ OWN_VALUES = "its statement reads its own earlier values, and is evaluated as it
 class Anchor:
     """A running value that accumulators are shifted by. `value` is x, over the result's ranks and
     the streamed one; `present` the conjuncts under which its points count; `result` the
-    reduction of the cascade that it is, if it is one.
+    reduction of the cascade that it is, if it is one. A mean is of all points alike, or has
+    `weights`: the accumulators of w and of w * x that it is the quotient of.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Anchor:
     value: Expr
     present: tuple[Expr, ...]
     result: str | None = None
+    weights: tuple[str, str] | None = None
 
     @property
     def shift(self) -> Read:
@@ -166,6 +169,28 @@ class _Body:
     summed: tuple[str, ...]
     needs: dict[str, int]
     classes: tuple[Map, ...] = ()  # `c(m) == i` for each rank i of a class split
+
+
+@dataclass
+class _Shifts:
+    """The places `x - r` of a body, until the weights beside them are known: `factor * u + delta`
+    with a symbol u for each unit of x, and a symbol delta for each (unit, factor, -r).
+    """
+
+    units: list[Poly] = field(default_factory=list)
+    deltas: list[tuple[int, Fraction, Poly]] = field(default_factory=list)
+
+    def shifted(self, x: Poly, rest: Poly) -> Expr:
+        unit, factor = _unit(x)
+        if unit not in self.units:
+            self.units.append(unit)
+        delta = (self.units.index(unit), factor, rest)
+        if delta not in self.deltas:
+            self.deltas.append(delta)
+        u: Expr = Read(f"{delta[0]}#u", ())
+        if factor != 1:
+            u = Map("*", (to_expr(scale(ONE, factor)), u))
+        return Map("+", (u, Read(f"{self.deltas.index(delta)}#d", ())))
 
 
 class _Planner:
@@ -443,8 +468,8 @@ class _Planner:
         if body.summed:
             laws.append("split classes")
         here = (*streamed, *body.classes)
-        shifted, used = self._polynomial_shifts(body, classes, here)
-        parts = self._parts(body, self._normal(shifted), classes, here, used)
+        shifted, shifts = self._polynomial_shifts(body, classes)
+        parts = self._parts(body, self._normal(shifted), classes, here, shifts)
         if isinstance(parts, Refusal):  # a shift made it worse: keep the plain form
             parts = self._parts(body, poly, classes, here, None)
         if isinstance(parts, Refusal):
@@ -500,21 +525,26 @@ class _Planner:
         poly: Poly,
         classes: Classes,
         streamed: tuple[Expr, ...],
-        used: list[Anchor] | None,
+        shifts: _Shifts | None,
     ) -> tuple[list[tuple[Poly, Poly | None]], list[str], bool] | Refusal:
-        """The terms of a sum, those of each class of points by themselves. No shifts if `used` is
-        None.
+        """The terms of a sum, those of each class of points by themselves. No shifts if `shifts`
+        is None.
         """
         terms: list[tuple[Poly, Poly | None]] = []
         names: list[str] = []
-        anchored = bool(used)
+        anchored = False
         for conditions, part in _by_condition(poly, classes):
             present = (*streamed, *(c for c in conditions if c not in streamed))
-            anchors = list(used or ())
-            if used is not None:
-                part, exponential = self._exponential_shifts(body, part, classes, present)
-                anchors += exponential
-                anchored |= bool(exponential)
+            anchors: list[Anchor] = []
+            if shifts is not None:
+                part, anchors = self._exponential_shifts(body, part, classes, present)
+                refused = separate(part, classes)
+                if isinstance(refused, Refusal):
+                    return refused
+                part, means = self._placed(body, part, classes, streamed, present, shifts, anchors)
+                anchors += (a for a in means if a not in anchors)
+                names += (n for a in means for n in a.weights or ())
+                anchored |= bool(anchors)
             pairs = separate(part, classes)
             if isinstance(pairs, Refusal):
                 return pairs
@@ -664,13 +694,11 @@ class _Planner:
             result = add(result, multiply(term, power(moved, degree, self.ranges.is_positive)))
         return result
 
-    def _polynomial_shifts(
-        self, body: _Body, classes: Classes, streamed: tuple[Expr, ...]
-    ) -> tuple[Expr, list[Anchor]]:
+    def _polynomial_shifts(self, body: _Body, classes: Classes) -> tuple[Expr, _Shifts]:
         """`x - r` in a polynomial becomes `u + delta`: the part that would cancel stays one
         symbol.
         """
-        used: list[Anchor] = []
+        shifts = _Shifts()
 
         def visit(e: Expr) -> Expr:
             if isinstance(e, Map) and e.op in ("+", "-"):
@@ -679,20 +707,8 @@ class _Planner:
                 rest = from_terms(t for t in poly.terms if not classes.of_monomial(t[0])[0])
                 mixed = any(all(classes.of_monomial(m)) for m, _ in poly.terms)
                 results = any(classes.of_monomial(m)[1] for m, _ in rest.terms)
-                if not x.is_zero and results and not mixed and _is_plain(x):
-                    unit, factor = _unit(x)
-                    anchor = self._anchor(body, unit, streamed, MEAN)
-                    if anchor not in used:
-                        used.append(anchor)
-                    delta = self._delta(
-                        anchor, factor, add(scale(atom(anchor.kappa), factor), rest)
-                    )
-                    shifted = (
-                        anchor.shift
-                        if factor == 1
-                        else Map("*", (to_expr(scale(ONE, factor)), anchor.shift))
-                    )
-                    return Map("+", (shifted, delta))
+                if not x.is_zero and results and not mixed and _is_plain(x, Coordinate):
+                    return shifts.shifted(x, rest)
                 return Map(e.op, (visit(e.args[0]), visit(e.args[1])), e.span)
             if self._stays_whole(e):
                 return e
@@ -700,12 +716,102 @@ class _Planner:
                 return rebuild(e, tuple(visit(a) for a in e.args))
             return e
 
-        return visit(body.expr), used
+        return visit(body.expr), shifts
 
-    def _delta(self, anchor: Anchor, factor: Fraction, value: Poly) -> Read:
+    def _placed(
+        self,
+        body: _Body,
+        poly: Poly,
+        classes: Classes,
+        streamed: tuple[Expr, ...],
+        present: tuple[Expr, ...],
+        shifts: _Shifts,
+        maxima: list[Anchor],
+    ) -> tuple[Poly, list[Anchor]]:
+        """Every u and delta at an anchor: the mean of x under the weight of the term, which is
+        that of all terms of the same polynomial. `maxima` shift the exponents of the weights.
+        """
+        used: list[Anchor] = []
+        result = Poly(frozenset())
+        for monomial, coefficient in in_order(poly):
+            weight = self._weight(monomial, classes)
+
+            def anchor_of(unit: Poly, weight: Monomial = weight) -> Anchor | None:
+                if weight.powers or weight.exponent is not None:
+                    anchor = self._weighted(body, unit, weight, present, maxima)
+                elif _is_plain(unit):
+                    anchor = self._anchor(body, unit, streamed, MEAN)
+                else:
+                    return None
+                if anchor not in used:
+                    used.append(anchor)
+                return anchor
+
+            def rule(a: Atom) -> Poly | None:
+                number, _, kind = a.tensor.partition("#") if isinstance(a, Read) else ("", "", "")
+                if not number.isdigit():
+                    return None
+                if kind == "u":
+                    unit = shifts.units[int(number)]
+                    anchor = anchor_of(unit)
+                    return unit if anchor is None else atom(anchor.shift)
+                which, factor, rest = shifts.deltas[int(number)]
+                anchor = anchor_of(shifts.units[which])
+                if anchor is None:
+                    return rest
+                return atom(self._delta(anchor, add(scale(atom(anchor.kappa), factor), rest)))
+
+            term = of_monomial(monomial, coefficient)
+            result = add(result, replace_atoms(term, rule, self.ranges.is_positive))
+        return result, used
+
+    def _weight(self, monomial: Monomial, classes: Classes) -> Monomial:
+        """The streamed factors of a term that are never negative."""
+
+        def weighs(a: Atom) -> bool:
+            return self.ranges.is_positive(a) or (
+                isinstance(a, Read) and self.ranges.of(a).low >= 0
+            )
+
+        powers = frozenset(
+            (a, n) for a, n in monomial.powers if classes.of(a) == (True, False) and weighs(a)
+        )
+        above = () if monomial.exponent is None else monomial.exponent.terms
+        exponent = from_terms((t, c) for t, c in above if classes.of_monomial(t)[0])
+        return Monomial(powers, None if exponent.is_zero else exponent)
+
+    def _weighted(
+        self,
+        body: _Body,
+        unit: Poly,
+        weight: Monomial,
+        present: tuple[Expr, ...],
+        maxima: list[Anchor],
+    ) -> Anchor:
+        """The mean of x under a weight. Under exp(x) itself, the maximum of x is near it."""
+        e = to_expr(unit)
+        degrees = _degrees(weight, maxima)
+        for known in maxima:
+            alone = len(degrees) == 1 and degrees[0][0] == known.name and not weight.powers
+            if alone and known.value == e and set(known.present) == set(present):
+                return known
+        chi = of_monomial(weight)
+        whole = self._accumulator(body, chi, present, degrees, maxima)
+        total = self._accumulator(body, multiply(chi, unit), present, degrees, maxima)
+        weights = (whole.name, total.name)
+        found = next((a for a in self.result.anchors.values() if a.weights == weights), None)
+        if found is None:
+            order = [*body.step.ranks, *body.summed]
+            ranks = tuple(r for r in order if r in {*whole.ranks, *total.ranks})
+            found = Anchor(self._fresh("C"), MEAN, ranks, e, present, None, weights)
+            self.result.anchors[found.name] = found
+        return found
+
+    def _delta(self, anchor: Anchor, value: Poly) -> Read:
         name = next((n for n, known in self.result.deltas.items() if known == value), None)
         if name is None:
-            name = f"{self._fresh(f'D{anchor.name}')}#d"
+            stem = f"D{anchor.name.split('.')[0]}"
+            name = f"{self._fresh(stem)}#d"
             ranks = dict.fromkeys((*anchor.ranks, *free_ranks(to_expr(value))))
             self.result.deltas[name], self.result.delta_ranks[name] = value, tuple(ranks)
         return Read(name, tuple(Coordinate(r) for r in self.result.delta_ranks[name]))
@@ -818,12 +924,13 @@ def _by_condition(poly: Poly, classes: Classes) -> list[tuple[tuple[Expr, ...], 
     return [(key, from_terms(terms)) for key, terms in ordered]
 
 
-def _is_plain(x: Poly) -> bool:
+def _is_plain(x: Poly, *further: type) -> bool:
     """A streamed value without exponentials or indicators: what a mean can stand for."""
+    kinds = (Read, Opaque, *further)
     for monomial, _ in x.terms:
         if monomial.exponent is not None:
             return False
-        if any(not isinstance(a, Read | Opaque) or n.denominator != 1 for a, n in monomial.powers):
+        if any(not isinstance(a, kinds) or n.denominator != 1 for a, n in monomial.powers):
             return False
     return True
 

@@ -24,12 +24,13 @@ from cascade.ir.ops import REDUCERS
 from cascade.ir.walk import reads, substitute, symbols, transform, walk
 from cascade.transforms.derive import Derivation
 from cascade.transforms.emit import final_statements
-from cascade.transforms.fuse import MAX, Accumulator, Anchor, Fused, Plan
+from cascade.transforms.fuse import Accumulator, Anchor, Fused, Plan
 from cascade.transforms.naming import Names
 from cascade.transforms.state import (
     Component,
     State,
     combine,
+    component_names,
     guarded,
     kappa,
     lift_anchor,
@@ -180,7 +181,7 @@ class _Parts:
         for anchor in self.state.anchors:
             bound = self._bound_of(anchor)
             for c in self.state.components:
-                if c.name in (anchor.name, f"{anchor.name}n", f"{anchor.name}s"):
+                if c.name in component_names(anchor):
                     lifted = lift_anchor(anchor, c, bound)
                     assert isinstance(lifted, Reduce)
                     body = over(lifted.op, anchor.value, bound, anchor.present)
@@ -283,7 +284,7 @@ class _Parts:
 
     def _transport(self) -> Cascade:
         a, b = self._reader("_a"), self._reader("_b")
-        anchored = {n for x in self.state.anchors for n in _anchor_names(x)}
+        anchored = {n for x in self.state.anchors for n in x.weights or component_names(x)}
         inputs = [Tensor(self.names.of(c.name) + "_a", c.ranks) for c in self.state.components]
         inputs += [
             Tensor(self.names.of(c.name) + "_b", c.ranks)
@@ -310,7 +311,3 @@ class _Parts:
         return self._cascade(
             "finalise", inputs, einsums, list(self.source.outputs), self.source.params
         )
-
-
-def _anchor_names(anchor: Anchor) -> tuple[str, ...]:
-    return (anchor.name,) if anchor.kind == MAX else (f"{anchor.name}n", f"{anchor.name}s")

@@ -150,7 +150,14 @@ class Results:
                 anchor, index = self.plan.anchors[name[:-2]], node.index
                 if anchor.kind == MAX:
                     return self.component(anchor.name, index)
-                return kappa(anchor, lambda n: self.component(n, index))
+                places = dict(zip(anchor.ranks, index, strict=True))
+
+                def component(n: str) -> Expr:
+                    known = self.plan.accumulators.get(n)
+                    ranks = anchor.ranks if known is None else known.ranks
+                    return self.component(n, tuple(places[r] for r in ranks))
+
+                return kappa(anchor, component)
             if name in self.plan.accumulators and name not in self.stream.by_name:
                 return self.component(name, node.index)
             if name in self.stream.by_name:

@@ -43,7 +43,9 @@ class Component:
 
 @dataclass(frozen=True)
 class State:
-    """The components of one pass. A mean anchor is kept as a count and a sum."""
+    """The components of one pass. A mean anchor is kept as a count and a sum; a weighted one is
+    the quotient of two accumulators, which come before those that it shifts.
+    """
 
     plan: Plan
     number: int
@@ -54,6 +56,7 @@ class State:
     def transported(self) -> set[str]:
         """Accumulators that move with an anchor, or that the transport of another reads."""
         found = {a.name for a in self.accumulators if a.powers}
+        found |= {name for a in self.anchors for name in a.weights or ()}
         for a in self.accumulators:
             found |= (
                 {_component_of(self, a, low).name for _, low, _ in _expansion(a)}
@@ -66,11 +69,8 @@ class State:
     def components(self) -> tuple[Component, ...]:
         found: list[Component] = []
         for a in self.anchors:
-            if a.kind == MAX:
-                found.append(Component(a.name, a.ranks, "max"))
-            else:
-                found.append(Component(count_name(a), a.ranks, "sum"))
-                found.append(Component(sum_name(a), a.ranks, "sum"))
+            op = "max" if a.kind == MAX else "sum"
+            found += [Component(name, a.ranks, op) for name in component_names(a)]
         found += [Component(b.name, b.ranks, b.op) for b in self.accumulators]
         return tuple(found)
 
@@ -83,12 +83,19 @@ def sum_name(anchor: Anchor) -> str:
     return f"{anchor.name}s"
 
 
+def component_names(anchor: Anchor) -> tuple[str, ...]:
+    """The components that an anchor has of its own."""
+    if anchor.kind == MAX:
+        return (anchor.name,)
+    return () if anchor.weights is not None else (count_name(anchor), sum_name(anchor))
+
+
 def kappa(anchor: Anchor, value: Name) -> Expr:
     """What is subtracted: the anchor where it is finite, 0 where there is nothing yet."""
     if anchor.kind == MAX:
         top = value(anchor.name)
         return Map("select", (_finite(top), top, Const(0)))
-    number, total = value(count_name(anchor)), value(sum_name(anchor))
+    number, total = map(value, anchor.weights or component_names(anchor))
     return Map("select", (Map(">", (number, Const(0))), Map("/", (total, number)), Const(0)))
 
 
@@ -140,11 +147,12 @@ def moved(
     old: Name,
     new: Name,
     factor: Callable[[str], Expr] | None = None,
+    shift: Callable[[Anchor, Name], Expr] = kappa,
 ) -> Expr:
     """An accumulator of anchor values `old`, expressed at anchor values `new` (the transport).
 
     A_j' = exp(beta d) * sum_i binom(j, i) d^(j-i) A_i with d = kappa - kappa', for each anchor.
-    `factor` may name exp(d) of an anchor, computed once.
+    `factor` may name exp(d) of an anchor, computed once; `shift` gives kappa.
     """
     anchors = {a.name: a for a in state.anchors}
     result: Expr | None = None
@@ -152,7 +160,7 @@ def moved(
         term: Expr = old(_component_of(state, accumulator, lower).name)
         for name, drop, slope in drops:
             anchor = anchors[name]
-            d = Map("-", (kappa(anchor, old), kappa(anchor, new)))
+            d = Map("-", (shift(anchor, old), shift(anchor, new)))
             if slope:
                 decay = factor(name) if factor is not None else decayed(anchor, old, new)
                 term = Map("*", (term, _power(decay, slope)))
@@ -225,17 +233,12 @@ def lowered_chi(accumulator: Accumulator, degrees: dict[str, int]) -> Poly:
 
 def merged(component: Component, state: State, a: Name, b: Name, ab: Name) -> Expr:
     """A component of the merge of two states; `ab` gives the merged anchors."""
-    anchor_names = {c.name for c in state.components[: _anchor_components(state)]}
-    if component.name in anchor_names:
+    if any(component.name in component_names(anchor) for anchor in state.anchors):
         return combine(component.op, a(component.name), b(component.name))
     accumulator = next(x for x in state.accumulators if x.name == component.name)
     if not accumulator.powers:
         return combine(component.op, a(component.name), b(component.name))
     return Map("+", (moved(accumulator, state, a, ab), moved(accumulator, state, b, ab)))
-
-
-def _anchor_components(state: State) -> int:
-    return sum(1 if a.kind == MAX else 2 for a in state.anchors)
 
 
 COMBINE = {"sum": "+", "count": "+", "prod": "*", "any": "or", "all": "and"}
@@ -261,6 +264,7 @@ __all__ = [
     "State",
     "at",
     "combine",
+    "component_names",
     "count_name",
     "decayed",
     "free_ranks",

@@ -109,3 +109,79 @@ def test_a_loop_that_a_person_wrote() -> None:
     given = {"S": scores(50, 2.0, 1.0)}
     agrees(ONLINE, TiledKernel(cascade.parse(ONLINE)).run(given, {}).outputs, given)
     agrees(ONLINE, interpreted(ONLINE, given), given)
+
+
+WEIGHTED = """cascade weighted
+import std
+input S[p,m], X[m], Y[m,f]
+A[p,m]  = softmax[m](S[p,m] where {})
+a[p]    = sum[m](A[p,m] * X[m])
+b[p,f]  = sum[m](A[p,m] * Y[m,f])
+i[p]    = sum[m](A[p,m] * m)
+v[p]    = sum[m](A[p,m] * (X[m] - a[p])**2)
+u[p,f]  = sum[m](A[p,m] * (Y[m,f] - b[p,f])**2)
+c[p,f]  = sum[m](A[p,m] * (X[m] - a[p]) * (Y[m,f] - b[p,f]))
+k[p]    = sum[m](A[p,m] * (X[m] - a[p])**3)
+j[p]    = sum[m](A[p,m] * (m - i[p])**2)
+r[p,f]  = c[p,f] / sqrt(v[p] * u[p,f] + 1e-6)
+output v, u, c, k, j, r
+"""
+FAR = """cascade far
+import std
+input S[p,m]
+A[p,m] = softmax[m](S[p,m])
+i[p]   = sum[m](A[p,m] * m)
+v[p]   = sum[m](A[p,m] * (m - i[p])**2)
+output v
+"""
+
+
+def far(length: int) -> dict[str, np.ndarray]:
+    """Weights at the last keys, where values are far from those of the others."""
+    random = np.random.default_rng(length)
+    S = random.standard_normal((length, length)) - 60
+    X, Y = random.standard_normal(length), random.standard_normal((length, 2))
+    S[:, -5:] += 60
+    X[-5:] += 1000
+    Y[-5:] -= 300
+    return {n: x.astype(np.float32) for n, x in (("S", S), ("X", X), ("Y", Y))}
+
+
+def near(spec: str, made: Any, given: dict[str, np.ndarray]) -> None:
+    exact = {n: x.astype(np.float64) for n, x in given.items()}
+    wanted = cascade.run(cascade.parse(spec), exact)
+    for name, x in wanted.items():
+        np.testing.assert_allclose(made[name], x, rtol=2e-3, atol=2e-3, err_msg=name)
+
+
+@pytest.mark.parametrize("mask", ["m >= 0", "p % 3 > 0", "m != p and p % 3 > 0"])
+def test_variances_far_from_the_plain_mean(mask: str) -> None:
+    spec = WEIGHTED.format(mask)
+    for length in (1, 2, 40, 150):
+        given = far(length)
+        for split in (1, 2):
+            kernel = TiledKernel(cascade.parse(spec), {"m": 16, "p": 16}, split=split)
+            near(spec, kernel.run(given, {}).outputs, given)
+    given = far(40)
+    near(spec, interpreted(spec, given), given)
+
+
+def test_no_weights_and_no_keys() -> None:
+    spec = WEIGHTED.format("m >= 0")
+    given = far(40)
+    given["S"][:, :20] = -np.inf
+    for split in (1, 2):
+        kernel = TiledKernel(cascade.parse(spec), {"m": 16, "p": 16}, split=split)
+        near(spec, kernel.run(given, {}).outputs, given)
+        nothing = {"S": given["S"][:, :0], "X": given["X"][:0], "Y": given["Y"][:0]}
+        for out in kernel.run(nothing, {}).outputs.values():
+            assert not np.any(out)
+
+
+def test_positions_of_a_long_row() -> None:
+    m = np.arange(65536)
+    S = (-((m - 60000.0) ** 2) / 8).astype(np.float32)[None]
+    for split in (1, 4):
+        kernel = TiledKernel(cascade.parse(FAR), split=split)
+        (v,) = kernel.run({"S": S}, {}).outputs["v"]
+        assert abs(v - 4) < 1e-3

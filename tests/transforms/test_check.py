@@ -45,6 +45,11 @@ TEXTS = {
         "input c[p,m], v[m,f]\nD[p] = sum[m](exp(-c[p,m]))\n"
         "O[p,f] = sum[m](exp(-c[p,m]) / D[p] * v[m,f])\noutput O"
     ),
+    "weighted": (
+        "import std\ninput S[p,m], X[m], Y[m]\nA[p,m] = softmax[m](S[p,m] where m <= p)\n"
+        "a[p] = sum[m](A[p,m] * X[m])\nb[p] = sum[m](A[p,m] * Y[m])\n"
+        "v[p] = sum[m](A[p,m] * (X[m] - a[p])**2)\noutput v, b"
+    ),
     "scaled_maximum": (
         "input c[p,m]\nD[p] = sum[m](exp(c[p,m]))\nZ[p] = max[m](c[p,m] * D[p] + D[p])\noutput Z"
     ),
@@ -226,6 +231,21 @@ PLANTED: dict[str, tuple[str, str, Callable[[Plan], dict[str, Any]]]] = {
     "anchor over fewer points": (
         "causal", "anchor",
         lambda p: anchor(p, "A.2", present=(*p.anchors["A.2"].present, EARLY)),
+    ),
+    "mean of another value": (
+        "weighted", "anchor", lambda p: anchor(p, "C", value=Read("Y", (Coordinate("m"),))),
+    ),
+    "mean over fewer points": (
+        "weighted", "anchor", lambda p: anchor(p, "C", present=(*p.anchors["C"].present, EARLY)),
+    ),
+    "mean by other weights": (
+        "weighted", "anchor",
+        lambda p: anchor(p, "C", weights=(p.anchors["C"].weights or ())[::-1]),
+    ),
+    "transport of a lower degree to a mean": (
+        "weighted", "transport",
+        lambda p: accumulator(p, "vs2", powers=(
+            *p.accumulators["vs2"].powers[:1], *power("C", 1, 0))),
     ),
     "anchor of another value": (
         "attention_3pass", "anchor",
