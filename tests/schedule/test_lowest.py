@@ -37,7 +37,9 @@ def arrays_for(spec, value: float) -> dict[str, np.ndarray]:
     mask = np.zeros((4, 40))
     mask[0] = mask[1, 3:] = value
     mask[3] = -np.inf
-    every = {n: chance.standard_normal(s) for n, s in {"Q": (4, 5), "K": (40, 5), "V": 40}.items()}
+    every = {
+        n: chance.standard_normal(s) for n, s in {"Q": (4, 5), "K": (40, 5), "V": (40,)}.items()
+    }
     every |= {"q": every["Q"][:, 0], "k": every["K"][:, 0], "B": mask}
     return {t.name: every[t.name].astype(np.float32) for t in spec.inputs}
 
@@ -81,5 +83,5 @@ def test_a_maximum_of_the_lowest_number_is_one(split: int):
     made = schedule(spec, Sizes({}, 16, 16, split=split))
     program = in_base_two(made.program, Signs.of(made.program))
     found = run(program, arrays, made.bind({n: a.shape for n, a in arrays.items()})).outputs
-    np.testing.assert_array_equal(found["X"], np.float32([-np.inf, -1e38, -1e38, -1e38]))
+    np.testing.assert_array_equal(found["X"], np.array([-np.inf, -1e38, -1e38, -1e38], np.float32))
     np.testing.assert_array_equal(found["O"], [0, 0, 1, 3])
