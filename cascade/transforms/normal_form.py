@@ -266,7 +266,8 @@ def take_out(p: Poly) -> tuple[Monomial, Poly]:
 
 
 def factored(p: Poly) -> Poly:
-    """The same value with the common monomial outside: infinite factors then meet one sum.
+    """The same value, without indicators, with the common monomial outside: infinite factors then
+    meet one sum.
 
     Exponents stay whole: of exp(a - c) + exp(b - c), exp(a) may overflow while a - c does not.
     """
@@ -474,12 +475,41 @@ OPPOSITE = {"<": ">=", ">=": "<", ">": "<=", "<=": ">", "==": "!=", "!=": "=="}
 
 
 def negated(condition: Expr) -> Expr:
-    """`not c`, with comparisons turned round."""
-    if isinstance(condition, Map) and condition.op in OPPOSITE:
-        return Map(OPPOSITE[condition.op], condition.args, condition.span)
-    if isinstance(condition, Map) and condition.op == "not":
-        return condition.args[0]
+    """`not c`. Comparisons are turned round where no side can be NaN, of which all are false but
+    `!=`.
+    """
+    match condition:
+        case Map("==" | "!=" as op, args, span):
+            return Map(OPPOSITE[op], args, span)
+        case Map("<" | "<=" | ">" | ">=" as op, args, span) if not any(map(_may_be_nan, args)):
+            return Map(OPPOSITE[op], args, span)
+        case Map("not", (inner,)):
+            return inner
     return Map("not", (condition,), condition.span)
+
+
+def _may_be_nan(e: Expr) -> bool:
+    """Whether `e` is anything but a whole number made of coordinates and extents."""
+    match e:
+        case Coordinate() | Symbol():
+            return False
+        case Const(value):
+            return not isinstance(value, int)
+        case Map("+" | "-" | "*" | "neg", args):
+            return any(map(_may_be_nan, args))
+        case _:
+            return True
+
+
+def by_guard(p: Poly) -> dict[frozenset[Expr], Poly]:
+    """The terms of a poly by the conditions under which they count."""
+    found: dict[frozenset[Expr], Poly] = {}
+    for monomial, coefficient in p.terms:
+        guards = frozenset(a.condition for a, _ in monomial.powers if isinstance(a, Indicator))
+        rest = frozenset((a, n) for a, n in monomial.powers if not isinstance(a, Indicator))
+        term = of_monomial(Monomial(rest, monomial.exponent), coefficient)
+        found[guards] = add(found.get(guards, ZERO), term)
+    return found
 
 
 def atoms(p: Poly) -> Iterable[Atom]:

@@ -4,15 +4,50 @@ write.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
+from functools import reduce
 
 from cascade.ir.expr import Const, Expr, Map
 from cascade.ir.printer import print_expr
-from cascade.transforms.normal_form import Atom, Indicator, Monomial, Opaque, Poly, Total
+from cascade.ir.walk import conjunction
+from cascade.transforms.normal_form import (
+    ZERO,
+    Atom,
+    Indicator,
+    Monomial,
+    Opaque,
+    Poly,
+    Total,
+    by_guard,
+    negated,
+    of_monomial,
+)
 
 
 def to_expr(p: Poly) -> Expr:
     """An expression equal to a poly, in a stable order."""
+    return choices(p, _sum)
+
+
+def choices(p: Poly, spelled: Callable[[Poly], Expr]) -> Expr:
+    """A poly as a sum of choices: the terms under a condition have no say where it is false,
+    whatever they are there. `spelled` writes terms without indicators.
+    """
+    groups = by_guard(p)
+    free = groups.pop(frozenset(), ZERO)
+    parts = [] if free.is_zero else [spelled(free)]
+    rest = {conjunction(tuple(sorted(c, key=print_expr))): q for c, q in groups.items()}
+    for condition in sorted(rest, key=print_expr):
+        if condition in rest:
+            yes, no = rest.pop(condition), rest.pop(negated(condition), ZERO)
+            if isinstance(condition, Map) and condition.op == "not":
+                condition, yes, no = condition.args[0], no, yes
+            parts.append(Map("select", (condition, spelled(yes), spelled(no))))
+    return reduce(lambda a, b: Map("+", (a, b)), parts) if parts else Const(0)
+
+
+def _sum(p: Poly) -> Expr:
     if p.is_zero:
         return Const(0)
     parts = sorted(((_term(m, abs(c)), c > 0) for m, c in p.terms), key=_order)
@@ -44,6 +79,8 @@ def _negative(e: Expr) -> Expr:
 
 def _term(m: Monomial, coefficient: Fraction) -> Expr:
     """coefficient * prod(atom^power) * exp(exponent), negative powers below the line."""
+    if any(isinstance(a, Indicator) for a, _ in m.powers):
+        return to_expr(of_monomial(m, coefficient))
     above: list[Expr] = []
     below: list[Expr] = []
     if coefficient.numerator != 1:
