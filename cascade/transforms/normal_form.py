@@ -301,7 +301,8 @@ def normal_form(
 
     `positive` says which atoms are proved positive, `whole` which maps stay atoms.
     """
-    return _Normal(positive, whole).of(e)
+    normal = _Normal(positive, whole)
+    return normal.settled(normal.of(e))
 
 
 class _Normal:
@@ -391,7 +392,12 @@ class _Normal:
             return power(p, single[1], self.positive)
         base = p.single()
         if base is not None and base[1] > 0 and all(self.positive(a) for a, _ in base[0].powers):
-            return exponential(multiply(q, self._log(p)))
+            sums = frozenset((a, n) for a, n in base[0].powers if isinstance(a, Read))
+            meeting = of_monomial(Monomial(sums, base[0].exponent), base[1])
+            result = exponential(multiply(q, self._log(meeting)))
+            for a, n in base[0].powers - sums:
+                result = multiply(result, atom(Opaque("**", (atom(a, n), q))))
+            return result
         return atom(Opaque("**", (p, q)))
 
     def _abs_of_sum(self, p: Poly) -> Poly:
@@ -432,9 +438,6 @@ class _Normal:
 
     def _select(self, args: tuple[Expr, ...]) -> Poly:
         condition, yes, no = args
-        known = self._decided(condition)
-        if known is not None:
-            return self.of(yes if known else no)
         chosen = self.of(yes)
         other = self.of(no)
         if chosen == other:
@@ -443,20 +446,38 @@ class _Normal:
         there = atom(Indicator(negated(condition)))
         return add(multiply(here, chosen), multiply(there, other))
 
-    def _decided(self, condition: Expr) -> bool | None:
-        """Whether a comparison with 0 is decided by a proved sign."""
+    def settled(self, p: Poly) -> Poly:
+        """`p` without the conditions that an exponential is positive, where it is a factor."""
+        terms = []
+        for monomial, c in p.terms:
+            for a, n in monomial.powers:
+                if isinstance(a, Indicator) and self._vanishes(a.condition, monomial):
+                    monomial = Monomial(monomial.powers - {(a, n)}, monomial.exponent)
+            terms.append((monomial, c))
+        return from_terms(terms)
+
+    def _vanishes(self, condition: Expr, m: Monomial) -> bool:
         match condition:
-            case Map("==" | "!=" | ">" | "<=" as op, (x, Const(0))):
+            case Map("!=" | ">", (x, Const(0))) | Map("not", (Map("<=", (x, Const(0))),)) if (
+                not self.whole(x)
+            ):
                 term = self.of(x).single()
-                if (
-                    term is None
-                    or term[1] <= 0
-                    or not all(self.positive(a) for a, _ in term[0].powers)
-                ):
-                    return None
-                return op in ("!=", ">")
+                return (
+                    term is not None
+                    and term[0].exponent is not None
+                    and term[1] > 0
+                    and all(self.positive(a) for a, _ in term[0].powers)
+                    and _divides(term[0], m)
+                )
             case _:
-                return None
+                return False
+
+
+def _divides(x: Monomial, m: Monomial) -> bool:
+    powers = dict(m.powers)
+    if any(powers.get(a, Fraction(0)) / n < 1 for a, n in x.powers):
+        return False
+    return x.exponent is None or (m.exponent is not None and x.exponent.terms <= m.exponent.terms)
 
 
 def _replaced(e: Expr, old: Expr, new: Expr) -> Expr:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from functools import reduce
 
-from cascade.ir.expr import Const, Expr, Map
+from cascade.ir.expr import Const, Expr, Map, Symbol
 from cascade.ir.printer import print_expr
 from cascade.ir.walk import conjunction
 from cascade.transforms.normal_form import (
@@ -20,6 +20,7 @@ from cascade.transforms.normal_form import (
     Poly,
     Total,
     by_guard,
+    from_terms,
     negated,
     of_monomial,
 )
@@ -87,8 +88,11 @@ def _term(m: Monomial, coefficient: Fraction) -> Expr:
         above.append(_number(Fraction(coefficient.numerator)))
     if coefficient.denominator != 1:
         below.append(_number(Fraction(coefficient.denominator)))
-    if m.exponent is not None:
-        above.append(Map("exp", (to_expr(m.exponent),)))
+    exponent, fixed = _fixed_powers(m.exponent)
+    if not exponent.is_zero:
+        above.append(Map("exp", (to_expr(exponent),)))
+    for base, fixed_power, up in fixed:
+        (above if up else below).append(Map("**", (base, fixed_power)))
     ordered = sorted(
         m.powers, key=lambda item: (str(type(item[0])), print_expr(atom_expr(item[0])))
     )
@@ -98,6 +102,24 @@ def _term(m: Monomial, coefficient: Fraction) -> Expr:
     for factor in below:
         numerator = Map("/", (numerator, factor))
     return numerator
+
+
+def _fixed_powers(exponent: Poly | None) -> tuple[Poly, list[tuple[Expr, Expr, bool]]]:
+    """`exp(q log x)` as `x^q` for a param q, which may be 0 where x is; and what is left. The last
+    says whether the power stands above the line.
+    """
+    rest: list[tuple[Monomial, Fraction]] = []
+    found: list[tuple[Expr, Expr, bool]] = []
+    for term, c in in_order(exponent) if exponent is not None else ():
+        logs = [a for a, n in term.powers if isinstance(a, Opaque) and a.op == "log" and n == 1]
+        others = frozenset((a, n) for a, n in term.powers if a not in logs)
+        named = bool(others) and all(isinstance(a, Symbol) for a, _ in others)
+        if len(logs) == 1 and named and term.exponent is None:
+            power = to_expr(of_monomial(Monomial(others), abs(c)))
+            found.append((to_expr(logs[0].args[0]), power, c > 0))
+        else:
+            rest.append((term, c))
+    return from_terms(rest), found
 
 
 def _product(factors: list[Expr]) -> Expr:
