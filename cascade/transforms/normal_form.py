@@ -458,9 +458,7 @@ class _Normal:
 
     def _vanishes(self, condition: Expr, m: Monomial) -> bool:
         match condition:
-            case Map("!=" | ">", (x, Const(0))) | Map("not", (Map("<=", (x, Const(0))),)) if (
-                not self.whole(x)
-            ):
+            case Map("!=" | ">", (x, Const(0))) | Map("not", (Map("<=", (x, Const(0))),)):
                 term = self.of(x).single()
                 return (
                     term is not None
