@@ -73,6 +73,21 @@ GUARDS = {  # what comes before, the sum, and the passes over m of the derived f
     "a sum that underflows, with a share": (E, "((A[p,m] / Z[p] where Z[p] != 0) ?? (1 / M))", 1),
     "a power of a sum that underflows": (E, "(A[p,m] / Z[p]**alpha)", 1),
     "streamed powers": (E, "(softplus(S[p,m])**alpha * Z[p])", 1),
+    "a choice inside an exponential": (
+        "X[p] = max[m](S[p,m])\n",
+        "exp(select(X[p] > -inf, S[p,m] - X[p], -inf))",
+        1,
+    ),
+    "a choice inside a size": (
+        "Z[p] = sum[m](abs(S[p,m]))\n",
+        "select(Z[p] != 0, abs(S[p,m] / Z[p]), 1 / M)",
+        1,
+    ),
+    "x log x, whose choice says nothing": (
+        "L[p] = logsumexp[m](S[p,m])\n",
+        "xlogx(exp(S[p,m] - L[p]))",
+        1,
+    ),
     "no harm at all": (A, "select(Z[p] > 0, S[p,m], 2 * S[p,m])", 1),
 }
 
