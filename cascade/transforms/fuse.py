@@ -253,7 +253,7 @@ class _Planner:
             return False
         depends = any("#" in r.tensor or self.stream.depends_deeply(r.tensor) for r in reads(e))
         split = depends or (self._splits_choices and e.op == "select")
-        return self.rank not in free_ranks(e) or not split
+        return not split or not (self.rank in free_ranks(e) or _has_shift(e))
 
     _splits_choices = False  # between streamed values too: tried where a body is refused
 
@@ -387,20 +387,19 @@ class _Planner:
 
     def _classes(self, base: int) -> Classes:
         def is_streamed(a: Atom) -> bool:
-            if isinstance(a, Read) and a.tensor.endswith("#u"):
-                return True
-            if isinstance(a, Opaque | Total):
-                return False
-            ranks = free_ranks(a.condition) if hasattr(a, "condition") else free_ranks(a)
-            return bool({self.rank, *self._tile_ranks} & set(ranks))
-
-        def is_result(a: Atom) -> bool:
-            if isinstance(a, Read) and a.tensor.endswith(("#k", "#d")):
-                return True
             if isinstance(a, Opaque | Total):
                 return False
             e = a.condition if hasattr(a, "condition") else a
-            return any(self.stream.available.get(r.tensor, 0) >= base for r in reads(e))
+            return _has_shift(e) or bool({self.rank, *self._tile_ranks} & set(free_ranks(e)))
+
+        def is_result(a: Atom) -> bool:
+            if isinstance(a, Opaque | Total):
+                return False
+            e = a.condition if hasattr(a, "condition") else a
+            return any(
+                r.tensor.endswith(("#k", "#d")) or self.stream.available.get(r.tensor, 0) >= base
+                for r in reads(e)
+            )
 
         return Classes(is_streamed, is_result)
 
@@ -922,6 +921,11 @@ def _by_condition(poly: Poly, classes: Classes) -> list[tuple[tuple[Expr, ...], 
         groups.setdefault(key, []).append((term, coefficient))
     ordered = sorted(groups.items(), key=lambda item: [print_expr(c) for c in item[0]])
     return [(key, from_terms(terms)) for key, terms in ordered]
+
+
+def _has_shift(e: Expr) -> bool:
+    """Whether `e` reads the shifted value of an anchor, which is streamed without its rank."""
+    return any(r.tensor.endswith("#u") for r in reads(e))
 
 
 def _is_plain(x: Poly, *further: type) -> bool:

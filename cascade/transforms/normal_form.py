@@ -266,7 +266,8 @@ def take_out(p: Poly) -> tuple[Monomial, Poly]:
 
 
 def factored(p: Poly) -> Poly:
-    """The same value with the common monomial outside: infinite factors then meet one sum.
+    """The same value, without indicators, with the common monomial outside: infinite factors then
+    meet one sum.
 
     Exponents stay whole: of exp(a - c) + exp(b - c), exp(a) may overflow while a - c does not.
     """
@@ -300,7 +301,8 @@ def normal_form(
 
     `positive` says which atoms are proved positive, `whole` which maps stay atoms.
     """
-    return _Normal(positive, whole).of(e)
+    normal = _Normal(positive, whole)
+    return normal.settled(normal.of(e))
 
 
 class _Normal:
@@ -390,7 +392,12 @@ class _Normal:
             return power(p, single[1], self.positive)
         base = p.single()
         if base is not None and base[1] > 0 and all(self.positive(a) for a, _ in base[0].powers):
-            return exponential(multiply(q, self._log(p)))
+            sums = frozenset((a, n) for a, n in base[0].powers if isinstance(a, Read))
+            meeting = of_monomial(Monomial(sums, base[0].exponent), base[1])
+            result = exponential(multiply(q, self._log(meeting)))
+            for a, n in base[0].powers - sums:
+                result = multiply(result, atom(Opaque("**", (atom(a, n), q))))
+            return result
         return atom(Opaque("**", (p, q)))
 
     def _abs_of_sum(self, p: Poly) -> Poly:
@@ -431,9 +438,6 @@ class _Normal:
 
     def _select(self, args: tuple[Expr, ...]) -> Poly:
         condition, yes, no = args
-        known = self._decided(condition)
-        if known is not None:
-            return self.of(yes if known else no)
         chosen = self.of(yes)
         other = self.of(no)
         if chosen == other:
@@ -442,20 +446,36 @@ class _Normal:
         there = atom(Indicator(negated(condition)))
         return add(multiply(here, chosen), multiply(there, other))
 
-    def _decided(self, condition: Expr) -> bool | None:
-        """Whether a comparison with 0 is decided by a proved sign."""
+    def settled(self, p: Poly) -> Poly:
+        """`p` without the conditions that an exponential is positive, where it is a factor."""
+        terms = []
+        for monomial, c in p.terms:
+            for a, n in monomial.powers:
+                if isinstance(a, Indicator) and self._vanishes(a.condition, monomial):
+                    monomial = Monomial(monomial.powers - {(a, n)}, monomial.exponent)
+            terms.append((monomial, c))
+        return from_terms(terms)
+
+    def _vanishes(self, condition: Expr, m: Monomial) -> bool:
         match condition:
-            case Map("==" | "!=" | ">" | "<=" as op, (x, Const(0))):
+            case Map("!=" | ">", (x, Const(0))) | Map("not", (Map("<=", (x, Const(0))),)):
                 term = self.of(x).single()
-                if (
-                    term is None
-                    or term[1] <= 0
-                    or not all(self.positive(a) for a, _ in term[0].powers)
-                ):
-                    return None
-                return op in ("!=", ">")
+                return (
+                    term is not None
+                    and term[0].exponent is not None
+                    and term[1] > 0
+                    and all(self.positive(a) for a, _ in term[0].powers)
+                    and _divides(term[0], m)
+                )
             case _:
-                return None
+                return False
+
+
+def _divides(x: Monomial, m: Monomial) -> bool:
+    powers = dict(m.powers)
+    if any(powers.get(a, Fraction(0)) / n < 1 for a, n in x.powers):
+        return False
+    return x.exponent is None or (m.exponent is not None and x.exponent.terms <= m.exponent.terms)
 
 
 def _replaced(e: Expr, old: Expr, new: Expr) -> Expr:
@@ -474,12 +494,41 @@ OPPOSITE = {"<": ">=", ">=": "<", ">": "<=", "<=": ">", "==": "!=", "!=": "=="}
 
 
 def negated(condition: Expr) -> Expr:
-    """`not c`, with comparisons turned round."""
-    if isinstance(condition, Map) and condition.op in OPPOSITE:
-        return Map(OPPOSITE[condition.op], condition.args, condition.span)
-    if isinstance(condition, Map) and condition.op == "not":
-        return condition.args[0]
+    """`not c`. Comparisons are turned round where no side can be NaN, of which all are false but
+    `!=`.
+    """
+    match condition:
+        case Map("==" | "!=" as op, args, span):
+            return Map(OPPOSITE[op], args, span)
+        case Map("<" | "<=" | ">" | ">=" as op, args, span) if not any(map(_may_be_nan, args)):
+            return Map(OPPOSITE[op], args, span)
+        case Map("not", (inner,)):
+            return inner
     return Map("not", (condition,), condition.span)
+
+
+def _may_be_nan(e: Expr) -> bool:
+    """Whether `e` is anything but a whole number made of coordinates and extents."""
+    match e:
+        case Coordinate() | Symbol():
+            return False
+        case Const(value):
+            return not isinstance(value, int)
+        case Map("+" | "-" | "*" | "neg", args):
+            return any(map(_may_be_nan, args))
+        case _:
+            return True
+
+
+def by_guard(p: Poly) -> dict[frozenset[Expr], Poly]:
+    """The terms of a poly by the conditions under which they count."""
+    found: dict[frozenset[Expr], Poly] = {}
+    for monomial, coefficient in p.terms:
+        guards = frozenset(a.condition for a, _ in monomial.powers if isinstance(a, Indicator))
+        rest = frozenset((a, n) for a, n in monomial.powers if not isinstance(a, Indicator))
+        term = of_monomial(Monomial(rest, monomial.exponent), coefficient)
+        found[guards] = add(found.get(guards, ZERO), term)
+    return found
 
 
 def atoms(p: Poly) -> Iterable[Atom]:

@@ -213,7 +213,7 @@ class Ranges:
                 return False
             case Opaque("exp" | "exp2" | "sigmoid" | "softplus" | "sqrt" | "rsqrt", _):
                 return True
-            case Total(poly):
+            case Total(poly) | Opaque("**", (poly, _)):
                 return self.poly_positive(poly)
             case Indicator():
                 return False

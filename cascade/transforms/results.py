@@ -29,7 +29,7 @@ from cascade.transforms.normal_form import (
     replace_atoms,
 )
 from cascade.transforms.ranges import Ranges
-from cascade.transforms.spell import to_expr
+from cascade.transforms.spell import choices, to_expr
 from cascade.transforms.state import guarded, kappa
 
 Component = Callable[[str, tuple[Expr, ...]], Expr]  # the final value of a component at an index
@@ -98,6 +98,8 @@ class Results:
             fused = self.plan.fused[a.tensor]
             if fused.summed or fused.terms or (fused.value.single() is None and not every):
                 return None
+            if any(isinstance(b, Indicator) for b in atoms(fused.value)):  # 0 to no power but 1
+                return None
             ranks = dict(zip(fused.step.ranks, a.index, strict=True))
             if within is not None and not self._has_points(fused, within, ranks):
                 return None
@@ -136,7 +138,7 @@ class Results:
 
     def spelled(self, p: Poly) -> Expr:
         """A poly over accumulators as an expression over the final state."""
-        return self._ended(to_expr(factored(p)))
+        return self._ended(choices(p, lambda q: to_expr(factored(q))))
 
     def _ended(self, e: Expr) -> Expr:
         def rule(node: Expr) -> Expr | None:
