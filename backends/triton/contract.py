@@ -8,12 +8,12 @@ computed operand would lose too much in theirs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 
 from cascade.backends.triton.layout import grouped
 from cascade.backends.triton.missing import held
-from cascade.backends.triton.writer import DOT_LEAST, Axes, Code, Writer, ident
+from cascade.backends.triton.writer import DOT_LEAST, LONG, Axes, Code, Writer, fitting, ident
 from cascade.ir.expr import Const, Expr, Map, Read
 from cascade.ir.kinds import EIGHT_BITS, is_wide_real
 from cascade.schedule.facts import tile_axes
@@ -38,7 +38,8 @@ def contract(w: Writer, node: Contract) -> None:
     outside = [f for f in node.factors if f not in inside]
     inside += _uncovered(w, node, inside)
     masks = masks_of(w, inside, node.axes)
-    pair = _operands(w, inside, summed)
+    whole = all(w.code(f).kind != "real" for f in inside)
+    pair = None if whole else _operands(w, inside, summed)
     if pair is not None:
         for operand in pair:
             operand.masks = masks
@@ -48,16 +49,18 @@ def contract(w: Writer, node: Contract) -> None:
     for f in outside:
         code = w.code(f)
         axes = w.ordered({*code.axes, *result.axes})
-        result = Code(f"({w.spread(result, axes)} * {w.spread(code, axes)})", axes)
+        kind = "int" if result.kind != "real" != code.kind else "real"
+        text = f"({w.spread(result, axes)} * {w.spread(code, axes)})"
+        result = replace(result, text=text, axes=axes, kind=kind)
     text = f"t_{ident(node.name)}"
     w.assign(text, result.text)
-    w.tiles[node.name] = Code(text, result.axes)
+    w.tiles[node.name] = replace(result, text=text)
 
 
 def _uncovered(w: Writer, node: Contract, inside: list[Expr]) -> list[Expr]:
     """A factor 1 for each summed axis that no factor has: its lanes count."""
     covered = {a for f in inside for a in w.axes(f)}
-    ones = (Map("+", (Map("*", (lane(a), Const(0))), Const(1.0))) for a in node.axes)
+    ones = (Map("+", (Map("*", (lane(a), Const(0))), Const(1))) for a in node.axes)
     return [one for a, one in zip(node.axes, ones, strict=True) if a not in covered]
 
 
@@ -214,16 +217,24 @@ def _factor(w: Writer, f: Expr, masks: Masks) -> Code:
         return code
     tests = w.tests(masks[f])
     axes = w.ordered({*code.axes, *(a for t in tests for a in t.axes)})
-    return Code(f"tl.where({w.together(tests, axes)}, {w.spread(code, axes)}, 0.0)", axes)
+    zero = "0.0" if code.kind == "real" else "0"
+    text = f"tl.where({w.together(tests, axes)}, {w.spread(code, axes)}, {zero})"
+    return replace(code, text=text, axes=axes, kind="real" if code.kind == "real" else "int")
 
 
 def _sum(w: Writer, factors: list[Expr], axes: Axes, masks: Masks) -> Code:
     """The product over all axes, then sums from the last."""
     parts = [_factor(w, f, masks) for f in factors]
+    exact = all(p.kind != "real" for p in parts)
+    if exact:
+        parts = [replace(fitting(replace(p, kind="int"), LONG), kind="int") for p in parts]
     whole = w.ordered({*axes, *(a for p in parts for a in p.axes)})
     text = " * ".join(w.spread(p, whole) for p in parts)
-    text = w.full(Code(f"({text})", w.ordered({a for p in parts for a in p.axes})), whole)
+    code = Code(f"({text})", w.ordered({a for p in parts for a in p.axes}))
+    if exact:
+        code = replace(code, kind="int", bits=LONG, wide=True)
+    text = w.full(code, whole)
     for a in reversed(w.ordered(axes)):
         text = f"tl.sum({text}, {whole.index(a)})"
         whole = tuple(x for x in whole if x != a)
-    return Code(text, whole)
+    return replace(code, text=text, axes=whole)

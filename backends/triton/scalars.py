@@ -31,6 +31,11 @@ def scalar_kinds(program: Program) -> dict[str, str]:
     return kinds
 
 
+def extents_of(program: Program) -> frozenset[str]:
+    """The extents and params that are lengths of tensors and of ranks."""
+    return frozenset(s for e in _extents(program) for s in symbols(e))
+
+
 def _extents(program: Program) -> Iterator[Expr]:
     yield from (e for b in program.buffers for e in b.shape)
     yield from (g.count for k in program.kernels for g in k.grid)

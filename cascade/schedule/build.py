@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from cascade.ir.cascade import Cascade
 from cascade.ir.expr import FALSE, TRUE, Const, Coordinate, Expr, Map, Read, Symbol
+from cascade.ir.kinds import LEAST, MOST
 from cascade.ir.ops import MAPS, REDUCERS
 from cascade.ir.walk import conjuncts, free_ranks, symbols, walk
 from cascade.schedule.errors import NoSchedule
@@ -437,7 +438,7 @@ class Builder:
         identity = REDUCERS[step.op].identity
         fill = Const(identity if identity is not None else 0)
         if step.kind == "int" and step.op in ("max", "min"):
-            fill = Const(-(2**31) if step.op == "max" else 2**31 - 1)
+            fill = Const(LEAST if step.op == "max" else MOST)
         whole = self._along(self.value(value), axes, fill)
         body = self.masked(step.name, whole, conditions, fill)
         if not axes:
@@ -509,7 +510,7 @@ class Builder:
         self, step: Settled, value: Expr, conditions: tuple[Expr, ...], axes: tuple[str, ...]
     ) -> Expr:
         """A sum of products: factors that do not vary along the axes stay outside."""
-        stem = step.name
+        stem, zero = step.name, Const(0 if step.kind == "int" else 0.0)
         several = self._apart(value, axes)
         if several is not None:
             return self.named(
@@ -525,11 +526,11 @@ class Builder:
             if own & set(axes):
                 inside.append((f, self.named(stem, t)))
             elif not conditions or self._is_finite_number(t, there):
-                outside.append(self._if_any(t, axes))
+                outside.append(self._if_any(t, axes, zero))
             elif not own or any(own <= a for a in along) or not along:
                 inside.append((f, self.named(stem, t)))
             else:
-                outside.append(self._if_present(stem, t, conditions, axes))
+                outside.append(self._if_present(stem, t, conditions, axes, zero))
         if not axes:
             whole = self.masked(stem, product([*outside, *(t for _, t in inside)]), conditions,
                                 Const(0.0))  # fmt: skip
@@ -565,14 +566,19 @@ class Builder:
         return set().union(*own) == whole and not any(a == whole for a in own)
 
     def _if_present(
-        self, stem: str, t: Expr, conditions: tuple[Expr, ...], axes: tuple[str, ...]
+        self,
+        stem: str,
+        t: Expr,
+        conditions: tuple[Expr, ...],
+        axes: tuple[str, ...],
+        zero: Const,
     ) -> Expr:
         """A factor taken out of a sum over the points where conditions hold, 0 where there is none:
         no point is missed that it could make infinite. Inside, it would give a tile more axes.
         """
         point = self._along(conjoin(conditions), axes, FALSE)
         there = self._folded(f"{stem}_any", "any", point, axes)
-        return Map("select", (there, t, Const(0.0)))
+        return Map("select", (there, t, zero))
 
     def _factors(self, value: Expr) -> Iterator[Expr]:
         """The factors of a product, and those of factors that are themselves products of what has
@@ -606,13 +612,13 @@ class Builder:
         values = {p.name: p.value for p in self.cascade.params if p.value is not None}
         return Signs(values, extents={s.name for s in sizes if isinstance(s, Symbol)}).finite(t)
 
-    def _if_any(self, t: Expr, axes: tuple[str, ...]) -> Expr:
+    def _if_any(self, t: Expr, axes: tuple[str, ...], zero: Const) -> Expr:
         """A factor taken out of a sum, 0 where its extents make the sum empty and it infinite."""
         named = {s for n in walk(t) if isinstance(n, Symbol) for s in [n.name]}
         for axis in axes:
             extent = self.extent(axis) if axis.rstrip("'") in self.cascade.rank else None
             if isinstance(extent, Symbol) and self._mentions(named, extent.name):
-                return Map("select", (Map(">", (extent, Const(0))), t, Const(0.0)))
+                return Map("select", (Map(">", (extent, Const(0))), t, zero))
         return t
 
     def _mentions(self, names: set[str], extent: str) -> bool:
@@ -641,7 +647,8 @@ class Builder:
         missing = tuple(a for a in axes if all(a not in self.axes_in(t) for _, t in inside))
         tiles = [t for _, t in inside]
         if missing:
-            tiles[0] = self._along(tiles[0], missing)
+            zero = Const(0) if step.kind == "int" else None
+            tiles[0] = self._along(tiles[0], missing, zero)
         if not conditions:
             return tiles
         needed = {a for c in conditions for a in self.axes_in(c)}
