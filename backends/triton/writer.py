@@ -31,7 +31,7 @@ RESERVED = frozenset(  # what the emitted function that a person calls uses
     ("torch", "triton", "tl", "math", "grid", "run", "min", "max", "abs", "float", "int")
 )
 DOT_LEAST = 16  # the smallest dimension of a matrix product
-EXTENT, NUMBER, LONG = 26, 32, 64  # bits of coordinates and extents, of params, of any integer
+EXTENT, NUMBER, LONG = 20, 32, 64  # bits of coordinates and extents, of params, of any integer
 FEW = 31  # bits of an integer that may be computed in 32
 
 
@@ -66,7 +66,7 @@ class Writer:
     widths: Mapping[str, int]  # extents and params that are numbers in the text
     kinds: Mapping[str, str]  # of extents and params: int, real or bool
     signs: Signs  # which of them are positive
-    extents: frozenset[str]  # which of them are extents
+    extents: frozenset[Expr]  # lengths of tensors and of ranks
     lines: list[str] = field(default_factory=list)
     depth: int = 1
     tiles: dict[str, Code] = field(default_factory=dict)
@@ -82,6 +82,7 @@ class Writer:
     specialised: bool = False  # whether warps of their own load what loops need
     descriptors: dict[str, str] = field(default_factory=dict)  # how they are made -> names
     described: set[str] = field(default_factory=set)  # tensors that are loaded by descriptors
+    placing: bool = False  # whether what is written is a place, which is less than an extent
     head: int = 0  # the line before which descriptors are made
 
     # -- lines
@@ -154,7 +155,7 @@ class Writer:
             return _constant(value)
         if name in self.scalars:
             return Code(position(name), (), "int")
-        bits = EXTENT if name in self.extents else NUMBER
+        bits = EXTENT if Symbol(name) in self.extents else NUMBER
         return Code(scalar(name), (), self.kinds.get(name, "real"), bits)
 
     def coordinate(self, rank: str) -> Code:
@@ -166,8 +167,9 @@ class Writer:
         name = f"c_{ident(rank)}"
         if rank not in self.given:
             self.given.add(rank)
-            value = self.code(place.value)
-            self.assign(name, f"({value.text}).to(tl.int32)" if value.wide else value.text)
+            self.placing, before = True, self.placing
+            self.assign(name, self.code(place.value).text)
+            self.placing = before
         return Code(name, axes, "int")
 
     def _map(self, op: str, args: tuple[Expr, ...]) -> Code:
@@ -180,20 +182,10 @@ class Writer:
             choice = self._number(args[0])
             if choice is not None:
                 return self.code(args[1] if choice.text == "True" else args[2])
-        if op == "**" and isinstance(args[1], Const) and args[1].value in (1, 2, 3):
-            power = args[1].value
-            base = self.code(args[0])
-            if isinstance(power, float):
-                base = _as_real(base)
-            base = fitting(base, power * base.bits)
-            text = " * ".join([base.text] * int(power))
-            return replace(base, text=f"({text})")
-        if op == "**" and is_whole_exponent(args[1]):
-            base = self.code(args[0])
-            if base.kind == "int":
-                n = int(args[1].value)
-                base = fitting(base, LONG)
-                return replace(base, text=f"_whole_power({base.text}, {n}, {n.bit_length()})")
+        if op == "**" and isinstance(args[1], Const):
+            power = self._power(self.code(args[0]), args[1])
+            if power is not None:
+                return power
         if op in ("//", "%") and all(is_natural(a) for a in args):
             a, b = self._together(args)
             bits = a.bits if op == "//" else b.bits
@@ -213,7 +205,8 @@ class Writer:
             parts = [_as_real(p) for p in parts]
         axes = self._joined(*parts)
         kind = self._kind(op, parts)
-        bits = _bits(op, parts) if kind == "int" else EXTENT
+        bounded = self.placing or Map(op, args) in self.extents
+        bits = _bits(op, parts) if kind == "int" and not bounded else EXTENT
         wide = op in ("floor", "ceil") or any(p.wide for p in parts if p.kind == "int")
         if kind == "int" and not wide:
             n = len(parts) - len(_values(op, parts))
@@ -225,6 +218,20 @@ class Writer:
         if op in COMPARISONS and not axes and any(p.kind == "real" for p in parts):
             text = f"tl.where({text}, True, False)"  # the interpreter takes it for a real
         return Code(text, axes, kind, bits, kind == "int" and op != "sign" and wide)
+
+    def _power(self, base: Code, exponent: Const) -> Code | None:
+        """A power by products; None where it is none."""
+        n = exponent.value
+        if base.kind == "int" and is_whole_exponent(exponent):
+            base = fitting(base, n * base.bits if n in (1, 2, 3) else LONG)
+        else:
+            base = _as_real(base)
+        if n in (1, 2, 3):
+            return replace(base, text=f"({' * '.join([base.text] * int(n))})", bits=LONG)
+        if base.kind != "int":
+            return None
+        n = int(n)
+        return replace(base, text=f"_whole_power({base.text}, {n}, {n.bit_length()})", bits=LONG)
 
     def _number(self, e: Expr) -> Code | None:
         """The number that an expression over known extents is."""
