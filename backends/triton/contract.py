@@ -39,10 +39,13 @@ def contract(w: Writer, node: Contract) -> None:
     inside += _uncovered(w, node, inside)
     masks = masks_of(w, inside, node.axes)
     whole = all(w.code(f).kind != "real" for f in inside)
-    pair = None if whole else _operands(w, inside, summed)
+    pair = _operands(w, inside, summed)
     if pair is not None:
         for operand in pair:
             operand.masks = masks
+    if pair is not None and whole and len(node.axes) == 1:
+        result = _exact(w, node, *pair)
+    elif pair is not None and not whole:
         result = _dot(w, node, *pair)
     else:
         result = _sum(w, inside, node.axes, masks)
@@ -94,6 +97,31 @@ def _dot(w: Writer, node: Contract, a: Operand, b: Operand) -> Code:
     if any(len(side) > 1 for side in (batch, left, right)):
         text = f"tl.reshape({text}, {w.shape(axes)})"
     return Code(permuted(text, axes, w.ordered(axes)), w.ordered(axes))
+
+
+def _exact(w: Writer, node: Contract, a: Operand, b: Operand) -> Code:
+    """The product of two matrices of integers: one column and one row after another."""
+    (summed,) = node.axes
+    n, at = ident(node.name), w.code(lane(summed))
+    axes = w.ordered({*a.axes, *b.axes} - {summed})
+    parts = []
+    for letter, operand in zip("ab", (a, b), strict=True):
+        factors = [_wide(_factor(w, f, operand.masks)) for f in operand.factors]
+        text = " * ".join(w.spread(f, operand.axes) for f in factors)
+        own = Code(f"{letter}_{n}", operand.axes, "int", LONG, True)
+        w.assign(own.text, text)
+        here = f"{w.spread(at, own.axes)} == j_{n}"
+        one = f"tl.sum(tl.where({here}, {own.text}, 0), {own.axes.index(summed)})"
+        kept = tuple(x for x in own.axes if x != summed)
+        parts.append(w.spread(Code(one, kept), axes))
+    w.line(f"s_{n} = tl.zeros({w.shape(axes)}, tl.int64)")
+    w.line(f"for j_{n} in range(0, {w.sizes[summed]}):")
+    w.line(f"    s_{n} += {parts[0]} * {parts[1]}")
+    return Code(f"s_{n}", axes, "int", LONG, True)
+
+
+def _wide(p: Code) -> Code:
+    return fitting(replace(p, kind="int"), LONG)
 
 
 def _with_sides(w: Writer, text: str, sides: tuple[Axes, ...]) -> str:
@@ -227,7 +255,7 @@ def _sum(w: Writer, factors: list[Expr], axes: Axes, masks: Masks) -> Code:
     parts = [_factor(w, f, masks) for f in factors]
     exact = all(p.kind != "real" for p in parts)
     if exact:
-        parts = [replace(fitting(replace(p, kind="int"), LONG), kind="int") for p in parts]
+        parts = [_wide(p) for p in parts]
     whole = w.ordered({*axes, *(a for p in parts for a in p.axes)})
     text = " * ".join(w.spread(p, whole) for p in parts)
     code = Code(f"({text})", w.ordered({a for p in parts for a in p.axes}))
