@@ -201,7 +201,9 @@ def _writer(
     program: Program, kernel: Kernel, kinds: Mapping[str, str], signs: Signs, options: Options
 ) -> Writer:
     sizes, actual = lanes(program, kernel)
-    w = Writer(program, kernel, sizes, actual, dict(program.widths), kinds, signs, extents_of(program))
+    w = Writer(
+        program, kernel, sizes, actual, dict(program.widths), kinds, signs, extents_of(program)
+    )
     w.places = {p.rank: p for p in kernel.places}
     w.by_descriptor, w.specialised = options.descriptors, options.specialised
     return w

@@ -1,9 +1,10 @@
 """Expressions of a Program as Triton text, with the axes and the kind of their values.
 
 A tile has the axes of its kernel in one order; where operands differ in their axes, those of the
-result are spelled by `[:, None]`. Integers have 32 bits where they surely fit, as coordinates do, and
-64 elsewhere: each is known to be less than some power of two. Names carry what they are: `t_K` a tile, `c_m` a coordinate,
-`l_m` a lane, `n_M` an extent or a param, `K_ptr` and `K_s0` a tensor and a stride.
+result are spelled by `[:, None]`. Integers have 32 bits where they surely fit, as coordinates do,
+and 64 elsewhere: each is known to be less than some power of two. Names carry what they are: `t_K`
+a tile, `c_m` a coordinate, `l_m` a lane, `n_M` an extent or a param, `K_ptr` and `K_s0` a tensor
+and a stride.
 """
 
 from __future__ import annotations
