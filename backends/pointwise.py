@@ -15,7 +15,7 @@ from itertools import count, product, takewhile
 from typing import Any
 
 from cascade.backends.arrays import as_inputs
-from cascade.backends.scalars import OPERATIONS, REDUCTIONS, descending
+from cascade.backends.scalars import OPERATIONS, REDUCTIONS, descending, real_power
 from cascade.backends.terms import (
     Condition,
     Place,
@@ -35,6 +35,7 @@ from cascade.backends.terms import (
 from cascade.ir.cascade import Cascade
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Select, Symbol, Where
 from cascade.ir.extents import Number, bind
+from cascade.ir.kinds import is_whole_exponent
 from cascade.ir.ops import MAPS, REDUCERS
 from cascade.ir.walk import conjuncts
 
@@ -222,7 +223,10 @@ class Pointwise:
                 terms = [self._term(a) for a in args]
                 if MAPS[op].absence != "strict":
                     return joined(e, terms)
-                return Term(applied(OPERATIONS[op], terms), conditions_of(terms))
+                function = OPERATIONS[op]
+                if op == "**" and not is_whole_exponent(args[1]):
+                    function = real_power
+                return Term(applied(function, terms), conditions_of(terms))
             case Reduce():
                 return self._reduce(e)
             case Select():

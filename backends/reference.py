@@ -19,6 +19,7 @@ from cascade.backends.spelling import MAPS
 from cascade.ir.cascade import Cascade, Einsum
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Select, Symbol, Where
 from cascade.ir.extents import Bindings, Number, bind
+from cascade.ir.kinds import is_whole_exponent
 from cascade.ir.ops import REDUCERS
 from cascade.ir.order import Group, evaluation_order
 from cascade.ir.walk import conjuncts, free_ranks
@@ -237,6 +238,8 @@ class _Evaluation:
                 return self._read(e, axes)
             case Map(op, args):
                 values = [self.expr(a, axes) for a in args]
+                if op == "**" and not is_whole_exponent(args[1]):
+                    values[0] = _real(values[0])
                 if op in DECIDING and any(v.conditions for v in values):
                     return _joined(op, values, [axes.named(a) for a in args])
                 return _map(op, values)
@@ -404,6 +407,10 @@ def _map(op: str, args: list[Value]) -> Value:
     for a in args:
         conditions = _join(conditions, a.conditions)
     return Value(combine(MAPS[op], [a.data for a in args]), conditions)
+
+
+def _real(v: Value) -> Value:
+    return Value(Labelled(v.data.array * np.float64(1), v.data.axes), v.conditions)
 
 
 DECIDING = {"??": 0, "select": 1, "or": 2, "and": 2}  # operands whose value decides on presence

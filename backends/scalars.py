@@ -29,6 +29,10 @@ def _power(a: Number, b: Number) -> Number:
     if isinstance(a, int) and isinstance(b, int) and 0 <= b <= 1024:
         result: int = a**b
         return result
+    return real_power(a, b)
+
+
+def real_power(a: Number, b: Number) -> float:
     try:
         return math.pow(a, b)
     except OverflowError:

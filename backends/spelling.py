@@ -28,16 +28,6 @@ def softplus(x: Array) -> Array:
     return np.logaddexp(0.0, x)
 
 
-def power(x: Array, y: Array) -> Array:
-    if (
-        np.asarray(x).dtype.kind in "ib"
-        and np.asarray(y).dtype.kind in "ib"
-        and (np.asarray(y) < 0).any()
-    ):
-        return np.power(np.asarray(x, np.float64), y)
-    return np.power(x, y)
-
-
 def clamp(x: Array, low: Array, high: Array) -> Array:
     return np.asarray(np.minimum(np.maximum(x, low), high))
 
@@ -49,7 +39,7 @@ MAPS: dict[str, Callable[..., Any]] = {
     "/": np.true_divide,
     "//": np.floor_divide,
     "%": np.mod,
-    "**": power,
+    "**": np.power,
     "neg": np.negative,
     "<": np.less,
     "<=": np.less_equal,

@@ -14,7 +14,7 @@ from cascade.backends.tiled.counters import Moved
 from cascade.backends.tiled.machine import Machine
 from cascade.backends.tiled.memory import Placing
 from cascade.backends.tiled.scope import Scope
-from cascade.backends.tiled.tape import BOOL, Cell, Run, Value
+from cascade.backends.tiled.tape import BOOL, INT, Cell, Run, Value, constant
 from cascade.ir.expr import Expr
 from cascade.ir.walk import conjuncts
 from cascade.schedule.program import (
@@ -104,6 +104,9 @@ class Body:
         if there is None:
             return value
         fails = scope.pointwise(np.logical_not, [there], BOOL)
+        fill = node.fill.value
+        if value.dtype == INT and isinstance(fill, float) and fill.is_integer():
+            return scope.choose(fails, constant(int(fill), INT), value)
         return scope.choose(fails, scope.value(node.fill), value)
 
     def _count(self, node: Load | Store) -> None:

@@ -10,17 +10,18 @@ import numpy as np
 from cascade.backends.tiled.scope import Scope
 from cascade.backends.tiled.spell import FOLDS
 from cascade.backends.tiled.tape import BOOL, INT, Array, Value, constant
+from cascade.ir.kinds import LEAST, MOST
 from cascade.schedule.program import Contract, Fold
-
-SMALLEST, LARGEST = -(2**31), 2**31 - 1
 
 
 def contract(scope: Scope, node: Contract) -> Value:
-    factors = [scope.cast(scope.value(f), scope.real) for f in node.factors]
+    values = [scope.value(f) for f in node.factors]
+    dtype = scope.real if any(v.dtype == scope.real for v in values) else INT
+    factors = [scope.cast(v, dtype) for v in values]
     missing = [a for a in node.axes if all(a not in f.axes for f in factors)]
     if missing:
         times = math.prod(scope.lengths[a] for a in missing)
-        factors.append(constant(times, scope.real))
+        factors.append(constant(times, dtype))
     while len(factors) > 1:
         i, j = min(
             combinations(range(len(factors)), 2),
@@ -49,9 +50,9 @@ def _product(scope: Scope, a: Value, b: Value, gone: tuple[str, ...]) -> Value:
     rows = tuple(x for x in a.axes if x not in b.axes)
     columns = tuple(x for x in b.axes if x not in a.axes)
     if not inner:
-        return scope.pointwise(np.multiply, [a, b], scope.real)
+        return scope.pointwise(np.multiply, [a, b], a.dtype)
     if not rows and not columns and len(inner) < len(a.axes):
-        return _sum(scope, scope.pointwise(np.multiply, [a, b], scope.real), inner)
+        return _sum(scope, scope.pointwise(np.multiply, [a, b], a.dtype), inner)
     return _matmul(scope, a, b, inner)
 
 
@@ -69,7 +70,7 @@ def _matmul(scope: Scope, a: Value, b: Value, inner: tuple[str, ...]) -> Value:
         np.matmul(x, y, out=out.reshape(shape))
 
     axes = (*batch, *rows, *columns)
-    like = scope.like(axes, scope.real)
+    like = scope.like(axes, left.dtype)
     direct = np.matmul if like[1] == shape else function
     return scope.tape.compute(direct, (left, right), like)
 
@@ -137,4 +138,4 @@ def _end(op: str, v: Value) -> float | int:
     """What a maximum or minimum over no lanes is."""
     if v.dtype.kind == "f":
         return -np.inf if op == "max" else np.inf
-    return SMALLEST if op == "max" else LARGEST
+    return LEAST if op == "max" else MOST

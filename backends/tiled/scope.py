@@ -17,8 +17,8 @@ from cascade.backends.tiled.spell import LOOPS, expand, is_real
 from cascade.backends.tiled.tape import BOOL, INT, Array, Run, Step, Value, constant
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol
 from cascade.ir.extents import Number
+from cascade.ir.kinds import is_whole_exponent
 from cascade.ir.ops import COMPARISONS, MAPS
-from cascade.schedule.settle import is_natural
 
 
 class Scope(Known):
@@ -84,7 +84,7 @@ class Scope(Known):
             return BOOL
         if is_real(op) or any(v.dtype.kind == "f" for v in values):
             return self.real
-        if op == "**" and not is_natural(args[1]):
+        if op == "**" and not is_whole_exponent(args[1]):
             return self.real
         if all(v.dtype == BOOL for v in values) and op in ("==", "!="):
             return BOOL

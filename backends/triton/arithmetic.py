@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from cascade.backends.triton.writer import scalar
 from cascade.ir.expr import Const, Expr, Map, Symbol
+from cascade.ir.kinds import is_whole_exponent
 
 INFIX = ("+", "-", "*", "/", "//", "%", "**", "<", "<=", ">", ">=", "==", "!=", "and", "or")
 OF_MATH = ("exp", "sqrt", "tanh", "erf", "sin", "cos", "floor", "ceil")
@@ -56,6 +57,8 @@ def python(e: Expr, widths: Mapping[str, int] | None = None) -> str:
             return scalar(name)
         case Map("/", (a, b)) if not _is_positive(b, known):
             return f"_ratio({python(a, known)}, {python(b, known)})"
+        case Map("**", (a, b)) if not is_whole_exponent(b):
+            return f"(float({python(a, known)}) ** {python(b, known)})"
         case Map(op, args):
             parts = [python(a, known) for a in args]
             if op in ("min", "max"):

@@ -9,12 +9,21 @@ well: a computed operand would lose too much in theirs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 
 from cascade.backends.triton.layout import grouped
 from cascade.backends.triton.missing import held
-from cascade.backends.triton.writer import COMPUTED, DOT_LEAST, Axes, Code, Writer, ident
+from cascade.backends.triton.writer import (
+    COMPUTED,
+    DOT_LEAST,
+    LONG,
+    Axes,
+    Code,
+    Writer,
+    fitting,
+    ident,
+)
 from cascade.ir.expr import Const, Expr, Map, Read
 from cascade.ir.kinds import EIGHT_BITS, is_wide_real
 from cascade.schedule.facts import tile_axes
@@ -39,26 +48,32 @@ def contract(w: Writer, node: Contract) -> None:
     outside = [f for f in node.factors if f not in inside]
     inside += _uncovered(w, node, inside)
     masks = masks_of(w, inside, node.axes)
+    whole = all(w.code(f).kind != "real" for f in inside)
     pair = _operands(w, inside, summed)
     if pair is not None:
         for operand in pair:
             operand.masks = masks
+    if pair is not None and whole and len(node.axes) == 1:
+        result = _exact(w, node, *pair)
+    elif pair is not None and not whole:
         result = _dot(w, node, *pair)
     else:
         result = _sum(w, inside, node.axes, masks)
     for f in outside:
         code = w.code(f)
         axes = w.ordered({*code.axes, *result.axes})
-        result = Code(f"({w.spread(result, axes)} * {w.spread(code, axes)})", axes)
+        kind = "int" if result.kind != "real" != code.kind else "real"
+        text = f"({w.spread(result, axes)} * {w.spread(code, axes)})"
+        result = replace(result, text=text, axes=axes, kind=kind)
     text = f"t_{ident(node.name)}"
     w.assign(text, result.text)
-    w.tiles[node.name] = Code(text, result.axes)
+    w.tiles[node.name] = replace(result, text=text)
 
 
 def _uncovered(w: Writer, node: Contract, inside: list[Expr]) -> list[Expr]:
     """A factor 1 for each summed axis that no factor has: its lanes count."""
     covered = {a for f in inside for a in w.axes(f)}
-    ones = (Map("+", (Map("*", (lane(a), Const(0))), Const(1.0))) for a in node.axes)
+    ones = (Map("+", (Map("*", (lane(a), Const(0))), Const(1))) for a in node.axes)
     return [one for a, one in zip(node.axes, ones, strict=True) if a not in covered]
 
 
@@ -92,6 +107,31 @@ def _dot(w: Writer, node: Contract, a: Operand, b: Operand) -> Code:
     if any(len(side) > 1 for side in (batch, left, right)):
         text = f"tl.reshape({text}, {w.shape(axes)})"
     return Code(permuted(text, axes, w.ordered(axes)), w.ordered(axes))
+
+
+def _exact(w: Writer, node: Contract, a: Operand, b: Operand) -> Code:
+    """The product of two matrices of integers: one column and one row after another."""
+    (summed,) = node.axes
+    n, at = ident(node.name), w.code(lane(summed))
+    axes = w.ordered({*a.axes, *b.axes} - {summed})
+    parts = []
+    for letter, operand in zip("ab", (a, b), strict=True):
+        factors = [_wide(_factor(w, f, operand.masks)) for f in operand.factors]
+        text = " * ".join(w.spread(f, operand.axes) for f in factors)
+        own = Code(f"{letter}_{n}", operand.axes, "int", LONG, True)
+        w.assign(own.text, text)
+        here = f"{w.spread(at, own.axes)} == j_{n}"
+        one = f"tl.sum(tl.where({here}, {own.text}, 0), {own.axes.index(summed)})"
+        kept = tuple(x for x in own.axes if x != summed)
+        parts.append(w.spread(Code(one, kept), axes))
+    w.line(f"s_{n} = tl.zeros({w.shape(axes)}, tl.int64)")
+    w.line(f"for j_{n} in range(0, {w.sizes[summed]}):")
+    w.line(f"    s_{n} += {parts[0]} * {parts[1]}")
+    return Code(f"s_{n}", axes, "int", LONG, True)
+
+
+def _wide(p: Code) -> Code:
+    return fitting(replace(p, kind="int"), LONG)
 
 
 def _with_sides(w: Writer, text: str, sides: tuple[Axes, ...]) -> str:
@@ -220,16 +260,24 @@ def _factor(w: Writer, f: Expr, masks: Masks) -> Code:
         return code
     tests = w.tests(masks[f])
     axes = w.ordered({*code.axes, *(a for t in tests for a in t.axes)})
-    return Code(f"tl.where({w.together(tests, axes)}, {w.spread(code, axes)}, 0.0)", axes)
+    zero = "0.0" if code.kind == "real" else "0"
+    text = f"tl.where({w.together(tests, axes)}, {w.spread(code, axes)}, {zero})"
+    return replace(code, text=text, axes=axes, kind="real" if code.kind == "real" else "int")
 
 
 def _sum(w: Writer, factors: list[Expr], axes: Axes, masks: Masks) -> Code:
     """The product over all axes, then sums from the last."""
     parts = [_factor(w, f, masks) for f in factors]
+    exact = all(p.kind != "real" for p in parts)
+    if exact:
+        parts = [_wide(p) for p in parts]
     whole = w.ordered({*axes, *(a for p in parts for a in p.axes)})
     text = " * ".join(w.spread(p, whole) for p in parts)
-    text = w.full(Code(f"({text})", w.ordered({a for p in parts for a in p.axes})), whole)
+    code = Code(f"({text})", w.ordered({a for p in parts for a in p.axes}))
+    if exact:
+        code = replace(code, kind="int", bits=LONG, wide=True)
+    text = w.full(code, whole)
     for a in reversed(w.ordered(axes)):
         text = f"tl.sum({text}, {whole.index(a)})"
         whole = tuple(x for x in whole if x != a)
-    return Code(text, whole)
+    return replace(code, text=text, axes=whole)

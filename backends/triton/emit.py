@@ -11,7 +11,7 @@ from cascade.backends.triton.host import host
 from cascade.backends.triton.layout import broken, packed
 from cascade.backends.triton.loops import loop
 from cascade.backends.triton.nodes import write
-from cascade.backends.triton.scalars import scalar_kinds
+from cascade.backends.triton.scalars import extents_of, scalar_kinds
 from cascade.backends.triton.spell import helpers
 from cascade.backends.triton.writer import DOT_LEAST, Writer, ident, position, scalar
 from cascade.diagnostics import CascadeError, Diagnostic
@@ -201,7 +201,9 @@ def _writer(
     program: Program, kernel: Kernel, kinds: Mapping[str, str], signs: Signs, options: Options
 ) -> Writer:
     sizes, actual = lanes(program, kernel)
-    w = Writer(program, kernel, sizes, actual, dict(program.widths), kinds, signs)
+    w = Writer(
+        program, kernel, sizes, actual, dict(program.widths), kinds, signs, extents_of(program)
+    )
     w.places = {p.rank: p for p in kernel.places}
     w.by_descriptor, w.specialised = options.descriptors, options.specialised
     return w

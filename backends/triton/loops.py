@@ -14,16 +14,15 @@ from dataclasses import replace
 from itertools import pairwise
 
 from cascade.backends.triton.nodes import address, write
-from cascade.backends.triton.writer import Code, Writer, ident, position
+from cascade.backends.triton.writer import EXTENT, LONG, Code, Writer, ident, position
 from cascade.ir.expr import Const, Coordinate, Expr, Read, Symbol
 from cascade.ir.walk import walk
 from cascade.schedule.bounds import solve
 from cascade.schedule.disjuncts import Interval
 from cascade.schedule.facts import made_in
-from cascade.schedule.program import Carry, For, Seq
+from cascade.schedule.program import Best, Carry, For, Seq, inside
 
 BEYOND = 2**30  # past every coordinate
-DTYPE = {"int": "tl.int32", "bool": "tl.int1"}
 
 
 def loop(w: Writer, node: For | Seq, holding: frozenset[Expr]) -> None:
@@ -39,10 +38,10 @@ def carries(w: Writer, found: tuple[Carry, ...]) -> None:
     """What a loop carries, before its first step."""
     for c in found:
         axes = w.ordered(c.axes)
-        dtype = DTYPE.get(c.kind, "tl.float32")
+        dtype = _carried(w, c).dtype
         init = w.code(c.init)
         if init.axes:
-            text = _of_kind(w.full(init, axes), init.kind, c.kind)
+            text = _of_type(w.full(init, axes), init, dtype)
         elif axes:
             text = f"tl.full({w.shape(axes)}, {init.text}, {dtype})"
         else:
@@ -50,14 +49,22 @@ def carries(w: Writer, found: tuple[Carry, ...]) -> None:
         w.assign(f"t_{ident(c.name)}", text)
 
 
-def _of_kind(text: str, kind: str, wanted: str) -> str:
-    return text if kind == wanted else f"tl.cast({text}, {DTYPE.get(wanted, 'tl.float32')})"
+def _carried(w: Writer, c: Carry) -> Code:
+    """What a loop carries, by its name; places of the largest are coordinates."""
+    places = {n.before[1] for n in inside(w.kernel.body) if isinstance(n, Best) and n.before}
+    wide = c.kind == "int" and c.name not in places
+    bits = LONG if wide else EXTENT
+    return Code(f"t_{ident(c.name)}", w.ordered(c.axes), c.kind, bits, wide)
+
+
+def _of_type(text: str, code: Code, dtype: str) -> str:
+    return text if code.dtype == dtype else f"tl.cast({text}, {dtype})"
 
 
 def _begin(w: Writer, found: tuple[Carry, ...]) -> None:
     for c in found:
         w.held.pop(c.name, None)
-        w.tiles[c.name] = Code(f"t_{ident(c.name)}", w.ordered(c.axes), c.kind)
+        w.tiles[c.name] = _carried(w, c)
         w.loaded.pop(c.name, None)
 
 
@@ -71,7 +78,7 @@ def _advance(w: Writer, found: tuple[Carry, ...]) -> None:
         moved.add(c.name)
     for c in found:
         code = w.code(Read(c.next, ()))
-        value = _of_kind(w.full(code, w.ordered(c.axes)), code.kind, c.kind)
+        value = _of_type(w.full(code, w.ordered(c.axes)), code, _carried(w, c).dtype)
         if value != f"t_{ident(c.name)}":
             w.line(f"t_{ident(c.name)} = {value}")
 
@@ -255,6 +262,8 @@ def _ends(w: Writer, interval: Interval) -> tuple[Code, Code]:
         text = w.spread(codes[0], axes)
         for c in codes[1:]:
             text = f"{function}({text}, {w.spread(c, axes)})"
+        if any(c.wide for c in codes):
+            text = f"tl.cast(tl.minimum(tl.maximum({text}, {-BEYOND}), {BEYOND}), tl.int32)"
         return Code(text, axes, "int")
 
     return joined(interval.low, "tl.maximum"), joined(interval.high, "tl.minimum")

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from math import prod
 
 from cascade.backends.triton.contract import contract, permuted
 from cascade.backends.triton.descriptors import described
 from cascade.backends.triton.missing import held, note
-from cascade.backends.triton.writer import COMPUTED, Axes, Code, Writer, ident
+from cascade.backends.triton.writer import (
+    COMPUTED,
+    FEW,
+    LONG,
+    Axes,
+    Code,
+    Writer,
+    fitting,
+    ident,
+)
 from cascade.ir.expr import Const, Coordinate, Expr, Symbol
-from cascade.ir.kinds import EIGHT_BITS
+from cascade.ir.kinds import EIGHT_BITS, LEAST, MOST
 from cascade.ir.ops import REDUCERS
 from cascade.ir.walk import walk
 from cascade.schedule.program import (
@@ -29,6 +39,7 @@ from cascade.schedule.program import (
 )
 
 FOLD = {"sum": "tl.sum", "max": "tl.max", "min": "tl.min"}
+BITS = {"i32": 32, "i16": 16, "i8": 8, "u8": 8}  # of integers; those of other types have more
 LARGEST = 2**31 - 1  # a place that is no place
 UNROLLED = 8  # selected coordinates; the text of more than these would take minutes to compile
 
@@ -64,7 +75,7 @@ def put(w: Writer, name: str, code: Code) -> None:
     """Give a value its name."""
     text = f"t_{ident(name)}"
     w.assign(text, code.text)
-    w.tiles[name] = Code(text, code.axes, code.kind)
+    w.tiles[name] = replace(code, text=text)
     w.loaded.pop(name, None)
 
 
@@ -119,7 +130,7 @@ def _load(w: Writer, node: Load) -> None:
     if w.by_descriptor and keeps_type:
         copied = described(w, node)
         if copied is not None:
-            put(w, node.name, replace(copied, kind=kind))
+            put(w, node.name, replace(copied, kind=kind, bits=8))
             w.loaded[node.name] = _kept(w, node.tensor)
             return
     found = w.every(node.present)
@@ -131,10 +142,12 @@ def _load(w: Writer, node: Load) -> None:
     loaded = f"tl.load({pointer}{mask})"
     if kind == "bool":
         loaded = f"({loaded} != 0)"
+    bits = BITS.get(dtype, LONG)
+    code = Code(text, axes, kind, bits, kind == "int" and bits == LONG)
     if kind == "int" and not keeps_type:
-        loaded = f"{loaded}.to(tl.int32)"
+        loaded = f"{loaded}.to({code.dtype})"
     w.assign(text, loaded)
-    w.tiles[node.name] = Code(text, axes, kind)
+    w.tiles[node.name] = code
     if keeps_type:
         w.loaded[node.name] = _kept(w, node.tensor)
 
@@ -177,7 +190,8 @@ def _mask(w: Writer, node: Mask, holding: frozenset[Expr]) -> None:
     fill = _fill(w, node.fill, value.kind)
     text = f"tl.where({w.together(tests, axes)}, {w.spread(value, axes)}, {fill.text})"
     kind = "real" if "real" in (fill.kind, value.kind) else value.kind
-    put(w, node.name, Code(text, axes, kind))
+    bits, wide = max(fill.bits, value.bits), fill.wide or value.wide
+    put(w, node.name, Code(text, axes, kind, bits, wide))
 
 
 def _fill(w: Writer, fill: Const, kind: str) -> Code:
@@ -198,22 +212,24 @@ def neutral(w: Writer, e: Expr, axes: Axes, identity: float, fill: str) -> Code:
         return value
     whole = w.ordered({*value.axes, *(a for t in tests for a in t.axes)})
     text = f"tl.where({w.together(tests, whole)}, {w.spread(value, whole)}, {fill})"
-    return Code(text, whole, value.kind)
+    return replace(value, text=text, axes=whole)
 
 
 def _fold(w: Writer, node: Fold) -> None:
     identity = REDUCERS[node.op].identity
     if node.op in ("max", "min") and w.code(node.value).kind == "int":
-        fill = str(-LARGEST if node.op == "max" else LARGEST)
+        least, most = (-LARGEST, LARGEST) if _is_small(w.code(node.value)) else (LEAST, MOST)
+        fill = w.code(Const(least if node.op == "max" else most)).text
     else:
         fill = w.code(Const(identity if identity is not None else 0)).text
     value = neutral(w, node.value, node.axes, float(identity or 0), fill)
+    value = _widened(w, value, node)
     text, axes, kind = value.text, value.axes, value.kind
     if kind == "bool":
         text, kind = f"tl.cast({text}, tl.int32)", "int"
     if node.op in ("sum", "prod") and not set(node.axes) <= set(axes):
         axes = w.ordered({*axes, *node.axes})  # every lane counts
-        text = w.full(Code(text, value.axes, kind), axes)
+        text = w.full(replace(value, text=text, kind=kind), axes)
     for a in reversed(w.ordered(node.axes)):
         if a not in axes:
             continue
@@ -226,7 +242,26 @@ def _fold(w: Writer, node: Fold) -> None:
         axes = tuple(x for x in axes if x != a)
     if node.op in ("any", "all"):
         text, kind = f"({text} > 0)", "bool"
-    put(w, node.name, Code(text, axes, kind))
+    put(w, node.name, replace(value, text=text, axes=axes, kind=kind))
+
+
+def _is_small(value: Code) -> bool:
+    return not value.wide and value.bits <= FEW
+
+
+def _widened(w: Writer, value: Code, node: Fold) -> Code:
+    """Integers in as many bits as what they are reduced to needs."""
+    lanes = prod(w.sizes[a] for a in node.axes)
+    match value.kind, node.op:
+        case "bool", _:
+            bits = lanes.bit_length()
+        case _, "sum":
+            bits = value.bits + lanes.bit_length()
+        case _, "prod":
+            bits = value.bits * lanes
+        case _:
+            bits = value.bits
+    return replace(fitting(value, bits), bits=min(bits, LONG))
 
 
 def _pick(w: Writer, node: Pick) -> None:
@@ -238,7 +273,7 @@ def _pick(w: Writer, node: Pick) -> None:
         text = value.text
         if order != axes:
             text = permuted(text, axes, order)
-        put(w, node.name, Code(text, order, value.kind))
+        put(w, node.name, replace(value, text=text, axes=order))
         return
     whole = w.ordered({*value.axes, *at.axes, node.axis})
     here = w.code(lane(node.axis))
@@ -249,7 +284,7 @@ def _pick(w: Writer, node: Pick) -> None:
         text = f"tl.max(({text}).to(tl.int32), {whole.index(node.axis)}) > 0"
     else:
         text = f"tl.sum({text}, {whole.index(node.axis)})"
-    put(w, node.name, Code(text, tuple(a for a in whole if a != node.axis), value.kind))
+    put(w, node.name, replace(value, text=text, axes=tuple(a for a in whole if a != node.axis)))
 
 
 def _renamed(w: Writer, node: Pick) -> str | None:

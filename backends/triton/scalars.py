@@ -8,7 +8,7 @@ from cascade.ir.expr import Expr, Map, Symbol
 from cascade.ir.ops import COMPARISONS
 from cascade.ir.walk import symbols, walk
 from cascade.schedule.facts import Kinds, kind_of, tile_kinds
-from cascade.schedule.program import Load, Program, Store, inside
+from cascade.schedule.program import For, Load, Program, Seq, Store, inside
 from cascade.schedule.prune import expressions
 
 
@@ -29,6 +29,18 @@ def scalar_kinds(program: Program) -> dict[str, str]:
                 for s in _compared(e, tiles, kinds):
                     kinds.setdefault(s, "int")
     return kinds
+
+
+def extents_of(program: Program) -> frozenset[Expr]:
+    """What is a length of a tensor or of a rank, and the extents and params that it is made of."""
+    nodes = [n for k in program.kernels for n in inside(k.body)]
+    found = {*_extents(program), *(n.place.extent for n in nodes if isinstance(n, For))}
+    found |= {p.extent for n in nodes if isinstance(n, Seq) for p in n.places}
+    names = {s for e in found for s in symbols(e)}
+    for name, e in reversed(program.values):
+        if name in names:
+            names |= symbols(e)
+    return frozenset(found | {Symbol(n) for n in names})
 
 
 def _extents(program: Program) -> Iterator[Expr]:

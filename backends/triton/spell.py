@@ -39,6 +39,17 @@ def _power(x, y):
     signed = tl.where(whole, tl.where(odd, -size, size), float("nan"))
     return tl.where(y == 0, 1.0, tl.where(x < 0, signed, size))
 ''',
+    "_whole_power": '''
+@triton.jit
+def _whole_power(x, n: tl.constexpr, bits: tl.constexpr):
+    """x ** n, for an integer n of so many bits, by squares."""
+    result = x * 0 + 1
+    for bit in tl.static_range(bits):
+        if (n >> bit) % 2 == 1:
+            result = result * x
+        x = x * x
+    return result
+''',
     "_sigmoid": """
 @triton.jit
 def _sigmoid(x):
@@ -137,8 +148,8 @@ SPELL: dict[str, Callable[..., str]] = {
     "relu": lambda a: f"tl.maximum({a}, 0)",
     "abs": lambda a: f"tl.abs({a})",
     "sign": lambda a: f"(({a} > 0).to(tl.int32) - ({a} < 0).to(tl.int32))",
-    "floor": lambda a: f"tl.floor({a}).to(tl.int32)",
-    "ceil": lambda a: f"tl.ceil({a}).to(tl.int32)",
+    "floor": lambda a: f"tl.floor({a}).to(tl.int64)",
+    "ceil": lambda a: f"tl.ceil({a}).to(tl.int64)",
     "min": _fold("tl.minimum"),
     "max": _fold("tl.maximum"),
     "clamp": lambda x, low, high: f"tl.minimum(tl.maximum({x}, {low}), {high})",

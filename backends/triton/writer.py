@@ -1,15 +1,17 @@
 """Expressions of a Program as Triton text, with the axes and the kind of their values.
 
 A tile has the axes of its kernel in one order; where operands differ in their axes, those of the
-result are spelled by `[:, None]`. Names carry what they are: `t_K` a tile, `c_m` a coordinate,
-`l_m` a lane, `n_M` an extent or a param, `K_ptr` and `K_s0` a tensor and a stride.
+result are spelled by `[:, None]`. Integers have 32 bits where they surely fit, as coordinates do,
+and 64 elsewhere: each is known to be less than some power of two. Names carry what they are: `t_K`
+a tile, `c_m` a coordinate, `l_m` a lane, `n_M` an extent or a param, `K_ptr` and `K_s0` a tensor
+and a stride.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from keyword import iskeyword
 
@@ -18,6 +20,7 @@ from cascade.backends.triton.missing import Held
 from cascade.backends.triton.spell import REAL, SPELL
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol
 from cascade.ir.extents import evaluate
+from cascade.ir.kinds import is_whole_exponent
 from cascade.ir.ops import COMPARISONS
 from cascade.ir.walk import free_ranks, walk
 from cascade.schedule.program import Kernel, Place, Program, lane
@@ -30,15 +33,28 @@ RESERVED = frozenset(  # what the emitted function that a person calls uses
 )
 DOT_LEAST = 16  # the smallest dimension of a matrix product
 COMPUTED = "computed"  # in place of a type, of what another kernel left in float32
+EXTENT, NUMBER, LONG = 20, 32, 64  # bits of coordinates and extents, of params, of any integer
+FEW = 31  # bits of an integer that may be computed in 32
 
 
 @dataclass(frozen=True)
 class Code:
-    """A piece of text, the axes of its value, and whether that is real, int or bool."""
+    """A piece of text, the axes of its value, and whether that is real, int or bool.
+
+    An integer is less than `2**bits`, or minus it; `wide` says that the text has 64 bits.
+    """
 
     text: str
     axes: Axes = ()
     kind: str = "real"
+    bits: int = EXTENT
+    wide: bool = False
+
+    @property
+    def dtype(self) -> str:
+        return {"int": "tl.int64" if self.wide else "tl.int32", "bool": "tl.int1"}.get(
+            self.kind, "tl.float32"
+        )
 
 
 @dataclass
@@ -52,6 +68,7 @@ class Writer:
     widths: Mapping[str, int]  # extents and params that are numbers in the text
     kinds: Mapping[str, str]  # of extents and params: int, real or bool
     signs: Signs  # which of them are positive
+    extents: frozenset[Expr]  # lengths of tensors and of ranks
     lines: list[str] = field(default_factory=list)
     depth: int = 1
     tiles: dict[str, Code] = field(default_factory=dict)
@@ -67,6 +84,7 @@ class Writer:
     specialised: bool = False  # whether warps of their own load what loops need
     descriptors: dict[str, str] = field(default_factory=dict)  # how they are made -> names
     described: set[str] = field(default_factory=set)  # tensors that are loaded by descriptors
+    placing: bool = False  # whether what is written is a place, which is less than an extent
     head: int = 0  # the line before which descriptors are made
 
     # -- lines
@@ -108,11 +126,10 @@ class Writer:
         """The text broadcast to a whole tile."""
         if code.axes == axes:
             return code.text
-        dtype = {"int": "tl.int32", "bool": "tl.int1"}.get(code.kind, "tl.float32")
         if not axes:
             return code.text
         if not code.axes:
-            return f"tl.full({self.shape(axes)}, {code.text}, {dtype})"
+            return f"tl.full({self.shape(axes)}, {code.text}, {code.dtype})"
         return f"tl.broadcast_to({self.spread(code, axes)}, {self.shape(axes)})"
 
     # -- expressions
@@ -127,8 +144,7 @@ class Writer:
             case Read(name, ()):
                 found = self.tiles[name]
                 if name in self.loaded:
-                    dtype = "tl.int32" if found.kind == "int" else "tl.float32"
-                    return Code(f"{found.text}.to({dtype})", found.axes, found.kind)
+                    return replace(found, text=f"{found.text}.to({found.dtype})")
                 return found
             case Map(op, args):
                 return self._map(op, args)
@@ -141,7 +157,8 @@ class Writer:
             return _constant(value)
         if name in self.scalars:
             return Code(position(name), (), "int")
-        return Code(scalar(name), (), self.kinds.get(name, "real"))
+        bits = EXTENT if Symbol(name) in self.extents else NUMBER
+        return Code(scalar(name), (), self.kinds.get(name, "real"), bits)
 
     def coordinate(self, rank: str) -> Code:
         if rank.startswith("#"):
@@ -152,7 +169,9 @@ class Writer:
         name = f"c_{ident(rank)}"
         if rank not in self.given:
             self.given.add(rank)
+            self.placing, before = True, self.placing
             self.assign(name, self.code(place.value).text)
+            self.placing = before
         return Code(name, axes, "int")
 
     def _map(self, op: str, args: tuple[Expr, ...]) -> Code:
@@ -165,30 +184,56 @@ class Writer:
             choice = self._number(args[0])
             if choice is not None:
                 return self.code(args[1] if choice.text == "True" else args[2])
-        if op == "**" and isinstance(args[1], Const) and args[1].value in (1, 2, 3):
-            base = self.code(args[0])
-            text = " * ".join([base.text] * int(args[1].value))
-            return Code(f"({text})", base.axes, base.kind)
+        if op == "**" and isinstance(args[1], Const):
+            power = self._power(self.code(args[0]), args[1])
+            if power is not None:
+                return power
         if op in ("//", "%") and all(is_natural(a) for a in args):
             a, b = self._together(args)
-            return Code(f"({a.text} {op} {b.text})", self._joined(a, b), "int")
+            bits = a.bits if op == "//" else b.bits
+            text = f"({a.text} {op} {b.text})"
+            return Code(text, self._joined(a, b), "int", bits, a.wide or b.wide)
         divisor = self._number(args[1]) if op in ("//", "%") else None
         if divisor is not None and _is_power_of_two(divisor):
             a, size = self.code(args[0]), int(divisor.text)
             text = (
                 f"{a.text} >> {size.bit_length() - 1}" if op == "//" else f"{a.text} & {size - 1}"
             )
-            return Code(f"({text})", a.axes, "int")
+            return replace(a, text=f"({text})", bits=a.bits if op == "//" else size.bit_length())
         parts = self._together(args)
+        if op in ("floor", "ceil") and parts[0].kind == "int":
+            return parts[0]
         if op in REAL:
             parts = [_as_real(p) for p in parts]
         axes = self._joined(*parts)
+        kind = self._kind(op, parts)
+        bounded = self.placing or Map(op, args) in self.extents
+        bits = _bits(op, parts) if kind == "int" and not bounded else EXTENT
+        wide = op in ("floor", "ceil") or any(p.wide for p in parts if p.kind == "int")
+        if kind == "int" and not wide:
+            n = len(parts) - len(_values(op, parts))
+            parts[n] = fitting(parts[n], bits)
+            wide = parts[n].wide
         text = SPELL[op](*(p.text for p in parts))
         if op == "sign" and parts[0].kind == "real":
             text = f"tl.cast({text}, tl.float32)"
         if op in COMPARISONS and not axes and any(p.kind == "real" for p in parts):
             text = f"tl.where({text}, True, False)"  # the interpreter takes it for a real
-        return Code(text, axes, self._kind(op, parts))
+        return Code(text, axes, kind, bits, kind == "int" and op != "sign" and wide)
+
+    def _power(self, base: Code, exponent: Const) -> Code | None:
+        """A power by products; None where it is none."""
+        n = exponent.value
+        if base.kind == "int" and is_whole_exponent(exponent):
+            base = fitting(base, n * base.bits if n in (1, 2, 3) else LONG)
+        else:
+            base = _as_real(base)
+        if n in (1, 2, 3):
+            return replace(base, text=f"({' * '.join([base.text] * int(n))})", bits=LONG)
+        if base.kind != "int":
+            return None
+        n = int(n)
+        return replace(base, text=f"_whole_power({base.text}, {n}, {n.bit_length()})", bits=LONG)
 
     def _number(self, e: Expr) -> Code | None:
         """The number that an expression over known extents is."""
@@ -209,7 +254,7 @@ class Writer:
         """The operands with the same axes, where more than one has any."""
         parts = [self.code(a) for a in args]
         axes = self._joined(*parts)
-        return [Code(self.spread(p, axes), axes if p.axes else (), p.kind) for p in parts]
+        return [replace(p, text=self.spread(p, axes), axes=axes if p.axes else ()) for p in parts]
 
     def _joined(self, *parts: Code) -> Axes:
         return self.ordered({a for p in parts for a in p.axes})
@@ -220,7 +265,7 @@ class Writer:
         gives = MAPS[op].gives
         if gives != "same":
             return gives
-        kinds = {p.kind for p in (parts[1:] if op == "select" else parts)}
+        kinds = {p.kind for p in _values(op, parts)}
         return "real" if "real" in kinds else "bool" if kinds == {"bool"} else "int"
 
     def every(self, conditions: tuple[Expr, ...]) -> list[Code]:
@@ -252,7 +297,7 @@ class Writer:
     def _is_exact(self, place: Place) -> bool:
         """Whether every lane of an axis is a coordinate of the rank that lies along it."""
         match place.value, self._number(place.extent):
-            case Coordinate(rank), Code(text, (), "int"):
+            case Coordinate(rank), Code(text, (), "int", wide=False):
                 return rank.startswith("#") and self.sizes[rank[1:]] <= int(text)
             case _:
                 return False
@@ -292,7 +337,7 @@ class Writer:
 
 
 def _is_power_of_two(number: Code) -> bool:
-    size = int(number.text) if number.kind == "int" else 0
+    size = int(number.text) if number.kind == "int" and not number.wide else 0
     return size > 0 and size & (size - 1) == 0
 
 
@@ -320,7 +365,9 @@ def _constant(value: object) -> Code:
     if isinstance(value, bool):
         return Code(str(value), (), "bool")
     if isinstance(value, int):
-        return Code(str(value), (), "int")
+        bits = value.bit_length()
+        text = str(value) if bits <= FEW else f"tl.cast({value}, tl.int64)"
+        return Code(text, (), "int", bits, bits > FEW)
     assert isinstance(value, float | Fraction)
     number = float(value)
     if number != number:
@@ -328,6 +375,39 @@ def _constant(value: object) -> Code:
     if number in (float("inf"), float("-inf")):
         return Code(f'float("{number}")')
     return Code(repr(number))
+
+
+def _values(op: str, parts: list[Code]) -> list[Code]:
+    """The operands whose kind is that of the result."""
+    return parts[1:] if op == "select" else parts
+
+
+def _bits(op: str, parts: list[Code]) -> int:
+    """How large an integer is that an operation makes of others."""
+    own = [p.bits for p in _values(op, parts)]
+    match op:
+        case "+" | "-":
+            bits = max(own) + 1
+        case "*":
+            bits = sum(own)
+        case "//":
+            bits = own[0]
+        case "%":
+            bits = own[1]
+        case "sign":
+            bits = 1
+        case "floor" | "ceil":
+            bits = LONG
+        case _:
+            bits = max(own)
+    return min(bits, LONG)
+
+
+def fitting(p: Code, bits: float) -> Code:
+    """An integer in as many bits as one so large needs."""
+    if bits <= FEW or p.wide or p.kind != "int":
+        return p
+    return replace(p, text=f"tl.cast({p.text}, tl.int64)", bits=LONG, wide=True)
 
 
 def _as_real(p: Code) -> Code:

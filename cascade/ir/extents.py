@@ -22,7 +22,7 @@ from cascade.diagnostics import (
 )
 from cascade.ir.cascade import Cascade, Partition, Rank, Tensor
 from cascade.ir.expr import Const, Expr, Map, Symbol
-from cascade.ir.kinds import check_settings_kinds
+from cascade.ir.kinds import check_settings_kinds, is_whole_exponent
 from cascade.ir.printer import print_expr
 from cascade.ir.walk import symbols
 
@@ -119,6 +119,8 @@ def evaluate(e: Expr, lookup: Callable[[str], Number]) -> Number:
             return bool(first) if bool(first) == (op == "or") else bool(evaluate(b, lookup))
         case Map("select", (c, a, b)):
             return evaluate(a if evaluate(c, lookup) else b, lookup)
+        case Map("**", (a, b)) if not is_whole_exponent(b):
+            return SCALAR["**"](float(evaluate(a, lookup)), evaluate(b, lookup))
         case Map(op, args):
             return SCALAR[op](*(evaluate(a, lookup) for a in args))
         case _:

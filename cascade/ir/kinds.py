@@ -21,6 +21,7 @@ from cascade.ir.walk import symbols, transform
 
 INTEGER_TYPES = ("int", "i64", "i32", "i16", "i8", "u8")
 EIGHT_BITS = ("f8e4m3", "f8e5m2", "i8", "u8")  # numbers that a real of 16 bits holds exactly
+LEAST, MOST = -(2**63), 2**63 - 1  # integers have 64 bits
 PLURAL = {"real": "real numbers", "int": "integers", "bool": "truth values"}
 TYPES_OF = {
     "real": "types of real outputs: real, f64, f32, bf16, f16",
@@ -45,6 +46,13 @@ def declared_width(dtype: str | None) -> str | None:
 def is_wide_real(dtype: str | None) -> bool:
     """Whether a type is that of real numbers of 16 bits or more, as far as it says."""
     return declared_kind(dtype) in ("real", "any") and dtype not in EIGHT_BITS
+
+
+def is_whole_exponent(e: Expr) -> bool:
+    """Whether an integer to the power of this is an integer: so it is of a literal that is no less
+    than 0. Every other power is real, whatever its values.
+    """
+    return isinstance(e, Const) and not isinstance(e.value, float) and e.value >= 0
 
 
 def check_kinds(c: Cascade) -> Iterator[Diagnostic]:
@@ -228,7 +236,7 @@ class _Kinds:
         for arg, found in zip(e.args, kinds, strict=True):
             self._operand(e, op.takes, arg, found)
         if op.gives == "same":
-            if e.op == "**" and "real" not in kinds and not _nonnegative_constant(e.args[1]):
+            if e.op == "**" and "real" not in kinds and not is_whole_exponent(e.args[1]):
                 return "real"
             result = kinds[0]
             for found in kinds[1:]:
@@ -288,10 +296,6 @@ def _join(a: str, b: str) -> str:
     if a == b:
         return a
     return "any" if "any" in (a, b) and "real" not in (a, b) else "real"
-
-
-def _nonnegative_constant(e: Expr) -> bool:
-    return isinstance(e, Const) and not isinstance(e.value, float) and e.value >= 0
 
 
 def _divides(e: Expr) -> TypeGuard[Map]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from cascade.ir.cascade import Cascade
 from cascade.ir.expr import FALSE, TRUE, Const, Coordinate, Expr, Map, Read, Symbol
+from cascade.ir.kinds import LEAST, MOST
 from cascade.ir.ops import MAPS, REDUCERS
 from cascade.ir.walk import conjuncts, free_ranks, symbols, walk
 from cascade.schedule.errors import NoSchedule
@@ -438,7 +439,7 @@ class Builder:
         identity = REDUCERS[step.op].identity
         fill = Const(identity if identity is not None else 0)
         if step.kind == "int" and step.op in ("max", "min"):
-            fill = Const(-(2**31) if step.op == "max" else 2**31 - 1)
+            fill = Const(LEAST if step.op == "max" else MOST)
         whole = self._along(self.value(value), axes, fill)
         body = self.masked(step.name, whole, conditions, fill)
         if not axes:
@@ -510,7 +511,7 @@ class Builder:
         self, step: Settled, value: Expr, conditions: tuple[Expr, ...], axes: tuple[str, ...]
     ) -> Expr:
         """A sum of products: factors that do not vary along the axes stay outside."""
-        stem = step.name
+        stem, zero = step.name, Const(0 if step.kind == "int" else 0.0)
         several = self._apart(value, axes)
         if several is not None:
             return self.named(
@@ -525,7 +526,7 @@ class Builder:
         for f, t in tiles:
             own = set(self.axes_in(t))
             below = divisor(f)
-            t, instead = (t, Const(0.0)) if below is None else (self.value(below), Const(1.0))
+            t, instead = (t, zero) if below is None else (self.value(below), Const(1.0))
             side = outside if below is None else under
             if own & set(axes):
                 within.append(f)
@@ -538,7 +539,7 @@ class Builder:
         inside = [(f, self.named(stem, self.value(f))) for f in self._divided(within)]
         if not axes:
             whole = self.masked(stem, product([*outside, *(t for _, t in inside)]), conditions,
-                                Const(0.0))  # fmt: skip
+                                zero)  # fmt: skip
             return self.named(stem, self._quotient(whole, under))
         parts = self._filtered(step, inside, conditions, axes)
         if len(parts) > 1:
@@ -694,7 +695,8 @@ class Builder:
         missing = tuple(a for a in axes if all(a not in self.axes_in(t) for _, t in inside))
         tiles = [t for _, t in inside]
         if missing:
-            tiles[0] = self._along(tiles[0], missing)
+            zero = Const(0) if step.kind == "int" else None
+            tiles[0] = self._along(tiles[0], missing, zero)
         if not conditions:
             return tiles
         needed = {a for c in conditions for a in self.axes_in(c)}

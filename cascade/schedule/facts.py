@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol
 from cascade.ir.extents import Number
-from cascade.ir.kinds import declared_kind
+from cascade.ir.kinds import declared_kind, is_whole_exponent
 from cascade.ir.ops import MAPS
 from cascade.ir.walk import transform, walk
 from cascade.schedule.bounds import Interval, solve
@@ -30,7 +30,6 @@ from cascade.schedule.program import (
     inside,
     results,
 )
-from cascade.schedule.settle import is_natural
 
 Kinds = Mapping[str, str]  # of tiles: real, int or bool
 
@@ -113,8 +112,9 @@ def tile_kinds(program: Program, kernel: Kernel, dtypes: Mapping[str, str] | Non
             case Fold(name, op, e):
                 kind = kind_of(e, kinds, real)
                 kinds[name] = "int" if kind == "bool" and op not in ("any", "all") else kind
-            case Contract(name):
-                kinds[name] = "real"
+            case Contract(name, factors):
+                whole = all(kind_of(f, kinds, real) != "real" for f in factors)
+                kinds[name] = "int" if whole else "real"
             case Best((value, place)):
                 kinds |= {value: "real", place: "int"}
             case For() | Seq():
@@ -142,7 +142,7 @@ def kind_of(e: Expr, kinds: Kinds, real: frozenset[str]) -> str:
             return "real" if name in real else "int"
         case Read(name, ()):
             return kinds.get(name, "real")
-        case Map("**", (_, b)) if not is_natural(b):
+        case Map("**", (_, b)) if not is_whole_exponent(b):
             return "real"
         case Map(op, args):
             gives = MAPS[op].gives

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol
+from cascade.ir.kinds import LEAST, MOST
 from cascade.ir.ops import REDUCERS
 from cascade.ir.walk import symbols, walk
 from cascade.schedule.bounds import solve
@@ -441,5 +442,5 @@ def _real(e: Expr, s: Settled) -> Expr:
         if s.kind == "real":
             return Const(float(e.value))
         if s.kind == "int" and abs(e.value) == float("inf"):
-            return Const(2**31 - 1 if e.value > 0 else -(2**31))
+            return Const(MOST if e.value > 0 else LEAST)
     return e

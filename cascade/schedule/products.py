@@ -23,7 +23,7 @@ def factors(e: Expr) -> list[Expr]:
         case Map("/", (a, b)):
             return [*factors(a), Map("/", (Const(1.0), b))]
         case Map("neg", (a,)):
-            return [Const(-1.0), *factors(a)]
+            return [Const(-1), *factors(a)]
         case Map("+" | "-" as op, (a, b)):
             return _of_sum(e, op, factors(a), factors(b))
         case _:
@@ -57,7 +57,7 @@ def divisor(f: Expr) -> Expr | None:
 
 def product(parts: Sequence[Expr]) -> Expr:
     """The product of factors; 1 of none."""
-    over = [f for f in parts if divisor(f) is None] or [Const(1.0)]
+    over = [f for f in parts if divisor(f) is None] or [Const(1)]
     result = over[0]
     for part in over[1:]:
         result = Map("*", (result, part))
@@ -86,7 +86,7 @@ def added(parts: Sequence[Expr]) -> Expr:
     result = parts[0]
     for part in parts[1:]:
         match part:
-            case Map("*", (Const(-1.0), rest)) | Map("neg", (rest,)):
+            case Map("*", (Const(-1), rest)) | Map("neg", (rest,)):
                 result = Map("-", (result, rest))
             case _:
                 result = Map("+", (result, part))

@@ -120,7 +120,7 @@ class Fold:
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """The sum over axes of a product of tiles, accumulated in float32."""
+    """The sum over axes of a product of tiles: exact where all are integers, else in float32."""
 
     name: str
     factors: tuple[Expr, ...]

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from cascade.analysis.normalise import Step, normalise
 from cascade.ir.cascade import Cascade
 from cascade.ir.expr import FALSE, TRUE, Const, Coordinate, Expr, Map, Read, Symbol, Where
-from cascade.ir.kinds import tensor_kinds
+from cascade.ir.kinds import is_whole_exponent, tensor_kinds
 from cascade.ir.ops import DECIDING, MAPS, SELECTIONS
 from cascade.ir.walk import conjuncts, free_ranks, rebuild, substitute, unfiltered
 
@@ -484,6 +484,8 @@ def kind_of(e: Expr, tensor: Mapping[str, str] | object) -> str:
             return "any"
         case Read(name, _):
             return str(tensor(name)) if callable(tensor) else "any"
+        case Map("**", (_, b)) if not is_whole_exponent(b):
+            return "real"
         case Map(op, args):
             gives = MAPS[op].gives
             if gives != "same":

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from cascade.analysis.normalise import Step, normalise
 from cascade.ir.cascade import Einsum
-from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce
+from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Where
 from cascade.ir.ops import MAPS
 from cascade.ir.printer import print_expr
 from cascade.ir.walk import bound_ranks, children, free_ranks, reads, rebuild, transform, walk
@@ -123,6 +123,10 @@ class Opener:
                 passing = (c for c in inside if not set(free_ranks(c)) & set(node.ranks))
                 found.update(dict.fromkeys(passing))
                 return Const(1)
+            if isinstance(node, Where):  # a sum in a condition decides, and is not opened
+                return replace(node, body=closed(node.body))
+            if isinstance(node, Map) and MAPS[node.op].absence != "strict":
+                return node
             return rebuild(node, tuple(closed(c) for c in children(node)))
 
         found.update(dict.fromkeys(self.presence.of(closed(e))))

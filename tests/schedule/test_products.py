@@ -30,7 +30,7 @@ output O
 def test_what_terms_have_in_common_is_a_factor():
     difference = Map("-", (Map("*", (A, B)), Map("*", (C, A))))
     assert factors(difference) == [A, Map("-", (B, C))]
-    assert factors(Map("+", (A, Map("*", (A, B))))) == [A, Map("+", (Const(1.0), B))]
+    assert factors(Map("+", (A, Map("*", (A, B))))) == [A, Map("+", (Const(1), B))]
     assert factors(Map("+", (A, B))) == [Map("+", (A, B))]
     assert factors(Map("+", (Const(2.0), Const(2.0)))) == [Map("+", (Const(2.0), Const(2.0)))]
 
@@ -39,7 +39,7 @@ def test_terms_have_their_signs():
     e = Map("-", (A, Map("-", (B, C))))
     assert list(terms(e)) == [A, Map("neg", (B,)), Map("neg", (Map("neg", (C,)),))]
     assert added([A, Map("neg", (B,))]) == Map("-", (A, B))
-    assert product([]) == Const(1.0)
+    assert product([]) == Const(1)
 
 
 def checked(text: str, arrays, most: int) -> None:

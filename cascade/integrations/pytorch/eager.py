@@ -22,6 +22,7 @@ from cascade.ir.arguments import check_inputs, separated
 from cascade.ir.cascade import Cascade, Einsum
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Select, Symbol, Where
 from cascade.ir.extents import Number, bind
+from cascade.ir.kinds import is_whole_exponent
 from cascade.ir.ops import REDUCERS
 from cascade.ir.order import Group, evaluation_order
 from cascade.ir.walk import conjuncts, free_ranks
@@ -318,7 +319,8 @@ class _Evaluation:
         conditions: Conditions = {}
         for v in values:
             conditions = _join(conditions, v.conditions)
-        data = self._real(e.op, [v.data for v in values])
+        fraction = e.op == "**" and not is_whole_exponent(e.args[1])
+        data = self._real(e.op, [v.data for v in values], fraction)
         known = union([*data, *conditions.values()])
         used = [*conditions.values(), *(_any(c, known) for c in axes.needed)]
         there = every(_distinct(used))
@@ -326,10 +328,10 @@ class _Evaluation:
             data = [_safe(d, there) if d.tensor.is_floating_point() else d for d in data]
         return Value(combine(MAPS[e.op], data), conditions)
 
-    def _real(self, op: str, data: list[Labelled]) -> list[Labelled]:
+    def _real(self, op: str, data: list[Labelled], needed: bool = False) -> list[Labelled]:
         """Integers as reals where the operation makes reals or has real operands."""
         floats = any(d.tensor.is_floating_point() for d in data)
-        if op in REAL or floats:
+        if op in REAL or floats or needed:
             return [
                 Labelled(d.tensor.to(self.dtype), d.axes) if d.tensor.dtype != torch.bool else d
                 for d in data

@@ -20,12 +20,6 @@ def _remainder(x: Tensor, y: Tensor) -> Tensor:
     return torch.where(y == 0, torch.zeros_like(x), torch.remainder(x, safe))
 
 
-def _power(x: Tensor, y: Tensor) -> Tensor:
-    if not x.is_floating_point() and not y.is_floating_point() and bool((y < 0).any()):
-        x = x.to(torch.get_default_dtype())
-    return torch.pow(x, y)
-
-
 def _clamp(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
     return torch.minimum(torch.maximum(x, low), high)
 
@@ -42,7 +36,7 @@ MAPS: dict[str, Callable[..., Any]] = {
     "/": torch.true_divide,
     "//": _quotient,
     "%": _remainder,
-    "**": _power,
+    "**": torch.pow,
     "neg": torch.neg,
     "<": torch.lt,
     "<=": torch.le,
