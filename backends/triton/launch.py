@@ -21,6 +21,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from cascade.backends.triton.aot import CAPABILITIES
 from cascade.backends.triton.candidates import Call, Machine, Planned, machine, plan, shortlist
 from cascade.backends.triton.host import number_keyword
@@ -93,7 +95,8 @@ class TritonKernel:
         """The outputs by name. Raises `InputError`."""
         _check_device(tensors)
         _, module = self.made(tensors, settings)
-        found: dict[str, Any] = module.run(**_arguments(tensors, settings, module))
+        with np.errstate(all="ignore"):  # the interpreter is as silent as a device
+            found: dict[str, Any] = module.run(**_arguments(tensors, settings, module))
         return found
 
     def made(

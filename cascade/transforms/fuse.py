@@ -336,7 +336,7 @@ class _Planner:
                     only = self._only_class(i, rank, present)
                     if only is not None:
                         index.append(only)
-                    elif always and self.rank in free_ranks(i) and not self._grows(rank):
+                    elif always and self.rank in free_ranks(i) and not self._grows(rank, i):
                         fresh = next((r for r, known in found.items() if known == i), None)
                         if fresh is None:
                             fresh = self._class_rank(rank, step, found)
@@ -362,10 +362,12 @@ class _Planner:
                         return other
         return None
 
-    def _grows(self, rank: str) -> bool:
-        """Whether a state with an entry for each coordinate of `rank` would grow with the
-        stream.
+    def _grows(self, rank: str, index: Expr) -> bool:
+        """Whether a state with an entry for each coordinate of `rank` would grow with the stream,
+        as it does where each coordinate of the stream is one of them.
         """
+        if isinstance(index, Coordinate):
+            return True
         streamed = symbols(self.cascade.rank[self.rank].extent)
         return bool(symbols(self.cascade.rank[rank].extent) & streamed)
 

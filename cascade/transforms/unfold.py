@@ -9,7 +9,7 @@ from __future__ import annotations
 from cascade.analysis.normalise import Step, normalise
 from cascade.ir.affine import always, divisible
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Select, Symbol, Where
-from cascade.ir.ops import MAPS, REDUCERS
+from cascade.ir.ops import DECIDING, REDUCERS
 from cascade.ir.printer import print_expr
 from cascade.ir.walk import (
     children,
@@ -184,11 +184,12 @@ class Unfolded:
 
     # -- presence
     def points(self, conditions: tuple[Expr, ...]) -> frozenset[Expr]:
-        return frozenset(map(self.inlined, conditions))
+        asked = {p for c in conditions for p in _asked(self.inlined(c))}
+        return frozenset(self._uncertain(asked))
 
     def presence(self, e: Expr) -> frozenset[Expr]:
         """The conjuncts that hold exactly where `e` is present, pointwise statements inlined."""
-        return frozenset(self.inlined(c) for c in self._present(e))
+        return self.points(tuple(self._present(e)))
 
     def _present(self, e: Expr) -> set[Expr]:
         match e:
@@ -201,14 +202,8 @@ class Unfolded:
                 if name in self.recurring:
                     return {*found, _there(e)}
                 return found | self._in_extents(e) | self._carried(e)
-            case Map("??", (_, otherwise)) if not self._present(otherwise):
-                return set()
-            case Map("select", (c, x, y)):
-                own = self._present(c)
-                first, second = (self.presence(a) | self.presence(c) for a in (x, y))
-                return own | self._present(x) if first == second else {_there(e)}
-            case Map(op, args) if MAPS[op].absence != "strict":
-                return {_there(e)} if any(self._present(a) for a in args) else set()
+            case Map(op) if op in DECIDING:
+                return self._decided(e)
             case Reduce(op, bound, body):
                 if REDUCERS[op].identity is None:
                     return {_there(e)}
@@ -217,6 +212,27 @@ class Unfolded:
                 return {_there(e)}
             case _:
                 return {c for child in children(e) for c in self._present(child)}
+
+    def _decided(self, e: Map) -> set[Expr]:
+        """Where an operation is present that may be so in several ways: one condition on all of
+        their ranks, if they ask for the same.
+        """
+        ways = [self._present(a) for a in e.args]
+        if not any(ways) or (e.op == "??" and not all(ways)):
+            return set()
+        if e.op == "select":
+            choice, yes, no = ways
+            ways = [choice | yes, choice | no]
+        found, *others = ({p for c in way for p in _asked(c)} for way in ways)
+        if any(other != found for other in others):
+            return {_there(e)}
+        ranks = {r for x in (*found, *e.args[: DECIDING[e.op]]) for r in free_ranks(x)}
+        if all(set(free_ranks(c)) == ranks for c in found):
+            return found
+        one = conjunction(tuple(sorted(found, key=print_expr)))
+        for r in sorted(ranks):
+            one = Map("or", (one, Map("<", (Coordinate(r), Const(0)))))
+        return {one}
 
     def _carried(self, e: Read) -> set[Expr]:
         """What the definition of a tensor passes on to its reader."""
@@ -247,9 +263,29 @@ class Unfolded:
             found.add(Map("<", (index, extent)))
             if index not in wholes and index != Const(0):
                 found.add(Map("<=", (Const(0), index)))
+        return self._uncertain(found)
+
+    def _uncertain(self, conditions: set[Expr]) -> set[Expr]:
+        """Conditions that do not hold at every point."""
         extents = {r.name: r.extent for r in self.cascade.ranks}
         divides = divisible(self.cascade)
-        return {c for c in found if not always(c, extents.__getitem__, divides)}
+
+        def is_certain(c: Expr) -> bool:
+            match c:
+                case Map("<", (Map("+", (Coordinate(r), Const(1))), Map("+", (end, Const(1))))):
+                    if extents[r] == end:
+                        return True  # the next slot of what is made along r
+            return always(c, extents.__getitem__, divides)
+
+        return {c for c in conditions if not is_certain(c)}
+
+
+def _asked(condition: Expr) -> tuple[Expr, ...]:
+    """The conjuncts of a condition, without `or p < 0`, which only mentions a rank."""
+    match condition:
+        case Map("or", (rest, Map("<", (Coordinate(), Const(0))))):
+            return _asked(rest)
+    return conjuncts(condition)
 
 
 def _is_there(condition: Expr) -> bool:

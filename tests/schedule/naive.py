@@ -3,6 +3,7 @@
 The executors that users run are compared with this one, and this one with the reference.
 """
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from cascade.backends.arrays import Labelled, align, combine, spread
 from cascade.backends.spelling import MAPS
 from cascade.ir.expr import Const, Coordinate, Map, Read, Symbol
+from cascade.ir.kinds import is_whole_exponent
 from cascade.schedule import program as P
 
 FOLDS = {
@@ -82,6 +84,11 @@ class _Instance:
                 return Labelled(np.arange(self.sizes[rank[1:]]), (rank[1:],))
             case Coordinate(rank):
                 return self.value(self.places[rank].value)
+            case Map("**", (base, power)) if not is_whole_exponent(power):
+                found = self.value(base)
+                return combine(
+                    MAPS["**"], [replace(found, array=found.array * 1.0), self.value(power)]
+                )
             case Map(op, args):
                 return combine(MAPS[op], [self.value(a) for a in args])
 
