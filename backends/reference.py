@@ -20,7 +20,7 @@ from cascade.ir.cascade import Cascade, Einsum
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Select, Symbol, Where
 from cascade.ir.extents import Bindings, Number, bind
 from cascade.ir.kinds import is_whole_exponent
-from cascade.ir.ops import REDUCERS
+from cascade.ir.ops import DECIDING, REDUCERS
 from cascade.ir.order import Group, evaluation_order
 from cascade.ir.walk import conjuncts, free_ranks
 
@@ -411,9 +411,6 @@ def _map(op: str, args: list[Value]) -> Value:
 
 def _real(v: Value) -> Value:
     return Value(Labelled(v.data.array * np.float64(1), v.data.axes), v.conditions)
-
-
-DECIDING = {"??": 0, "select": 1, "or": 2, "and": 2}  # operands whose value decides on presence
 
 
 def _joined(op: str, args: list[Value], named: list[frozenset[str]]) -> Value:

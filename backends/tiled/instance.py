@@ -13,12 +13,12 @@ from cascade.backends.tiled.body import Body, BoundBody
 from cascade.backends.tiled.counters import Counters
 from cascade.backends.tiled.known import Context
 from cascade.backends.tiled.machine import Machine
-from cascade.backends.tiled.places import lanes_of, lengths_of, sizes_of
+from cascade.backends.tiled.places import lengths_of, sizes_of
 from cascade.backends.tiled.scope import Scope
 from cascade.backends.tiled.tape import INT, UNBOUND, Value
 from cascade.ir.extents import evaluate
 from cascade.ir.walk import symbols
-from cascade.schedule.program import For, GridAxis, inside
+from cascade.schedule.program import For, GridAxis, inside, lanes_of
 
 Point = tuple[int, ...]
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from cascade.backends.tiled.body import Body, BoundBody
 from cascade.backends.tiled.machine import Machine
-from cascade.backends.tiled.places import lanes_of, lengths_of
+from cascade.backends.tiled.places import lengths_of
 from cascade.backends.tiled.reads import tiles_read
 from cascade.backends.tiled.scope import Scope
 from cascade.backends.tiled.tape import BOOL, INT, Step, Value
@@ -19,7 +19,7 @@ from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol
 from cascade.ir.extents import Number
 from cascade.ir.walk import walk
 from cascade.schedule.bounds import Interval, solve
-from cascade.schedule.program import Carry, For, Place, Seq, TileList
+from cascade.schedule.program import Carry, For, Place, Seq, TileList, lanes_of
 from cascade.schedule.segments import Bounds, segments, visits
 
 REMEMBERED = 2**12  # lists of visits that a loop keeps

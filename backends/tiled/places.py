@@ -8,9 +8,8 @@ import numpy as np
 
 from cascade.ir.expr import Const, Coordinate, Expr, Map
 from cascade.ir.extents import Number, evaluate
-from cascade.ir.walk import walk
 from cascade.schedule import numbers
-from cascade.schedule.program import Axis, Place
+from cascade.schedule.program import Axis, Place, lanes_of
 
 
 def sizes_of(axes: Iterable[Axis], scalars: Mapping[str, Number]) -> dict[str, int]:
@@ -39,12 +38,6 @@ def lengths_of(
         elif not others:
             lengths[axis] = _prefix(place, axis, size, scalars, extent)
     return lengths
-
-
-def lanes_of(e: Expr) -> list[str]:
-    """The axes whose lanes an expression mentions."""
-    ranks = (n.rank for n in walk(e) if isinstance(n, Coordinate))
-    return list(dict.fromkeys(r[1:] for r in ranks if r.startswith("#")))
 
 
 def _start(e: Expr) -> Expr | None:

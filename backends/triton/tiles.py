@@ -149,7 +149,7 @@ def programs(
     specialised: bool = False,
 ) -> Iterator[tuple[Candidate, Schedule, Program]]:
     """The candidates whose tiles can be held, with their Programs; the smallest in any case."""
-    candidates: tuple[Candidate, ...] = SPECIALISED if specialised else CANDIDATES
+    candidates = _listed(specialised)
     if stages is not None:
         candidates = tuple(dict.fromkeys(replace(c, stages=stages) for c in candidates))
     known = {**{n.upper(): v for n, v in extents.items()}, **extents}
@@ -226,7 +226,7 @@ def first(
     every = programs(spec, extents, tiles, as_written, cut, stages, specialised)
     candidate, made, program = next(every)
     _check_set(program, tiles or {})
-    options = Options(candidate.warps, candidate.stages, descriptors or specialised, specialised)
+    options = _options(candidate, descriptors, specialised)
     return Made(made, program, options, candidate, emit(program, options), ())
 
 
@@ -255,7 +255,7 @@ def chosen(
     first: list[str] = []  # kernels that spilled are likely to spill again
     failure: NotCompiled | None = None
     limit = SHARED.get(CAPABILITIES.get(target, 0), 2**31)  # an unknown target is refused below
-    candidates: tuple[Candidate, ...] = SPECIALISED if specialised else CANDIDATES
+    candidates = _listed(specialised)
     every = programs(spec, extents, tiles, as_written, cut, stages, specialised)
     for n, (candidate, made, program) in enumerate(every):
         _check_set(program, tiles or {})
@@ -266,9 +266,7 @@ def chosen(
             continue
         if free and any(_differs_in_stages(candidate, m) and m.spills > MUCH for m in spilled):
             continue
-        options = Options(
-            candidate.warps, candidate.stages, descriptors or specialised, specialised
-        )
+        options = _options(candidate, descriptors, specialised)
         here = Made(made, program, options, candidate, emit(program, options), ())
         try:
             here = _until_it_spills(here, target, dtype, first)
@@ -292,6 +290,15 @@ def chosen(
     if not best.fits:
         raise _too_large(spec, best, target, bool(tiles) or stages is not None)
     return best
+
+
+def _listed(specialised: bool) -> tuple[Candidate, ...]:
+    return SPECIALISED if specialised else CANDIDATES
+
+
+def _options(candidate: Candidate, descriptors: bool, specialised: bool) -> Options:
+    """Warps that only load do so by descriptors."""
+    return Options(candidate.warps, candidate.stages, descriptors or specialised, specialised)
 
 
 def _has_loading_warps(made: Made) -> bool:

@@ -23,7 +23,7 @@ from cascade.ir.extents import evaluate
 from cascade.ir.kinds import is_whole_exponent
 from cascade.ir.ops import COMPARISONS
 from cascade.ir.walk import free_ranks, walk
-from cascade.schedule.program import Kernel, Place, Program, lane
+from cascade.schedule.program import Kernel, Place, Program, lane, lanes_of
 from cascade.schedule.settle import is_natural
 from cascade.schedule.signs import Signs
 
@@ -342,7 +342,7 @@ def _is_power_of_two(number: Code) -> bool:
 
 
 def _lanes(place: Place) -> set[str]:
-    return {r[1:] for r in free_ranks(place.value) if r.startswith("#")}
+    return set(lanes_of(place.value))
 
 
 def ident(name: str) -> str:

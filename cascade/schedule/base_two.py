@@ -19,12 +19,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from cascade.ir.expr import Const, Expr, Map, Read
+from cascade.ir.names import fresh
 from cascade.ir.ops import COMPARISONS
 from cascade.ir.walk import symbols, transform, walk
 from cascade.schedule.build import FLOOR
 from cascade.schedule.facts import is_number, tile_axes, tile_kinds
 from cascade.schedule.kept import kept_exact
-from cascade.schedule.names import fresh
 from cascade.schedule.program import (
     Carry,
     Fold,

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from cascade.ir.expr import Const, Expr, Map, Read, Symbol
+from cascade.ir.names import fresh
 from cascade.ir.walk import symbols, transform
 from cascade.schedule.facts import is_number
-from cascade.schedule.names import fresh
 from cascade.schedule.program import (
     Carry,
     For,

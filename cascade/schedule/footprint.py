@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from cascade.ir.expr import Const, Coordinate, Expr, Read, Symbol
 from cascade.ir.extents import Number, evaluate
-from cascade.ir.walk import free_ranks, walk
+from cascade.ir.walk import walk
 from cascade.schedule.operands import operands
 from cascade.schedule.program import (
     Best,
@@ -29,6 +29,7 @@ from cascade.schedule.program import (
     Seq,
     Store,
     inside,
+    lanes_of,
 )
 from cascade.schedule.sizes import Sizes
 
@@ -147,7 +148,7 @@ def _lanes(places: Mapping[str, Place], rank: str) -> tuple[str, ...]:
     place = places.get(rank)
     if place is None:
         return ()
-    return tuple(r[1:] for r in free_ranks(place.value) if r.startswith("#"))
+    return lanes_of(place.value)
 
 
 def _products(

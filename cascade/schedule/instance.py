@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 
 from cascade.diagnostics import input_error
-from cascade.ir.expr import Coordinate, Expr
+from cascade.ir.expr import Expr
 from cascade.ir.extents import Number
-from cascade.ir.walk import walk
 from cascade.schedule.disjuncts import Interval
 from cascade.schedule.numbers import Value, evaluate
 from cascade.schedule.program import (
@@ -31,6 +30,7 @@ from cascade.schedule.program import (
     Place,
     Seq,
     Store,
+    lanes_of,
     results,
 )
 from cascade.schedule.segments import Bounds, Segments, segments
@@ -185,9 +185,3 @@ class Instance:
         array = np.asarray(value)
         array = array.reshape([1] * (len(self.axes) - array.ndim) + list(array.shape))
         return np.broadcast_to(array, np.broadcast_shapes(array.shape, self._shape(axes)))
-
-
-def lanes_of(e: Expr) -> list[str]:
-    """The axes whose lanes an expression names."""
-    ranks = (n.rank for n in walk(e) if isinstance(n, Coordinate))
-    return list(dict.fromkeys(r[1:] for r in ranks if r.startswith("#")))

@@ -26,10 +26,10 @@ from functools import reduce
 
 from cascade.ir.cascade import Cascade
 from cascade.ir.expr import FALSE, TRUE, Const, Coordinate, Expr, Map, Read, Symbol
+from cascade.ir.names import fresh
 from cascade.ir.walk import reads, symbols, walk
 from cascade.schedule.bounds import Interval, solve
 from cascade.schedule.facts import Axes, axes_of, made_in, real_values, tile_axes, tile_kinds
-from cascade.schedule.names import fresh
 from cascade.schedule.program import (
     Axis,
     Buffer,

@@ -27,7 +27,7 @@ from cascade.ir.extents import evaluate as number
 from cascade.ir.walk import walk
 from cascade.schedule.counts import Counts, KernelCounts, Tally, item_size
 from cascade.schedule.facts import Axes, axes_of, loop_bounds, made_in, tile_axes, tile_kinds
-from cascade.schedule.instance import Instance, lanes_of
+from cascade.schedule.instance import Instance
 from cascade.schedule.program import (
     Fold,
     For,
@@ -43,6 +43,7 @@ from cascade.schedule.program import (
     Store,
     TileList,
     inside,
+    lanes_of,
     results,
 )
 from cascade.schedule.segments import visits

@@ -33,6 +33,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol
+from cascade.ir.walk import free_ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +282,11 @@ class Program:
 def lane(axis: str) -> Coordinate:
     """The number of a lane of an axis: 0 .. size-1."""
     return Coordinate(f"#{axis}")
+
+
+def lanes_of(e: Expr) -> tuple[str, ...]:
+    """The axes whose lanes an expression mentions, in order of first mention."""
+    return tuple(r[1:] for r in free_ranks(e) if r.startswith("#"))
 
 
 def tile(name: str) -> Read:

@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cascade.ir.expr import Expr, Map, Read
+from cascade.ir.names import fresh
 from cascade.ir.walk import symbols, transform
 from cascade.schedule.facts import is_number
-from cascade.schedule.names import fresh
 from cascade.schedule.program import (
     Contract,
     For,

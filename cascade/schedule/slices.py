@@ -30,6 +30,7 @@ from cascade.schedule.program import (
     Store,
     inside,
     lane,
+    lanes_of,
 )
 from cascade.schedule.prune import expressions
 
@@ -82,13 +83,13 @@ def _columns(kernel: Kernel) -> Iterator[Place]:
 
 def _axis(value: Expr) -> str:
     """The axis of the lanes of a place, or nothing."""
-    return next((r[1:] for r in free_ranks(value) if r.startswith("#")), "")
+    return next(iter(lanes_of(value)), "")
 
 
 def _run_along(node: Node) -> Iterator[str]:
     """The axes, and the ranks, that a node needs whole."""
     for e in expressions(node):
-        yield from (r[1:] for r in free_ranks(e) if r.startswith("#"))
+        yield from lanes_of(e)
     match node:
         case Fold() | Contract():
             yield from node.axes

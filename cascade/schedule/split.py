@@ -23,11 +23,11 @@ from dataclasses import dataclass, replace
 from functools import reduce
 
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol
+from cascade.ir.names import fresh
 from cascade.ir.walk import reads, transform, walk
 from cascade.schedule.build import COMBINE
 from cascade.schedule.errors import NoSchedule
 from cascade.schedule.facts import tile_axes
-from cascade.schedule.names import fresh
 from cascade.schedule.program import (
     Buffer,
     Carry,

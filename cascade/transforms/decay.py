@@ -15,10 +15,9 @@ from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Where
 from cascade.ir.walk import free_ranks
 from cascade.transforms.draft import Draft, reads_inside
 from cascade.transforms.products import Opener
+from cascade.transforms.ranges import LOWEST
 from cascade.transforms.steps import Steps
 from cascade.transforms.tiles import Tiles, add, mentions, summed
-
-LOWEST = Const(-1000)  # exp of it is 0; a step of -inf must not be subtracted from itself
 
 
 def logarithm(opener: Opener, e: Expr) -> Expr | None:
@@ -223,7 +222,7 @@ def decay_of(opener: Opener, tiles: Tiles, stem: str, factor: Expr) -> Decay:
             return Constant(tiles, Steps(factor.args[0]))
         return Constant(tiles, Steps(factor, 1))
     if exponent is not None:
-        if opener.ranges.of(exponent).low < LOWEST.value:
-            exponent = Map("max", (exponent, LOWEST))
+        if opener.ranges.of(exponent).low < LOWEST:  # -inf must not be subtracted from itself
+            exponent = Map("max", (exponent, Const(LOWEST)))
         return Exponential(opener.draft, tiles, stem, exponent)
     return Product(opener.draft, tiles, stem, factor)

@@ -27,6 +27,7 @@ from cascade.transforms.normal_form import (
     of_monomial,
 )
 
+LOWEST = -1000  # exp of it is 0 in float64
 INF = math.inf
 LARGEST_EXPONENT = 64  # float32 overflows at 88; the rest is room for a sum of many
 

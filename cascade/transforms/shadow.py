@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from cascade.ir.cascade import Cascade, Einsum
 from cascade.ir.expr import Coordinate, Expr, Map, Read, Reduce, Select
+from cascade.ir.names import fresh
 from cascade.ir.walk import bound_ranks, children, free_ranks, reads, rebuild
 
 RATIONAL = {"+", "-", "*", "/", "neg"}
@@ -56,15 +57,8 @@ class _Naming:
     def _named(self, e: Einsum, body: Reduce | Select) -> Read:
         ranks = free_ranks(body)
         if body not in self.made:
-            self.made[body] = name = self._fresh(f"{e.tensor}_{body.op}")
+            self.made[body] = name = fresh(f"{e.tensor}_{body.op}", self.taken)
             used = frozenset((*ranks, *bound_ranks(body)))
             value = replace(body, body=self._without(e, body.body, used, inside=True))
             self.added.append(Einsum(name, ranks, value, span=e.span))
         return Read(self.made[body], tuple(Coordinate(r) for r in ranks))
-
-    def _fresh(self, stem: str) -> str:
-        name, n = stem, 2
-        while name in self.taken:
-            name, n = f"{stem}_{n}", n + 1
-        self.taken.add(name)
-        return name

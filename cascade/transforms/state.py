@@ -20,9 +20,8 @@ from cascade.ir.ops import REDUCERS
 from cascade.ir.walk import conjunction, free_ranks, transform
 from cascade.transforms.fuse import MAX, MEAN, Accumulator, Anchor, Plan
 from cascade.transforms.normal_form import Poly
+from cascade.transforms.ranges import LOWEST
 from cascade.transforms.spell import to_expr
-
-LOWEST = -1000  # exp of it is 0 in float64
 
 Name = Callable[[str], Expr]  # the value of a state component, in the statement being written
 

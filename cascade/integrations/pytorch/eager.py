@@ -23,7 +23,7 @@ from cascade.ir.cascade import Cascade, Einsum
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Select, Symbol, Where
 from cascade.ir.extents import Number, bind
 from cascade.ir.kinds import is_whole_exponent
-from cascade.ir.ops import REDUCERS
+from cascade.ir.ops import DECIDING, REDUCERS
 from cascade.ir.order import Group, evaluation_order
 from cascade.ir.walk import conjuncts, free_ranks
 
@@ -594,7 +594,6 @@ class _Evaluation:
 
 
 LEAVES = (Const, Coordinate, Read, Symbol)
-DECIDING = {"??": 0, "select": 1, "or": 2, "and": 2}  # operands whose value decides on presence
 
 
 def _slots(number: int) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Names that a Program does not have yet."""
+"""Names that nothing has yet."""
 
 from __future__ import annotations
 
