@@ -5,7 +5,7 @@ or mpmath, with as many digits as it takes. Absent points are None.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import product
 from typing import Any
 
@@ -15,7 +15,8 @@ import numpy as np
 from cascade.ir.cascade import Cascade
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Symbol, Where
 from cascade.ir.extents import bind
-from cascade.ir.walk import conjuncts, free_ranks
+from cascade.ir.ops import DECIDING
+from cascade.ir.walk import conjuncts, free_ranks, substitute
 
 Place = tuple[int, ...]
 Maps = Mapping[str, Callable[..., Any]]
@@ -96,6 +97,7 @@ class Values:
         self.inputs = {n: np.asarray(a) for n, a in inputs.items()}
         self.bindings = bind(c, {n: a.shape for n, a in self.inputs.items()}, settings)
         self.known: dict[tuple[str, Place], Any] = {}
+        self.asked: dict[Expr, tuple[Expr, ...]] = {}
         self.slots = {e.tensor: e.step for e in c.einsums}
 
     def at(self, tensor: str, place: Place) -> Any:
@@ -143,8 +145,7 @@ class Values:
             case Where(body, condition):
                 return self.of(body, at) if self.of(condition, at) else None
             case Reduce(op, ranks, body):
-                outer = conjuncts(body.condition) if isinstance(body, Where) else ()
-                passing = [c for c in outer if not set(free_ranks(c)) & set(ranks)]
+                passing = [c for c in self._asked(body) if not set(free_ranks(c)) & set(ranks)]
                 if not all(self.of(c, at) for c in passing):
                     return None
                 return self._reduced(op, [self.of(body, p) for p in self._points(ranks, at)])
@@ -159,6 +160,28 @@ class Values:
                 return None if any(v is None for v in values) else self.maps[op](*values)
             case _:
                 raise AssertionError(e)
+
+    def _asked(self, e: Expr) -> tuple[Expr, ...]:
+        """Conditions without which an expression is absent at every point, those of the statements
+        that it reads included.
+        """
+        if e not in self.asked:
+            self.asked[e] = tuple(self._conditions(e))
+        return self.asked[e]
+
+    def _conditions(self, e: Expr) -> Iterator[Expr]:
+        match e:
+            case Where(body, condition):
+                yield from (*conjuncts(condition), *self._asked(body))
+            case Read(tensor, index):
+                made = [x for x in self.cascade.einsums if x.tensor == tensor]
+                if len(made) == 1 and made[0].step is None:
+                    places = dict(zip(made[0].ranks, index, strict=True))
+                    yield from (substitute(c, places) for c in self._asked(made[0].body))
+            case Reduce(_, ranks, body):
+                yield from (c for c in self._asked(body) if not set(free_ranks(c)) & set(ranks))
+            case Map(op, args) if op not in DECIDING:
+                yield from (c for a in args for c in self._asked(a))
 
     def _points(self, ranks: tuple[str, ...], at: Mapping[str, int]) -> Iterable[dict[str, int]]:
         extents = [range(self.bindings.extents[r]) for r in ranks]
