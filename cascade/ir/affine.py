@@ -141,7 +141,7 @@ def _sum(e: Expr) -> Sum | None:
     match e:
         case Const(int(value)) if not isinstance(value, bool):
             return {ONE: value}
-        case Coordinate() | Symbol() | Map("*", _):
+        case Coordinate() | Symbol() | Map("*" | "//" | "%", _):
             return {e: 1}
         case Map("+", (a, b)):
             return _joined(_sum(a), _sum(b), 1)

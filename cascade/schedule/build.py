@@ -40,8 +40,9 @@ from cascade.schedule.program import (
 )
 from cascade.schedule.program import Carry as Carried
 from cascade.schedule.roles import placed
-from cascade.schedule.settle import Settled, conjoin, index_bounds
+from cascade.schedule.settle import Settled, index_bounds
 from cascade.schedule.signs import Signs
+from cascade.schedule.truth import conjoin
 
 # Where a running maximum starts: finite, so that no difference is NaN, and above no finite float32.
 FLOOR = Const(-3.4028234663852886e38)

@@ -54,8 +54,8 @@ from cascade.schedule.program import (
 )
 from cascade.schedule.prune import expressions
 from cascade.schedule.reach import Reach, Truth
-from cascade.schedule.settle import conjoin, disjoin, negate
 from cascade.schedule.sizes import Sizes
+from cascade.schedule.truth import conjoin, disjoin, negate
 
 FEW = 4  # tiles of a loop that is done before a list of them would be
 BLOCK = 16  # tiles that the first kernel looks at in one step

@@ -21,7 +21,8 @@ from cascade.schedule.program import Carry, For, Kernel, Let, Place, Seq, Store,
 from cascade.schedule.program import Const as Number
 from cascade.schedule.prune import pruned
 from cascade.schedule.roles import parts_of, placed, shifted
-from cascade.schedule.settle import Settled, conjoin, disjoin, negate, presence_name
+from cascade.schedule.settle import Settled, presence_name
+from cascade.schedule.truth import conjoin, disjoin, negate
 from cascade.schedule.weights import total_weight
 
 INFINITE = Const(float("-inf"))

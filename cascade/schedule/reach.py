@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from cascade.ir.expr import FALSE, TRUE, Const, Coordinate, Expr, Map, Read
 from cascade.schedule.facts import Axes, Kinds, kind_of
 from cascade.schedule.program import Let, Load, Node
-from cascade.schedule.settle import conjoin, disjoin, negate
+from cascade.schedule.truth import conjoin, disjoin, negate
 
 Range = tuple[Expr, Expr]  # the least value, and the largest
 Truth = tuple[Expr, Expr]  # whether it can hold, and whether it must

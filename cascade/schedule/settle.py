@@ -13,11 +13,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from cascade.analysis.normalise import Step, normalise
+from cascade.ir.affine import always
 from cascade.ir.cascade import Cascade
-from cascade.ir.expr import FALSE, TRUE, Const, Coordinate, Expr, Map, Read, Symbol, Where
+from cascade.ir.expr import TRUE, Const, Coordinate, Expr, Map, Read, Symbol, Where
 from cascade.ir.kinds import is_whole_exponent, tensor_kinds
 from cascade.ir.ops import DECIDING, MAPS, SELECTIONS
 from cascade.ir.walk import conjuncts, free_ranks, rebuild, substitute, unfiltered
+from cascade.schedule.truth import choose, conjoin, disjoin, negate, parts_of
 
 Conditions = dict[frozenset[str], tuple[Expr, ...]]  # the ranks mentioned -> conjuncts
 
@@ -377,7 +379,7 @@ def _below(cascade: Cascade, i: Expr, extent: Expr) -> bool:
             exact = d == Map("//", (whole, extent)) and _divides(cascade, extent, whole)
             return exact or whole in (Map("*", (extent, d)), Map("*", (d, extent)))
         case _:
-            return False
+            return always(Map("<", (i, extent)), lambda r: cascade.rank[r.rstrip("'")].extent)
 
 
 def _divides(cascade: Cascade, part: Expr, whole: Expr) -> bool:
@@ -401,52 +403,19 @@ def join(a: Conditions, b: Conditions) -> Conditions:
         return a
     result = dict(a)
     for key, own in b.items():
-        kept = tuple(c for c in own if c != TRUE)
-        result[key] = tuple(dict.fromkeys((*result.get(key, ()), *kept)))
-    return {key: own for key, own in result.items() if own}
-
-
-def conjoin(parts: tuple[Expr, ...]) -> Expr:
-    """`a and b and c` without what is always true."""
-    result: Expr = TRUE
-    for part in parts:
-        if part == FALSE:
-            return FALSE
-        if part != TRUE:
-            result = part if result == TRUE else Map("and", (result, part))
-    return result
-
-
-def disjoin(parts: list[Expr]) -> Expr:
-    """`a or b or c` without what is never true; `true` where one is another's negation."""
-    result: Expr = FALSE
-    for part in parts:
-        if part == TRUE or negate(part) in parts:
-            return TRUE
-        if part != FALSE:
-            result = part if result == FALSE else Map("or", (result, part))
-    return result
-
-
-def negate(e: Expr) -> Expr:
-    if isinstance(e, Const):
-        return Const(not e.value)
-    return Map("not", (e,))
-
-
-def choose(c: Expr, a: Expr, b: Expr) -> Expr:
-    """`a` if c else `b`, of truth values."""
-    if a == b:
-        return a
-    return disjoin([conjoin((c, a)), conjoin((negate(c), b))])
+        result[key] = parts_of("and", conjoin((*result.get(key, ()), *own)))
+    return {key: own for key, own in result.items() if own != (TRUE,)}
 
 
 def _simple(op: str, e: Expr) -> Expr:
-    """`and` and `or` without constants."""
-    if isinstance(e, Map) and op == "and":
-        return conjoin(e.args)
-    if isinstance(e, Map) and op == "or":
-        return disjoin(list(e.args))
+    """`and`, `or` and `not` in their short form."""
+    match op, e:
+        case "and", Map(_, parts):
+            return conjoin(parts)
+        case "or", Map(_, parts):
+            return disjoin(parts)
+        case "not", Map(_, (part,)):
+            return negate(part)
     return e
 
 

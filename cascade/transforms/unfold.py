@@ -270,14 +270,7 @@ class Unfolded:
         extents = {r.name: r.extent for r in self.cascade.ranks}
         divides = divisible(self.cascade)
 
-        def is_certain(c: Expr) -> bool:
-            match c:
-                case Map("<", (Map("+", (Coordinate(r), Const(1))), Map("+", (end, Const(1))))):
-                    if extents[r] == end:
-                        return True  # the next slot of what is made along r
-            return always(c, extents.__getitem__, divides)
-
-        return {c for c in conditions if not is_certain(c)}
+        return {c for c in conditions if not always(c, extents.__getitem__, divides)}
 
 
 def _asked(condition: Expr) -> tuple[Expr, ...]:
