@@ -12,7 +12,10 @@ from itertools import permutations
 from cascade.ir.expr import FALSE, TRUE, Const, Coordinate, Expr, Map
 
 DUAL = {"and": "or", "or": "and"}
-NEUTRAL = {"and": TRUE, "or": FALSE}  # what a conjunction, a disjunction of nothing is
+NEUTRAL: dict[str, Expr] = {
+    "and": TRUE,
+    "or": FALSE,
+}  # what a conjunction, a disjunction of nothing is
 COMPLEMENT = {"==": "!=", "!=": "=="}
 
 
@@ -95,13 +98,13 @@ def contraries(e: Expr) -> tuple[Expr, ...]:
         case Map("==" | "!=" as op, args):
             found.append(Map(COMPLEMENT[op], args))
         case Map("not", (Map("==" | "!=" as op, args),)):
-            found.append(Map(COMPLEMENT[op], args))
+            found.append(negate(Map(COMPLEMENT[op], args)))
     return tuple(found)
 
 
 def _given_each_other(op: str, parts: tuple[Expr, ...]) -> tuple[Expr, ...]:
     """Each part where the others decide nothing: in `a and (not a or b)` a holds, so b does."""
-    known = {}
+    known: dict[Expr, Expr] = {}
     for p in parts:
         if not _is_compound(p):
             known[p] = NEUTRAL[op]
