@@ -13,6 +13,7 @@ from cascade.schedule.truth import choose, conjoin, disjoin, negate
 NAMES = "abcd"
 A, B, C, D = (Read(n, ()) for n in NAMES)
 SAME, OTHER = Map("==", (A, B)), Map("!=", (A, B))
+LEAVES: list[Expr] = [A, B, C, D, SAME, OTHER, TRUE, FALSE]
 
 
 @pytest.mark.parametrize(
@@ -58,7 +59,7 @@ def test_random(seed: int) -> None:
 
 def drawn(chance: random.Random, depth: int) -> Expr:
     if depth == 0 or chance.random() < 0.15:
-        return chance.choice([A, B, C, D, SAME, OTHER, TRUE, FALSE])
+        return chance.choice(LEAVES)
     op = chance.choice(["and", "and", "or", "or", "not"])
     return Map(op, tuple(drawn(chance, depth - 1) for _ in range(1 if op == "not" else 2)))
 
