@@ -76,6 +76,8 @@ class Opener:
 
     def placed(self, definition: Einsum, index: tuple[Expr, ...]) -> Expr:
         """The body of a statement at an index."""
+        if index == tuple(map(Coordinate, definition.ranks)):
+            return definition.body
         return self.substituted(definition.body, dict(zip(definition.ranks, index, strict=True)))
 
     def substituted(self, e: Expr, places: dict[str, Expr]) -> Expr:
