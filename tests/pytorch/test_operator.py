@@ -300,6 +300,15 @@ def test_right_settings():
     assert cascade.compile(cascade.parse(declared))(x=q[0], J=4).shape == (4,)
 
 
+def test_an_input_may_have_the_name_of_an_extent():
+    """A keyword is the input then, and sets no extent, fixed as that is."""
+    text = "input E[m], x[e]\nrank e < 1\nz[m] = E[m] * x[0]\noutput z\n"
+    kernel = cascade.compile(cascade.parse(text))
+    given = torch.arange(3.0)
+    assert torch.equal(kernel(E=given, x=torch.ones(1)), given)
+    assert np.array_equal(kernel(E=given.numpy(), x=np.ones(1)), given.numpy())
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_wrong_settings_when_compiled(causal):
     q, k, v = tensors(1, 2, 5, 4, dtype=torch.float32, grad=False)
