@@ -332,12 +332,24 @@ operation("ceil")(lambda x: x if x.kind == "int" else _pointwise("ceil", "real",
 operation("trunc", "fix")(lambda x: x if x.kind == "int" else _cast(_truncated(x), "real"))
 operation("reciprocal")(lambda x: _pointwise("/", "real", 1, x))
 operation("square")(lambda x: _pointwise("**", None, x, 2))
-operation("contiguous", "clone", "detach", "cpu", "cuda", "alias")(lambda x: x)
+operation("contiguous", "clone", "cpu", "cuda", "alias")(lambda x: x)
 operation("float", "double", "half", "bfloat16")(lambda x: _cast(x, "real"))
 operation("long", "int")(lambda x: _cast(x, "int"))
 operation("bool")(lambda x: _cast(x, "bool"))
 operation("type_as")(lambda x, other: _cast(x, other.kind))
 operation("numel", "nelement")(lambda x: x.shape.numel())
+
+
+@operation("detach")
+def _detach(x: Any) -> Any:
+    """Integers have no gradient to stop."""
+    if x.kind == "real":
+        refuse(
+            "`detach`, where a gradient ends,",
+            "leave it out if none comes this far, as at the maximum of a softmax; "
+            "or make what is detached an argument",
+        )
+    return x
 
 
 @operation("to", "type")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -95,6 +96,8 @@ class Graph:
         return replace(e, rank=new[e.rank], body=body)
 
     def name(self, stem: str) -> str:
+        if not re.fullmatch(r"[A-Za-z_]\w*", stem, re.ASCII):
+            refuse(f"the name `{stem}`", "a name has letters from a to z, digits and underscores")
         stem = f"{stem}_" if stem in WORDS else stem
         name, n = stem, 2
         while name in self.taken:
@@ -210,7 +213,7 @@ class Traced:
 
     @property
     def T(self) -> Any:
-        return self.transpose(-1, -2)
+        return self.permute(*reversed(range(len(self.dims))))
 
     @property
     def mT(self) -> Any:
@@ -262,7 +265,7 @@ class Traced:
         from cascade.frontends.torch_function.operations import method
 
         if name in ("data", "real"):
-            return method("alias", (self,), {})
+            return method("detach" if name == "data" else "alias", (self,), {})
         if name in ("is_cuda", "is_sparse", "is_quantized"):
             return False
         if not callable(getattr(torch.Tensor, name)):
@@ -316,8 +319,6 @@ class Traced:
 
 def variable() -> str | None:
     """The variable that the user's line assigns."""
-    import re
-
     found = re.match(r"([A-Za-z][A-Za-z0-9_]*)\s*=[^=]", place().text)
     return found[1] if found else None
 

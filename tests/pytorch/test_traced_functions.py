@@ -152,6 +152,7 @@ INDEX = {
     "counted to 1": lambda x, n: x[:1][torch.arange(1), torch.arange(1)] + x[:1].argmax(1),
     "the best of none": lambda x, n: x[x.masked_fill(x > x[:1].amin(), LOW).argmax(0)],
     "the only one": lambda x, n: x + x[:1].argmax(0),
+    "the last of the best": lambda x, n: x + x.topk(3).values[:, -1:],
 }
 
 
@@ -196,6 +197,8 @@ OTHER = {
     "a row without a key": lambda x: F.scaled_dot_product_attention(
         x, x, x, torch.where(x < x[:1], LOW, x) + torch.where(x[:, :1] > 0, LOW, x)
     ),
+    "other transposes": lambda x: (x[:, None] * x).T + x[0].T * x.sum().T,
+    "integers are detached": lambda x: x * x.argmax(-1).detach(),
     "causal, one query": lambda x: F.scaled_dot_product_attention(x[:1], x, x, is_causal=True),
 }
 
@@ -233,6 +236,8 @@ REFUSED = {
     "`topk` of 5": lambda x: x.topk(5),
     "`softmax` without": lambda x: F.softmax(x),
     "with these arguments": lambda x: x.sum(0, keepdims=True),
+    "`detach`": lambda x: x - x.mean().detach(),
+    "the name `a sum`": lambda x: {"a sum": x.sum()},
     "`lshift`": lambda x: x << 1,
     "the bits of integers": lambda x: x.long() & 1,
     "`is_leaf`": lambda x: x.is_leaf,
