@@ -121,6 +121,14 @@ def test_double_backward(causal):
     )
 
 
+def test_a_checkpoint_makes_what_was_saved_again(causal):
+    q, k, v = tensors(1, 2, 5, 4)
+    plain = torch.autograd.grad(attend(causal, q, k, v).sin().sum(), (q, k, v))
+    again = torch.utils.checkpoint.checkpoint(attend, causal, q, k, v, use_reentrant=False)
+    found = torch.autograd.grad(again.sin().sum(), (q, k, v))
+    assert all(torch.equal(f, p) for f, p in zip(found, plain, strict=True))
+
+
 def test_empty_rows_have_gradient_zero():
     made = cascade.compile(spec("paged_keys"))
     q = torch.randn(2, 1, 3, 4, requires_grad=True)

@@ -68,9 +68,10 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: list[torch.Tensor]) -> 
 
 def _backward(ctx: Any, grads: list[torch.Tensor | None]) -> tuple[Any, None, None]:
     options = Options.read(ctx.options)
-    tensors = dict(zip(options.names, ctx.saved_tensors[: ctx.number], strict=True))
+    saved = ctx.saved_tensors  # once: a checkpoint makes them again at each reading
+    tensors = dict(zip(options.names, saved[: ctx.number], strict=True))
     names = parsed(ctx.spec).outputs
-    outputs = dict(zip(names, ctx.saved_tensors[ctx.number :], strict=True))
+    outputs = dict(zip(names, saved[ctx.number :], strict=True))
     arrived = dict(zip(names, grads, strict=True))
     source = options.source or ctx.spec
     wrt = options.wrt or tuple(n for n, t in tensors.items() if t.requires_grad)
