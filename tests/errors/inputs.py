@@ -98,6 +98,7 @@ RUNS = (
         {"A": np.array([1 << 63], np.uint64)},
     ),
     Run("text_input", ATTENTION, attention(Q=np.array([["a", "b", "c"]]))),
+    Run("ragged_input", ATTENTION, attention(Q=[[1.0, 2.0, 3.0], [1.0]])),
     # settings
     Run("unknown_setting", ATTENTION, attention(), {"N": 3}),
     Run(

@@ -273,6 +273,21 @@ def test_shapes_disagree_for_tensors_as_for_arrays():
             call()
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (None, "`V` is given as NoneType, which is no tensor of numbers"),
+        ([[1.0], [1.0, 2.0]], "`V` is given as list, which is no tensor of numbers"),
+        (torch.ones(1, 2, 5, 4).to_sparse(), "`V` is sparse"),
+    ],
+    ids=["nothing", "ragged", "sparse"],
+)
+def test_inputs_are_tensors_of_numbers(causal, given, message):
+    q, k, _ = tensors(1, 2, 5, 4, grad=False)
+    with pytest.raises(cascade.InputError, match=message):
+        causal(Q=q, K=k, V=given)
+
+
 TEMPERED = """
 input  Q[p,e], K[m,e]
 param  tau = 1, W = 2

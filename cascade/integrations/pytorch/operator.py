@@ -244,7 +244,7 @@ def call(number: int, given: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     tensors = {n: v for n, v in given.items() if isinstance(v, torch.Tensor)}
     for name in inputs:
         if name not in tensors:
-            tensors[name] = torch.as_tensor(given[name])
+            tensors[name] = _tensor(name, given[name])
     settings = {n: _number(n, v) for n, v in given.items() if n not in tensors}
     for name, value in tensors.items():
         if name not in inputs:
@@ -252,6 +252,14 @@ def call(number: int, given: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     _check_extents(number, tensors, settings)
     tensors = {n: _cast(t) for n, t in tensors.items()}
     return apply(number, tensors, settings)
+
+
+def _tensor(name: str, given: Any) -> torch.Tensor:
+    try:
+        return torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError):
+        message = f"`{name}` is given as {type(given).__name__}, which is no tensor of numbers"
+        raise input_error("input-type", message, "give a tensor or an array of numbers") from None
 
 
 def _number(name: str, value: Any) -> Any:
