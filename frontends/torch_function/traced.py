@@ -174,6 +174,7 @@ class Traced:
         self.dims = tuple(dims)
         self.kind = kind
         self.storage = Storage()
+        self.still = False  # made where gradients are off
 
     def become(self, other: Traced) -> Traced:
         """Change in place: this tensor has the new value, and its views have none that we know."""
@@ -181,7 +182,9 @@ class Traced:
             refuse(f"a change in place from shape {self.shape} to {other.shape}")
         self.storage.changed = True
         self.storage = Storage()
-        self.expr, self.dims, self.kind = other.expr, other.dims, other.kind
+        self.expr, self.dims, self.kind, self.still = (
+            other.expr, other.dims, other.kind, other.still,
+        )  # fmt: skip
         return self
 
     # -- what PyTorch code asks of a tensor

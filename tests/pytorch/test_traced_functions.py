@@ -180,7 +180,35 @@ def parts(x):
     return a @ b.T, c * d.sum(0), x.split(3)[1] + x.unbind(1)[2], x.narrow(0, 1, 2), x.select(1, -1)
 
 
+def turned(x):
+    """Rotary embedding by halves, as models have it."""
+    a, b = x.chunk(2, -1)
+    angle = torch.cat((x[:, :2], x[:, 2:]), -1)
+    return x * angle.cos() + torch.cat((-b, a), dim=-1) * angle.sin()
+
+
+@torch.no_grad()
+def all_without_gradients(x):
+    return (x - x.amax(-1, keepdim=True)).exp()
+
+
+def partly_without_gradients(x):
+    with torch.no_grad():
+        norm = x.square().sum()
+        rows = torch.arange(4)[:, None]
+    return x * rows / norm
+
+
 OTHER = {
+    "turned": turned,
+    "one after the other": lambda x: torch.cat([x, x.T, x[:1], 2 * x[1:]]),
+    "columns": lambda x: torch.concat((x, x[:, :1], x.cumsum(1)), dim=1),
+    "a stack": lambda x: torch.stack([x, x.T, x @ x], -2),
+    "a stack of numbers": lambda x: torch.stack([x.sum(), x.amax()]),
+    "kinds side by side": lambda x: torch.cat([x, x > 0, torch.arange(4)[None]]),
+    "one alone": lambda x: torch.cat([x[:1]]) + torch.cat([x], 1),
+    "scores side by side": lambda x: torch.cat([x, low(x)], 1).softmax(-1),
+    "without gradients": all_without_gradients,
     "parts": parts,
     "in place": changed,
     "constants in place": lambda x: torch.zeros(4, 4, dtype=x.dtype).add_(x),
@@ -236,6 +264,8 @@ REFUSED = {
     "`topk` of 5": lambda x: x.topk(5),
     "`softmax` without": lambda x: F.softmax(x),
     "with these arguments": lambda x: x.sum(0, keepdims=True),
+    "in `torch.no_grad()`": partly_without_gradients,
+    "`cat` of shapes (4, 4) and (1, 4)": lambda x: torch.cat([x, x[:1]], 1),
     "`detach`": lambda x: x - x.mean().detach(),
     "the name `a sum`": lambda x: {"a sum": x.sum()},
     "`lshift`": lambda x: x << 1,
