@@ -215,6 +215,56 @@ def test_vmap(causal):
     assert torch.equal(shared[1], attend(causal, q[1], k[0], v[0]))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch itself
+def test_transformations_of_torch_func(causal):
+    """Gradients, those of each sample and of gradients, as of the same formula in plain PyTorch."""
+
+    def plain(Q, K, V):
+        scores = Q @ K.mT * Q.shape[-1] ** -0.5
+        later = torch.ones(3, 3, dtype=torch.bool).triu(1)
+        return {"O": scores.masked_fill(later, -float("inf")).softmax(-1) @ V}
+
+    q, k, v = tensors(1, 2, 3, 4, dtype=torch.float64, grad=False)
+    batch = torch.randn(5, 1, 2, 3, 4, dtype=torch.float64)
+
+    def transformed(kernel):
+        def loss(q, v):
+            return attend(kernel, q, k, v).sin().sum()
+
+        f = torch.func
+        yield from f.grad(loss, (0, 1))(q, v)
+        yield f.vmap(f.grad(loss), (0, None))(batch, v)
+        yield f.grad(lambda b: f.vmap(loss, (0, None))(b, v).square().sum())(batch)
+        yield f.jacrev(lambda q: attend(kernel, q, k, v))(q)
+        yield f.jacrev(f.jacrev(loss))(q, v)
+
+    for found, wanted in zip(transformed(causal), transformed(plain), strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+def test_mapped_tensors_have_gradients_beside_others(causal):
+    k, v = tensors(1, 2, 3, 4, number=2, dtype=torch.float64)
+    batch = torch.randn(5, 1, 2, 3, 4, dtype=torch.float64, requires_grad=True)
+    mapped = torch.func.vmap(lambda q: attend(causal, q, k, v))(batch)
+    single = torch.stack([attend(causal, q, k, v) for q in batch])
+    found, wanted = (torch.autograd.grad(o.sin().sum(), (batch, k, v)) for o in (mapped, single))
+    torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch itself
+def test_forward_mode_is_refused(causal):
+    """An operator has no tangent in PyTorch, which would be taken for 0."""
+    q, k, v = tensors(1, 2, 3, 4, grad=False)
+    for mode in (torch.func.jacfwd, torch.func.hessian):
+        with pytest.raises(cascade.InputError, match="in forward mode"):
+            mode(lambda q: attend(causal, q, k, v).sum())(q)
+    with torch.autograd.forward_ad.dual_level():
+        assert attend(causal, q, k, v).isfinite().all()
+        dual = torch.autograd.forward_ad.make_dual(q, q)
+        with pytest.raises(cascade.InputError, match="in forward mode"):
+            attend(causal, dual, k, v)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_compile(causal):
     made = torch.compile(

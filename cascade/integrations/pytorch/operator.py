@@ -117,15 +117,81 @@ run.register_autograd(_backward, setup_context=_remember)
 def _(
     info: Any, in_dims: Any, tensors: list[torch.Tensor], spec: str, options: str
 ) -> tuple[list[torch.Tensor], list[int]]:
+    return _mapped(info.batch_size, in_dims[0], tensors, spec, options)
+
+
+class _Transformed(torch.autograd.Function):
+    """The operator inside `torch.func.grad` and its like, which take no gradient of an operator.
+
+    In forward mode an operator would have no tangent, silently.
+    """
+
+    @staticmethod
+    def forward(spec: str, options: str, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(run(list(tensors), spec, options))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        spec, options, *tensors = inputs
+        _remember(ctx, (tensors, spec, options), list(output))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor | None) -> Any:
+        given, *_ = _backward(ctx, list(grads))
+        return None, None, *given
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        raise input_error(
+            "host",
+            "a kernel has no derivative in forward mode",
+            "use reverse mode: `torch.func.jacrev` for `jacfwd`, `vjp` for `jvp`",
+        )
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, spec: str, options: str, *tensors: torch.Tensor) -> Any:
+        made, dims = _mapped(info.batch_size, in_dims[2:], tensors, spec, options)
+        return tuple(made), tuple(dims)
+
+
+def _run(tensors: list[torch.Tensor], spec: str, options: str) -> list[torch.Tensor]:
+    """The outputs, in whatever transformation of `torch.func` this is called."""
+    if not torch.compiler.is_compiling() and _transforms():
+        return list(_Transformed.apply(spec, options, *tensors))  # type: ignore[no-untyped-call]
+    found: list[torch.Tensor] = run(tensors, spec, options)
+    return found
+
+
+def _has_gradient(t: torch.Tensor) -> bool:
+    """Whether a gradient by a tensor, or by one that `torch.func` wraps in it, may be asked for."""
+    if torch.compiler.is_compiling():
+        return t.requires_grad
+    while not t.requires_grad and torch._C._functorch.is_functorch_wrapped_tensor(t):
+        t = torch._C._functorch.get_unwrapped(t)
+    return t.requires_grad
+
+
+def _transforms() -> bool:
+    """Whether a transformation of `torch.func` or forward mode is on."""
+    forward_mode: bool = torch.autograd.forward_ad._current_level >= 0
+    return forward_mode or torch._C._are_functorch_transforms_active()
+
+
+def _mapped(
+    number: int,
+    dims: Sequence[int | None],
+    tensors: Sequence[torch.Tensor],
+    spec: str,
+    options: str,
+) -> tuple[list[torch.Tensor], list[int]]:
     """One call for each element of the mapped dimension."""
-    dims = in_dims[0]
     made = [
-        run(
+        _run(
             [t if d is None else t.select(d, n) for t, d in zip(tensors, dims, strict=True)],
             spec,
             options,
         )
-        for n in range(info.batch_size)
+        for n in range(number)
     ]
     stacked = [torch.stack(parts) for parts in zip(*made, strict=True)]
     return stacked, [0] * len(stacked)
@@ -225,12 +291,12 @@ def apply(
     """
     inputs, params, free, outputs = signature(number)
     used = {n: t for n, t in tensors.items() if n in inputs or n in params}
-    wrt = tuple(n for n, t in used.items() if t.requires_grad and t.is_floating_point())
+    wrt = tuple(n for n, t in used.items() if t.is_floating_point() and _has_gradient(t))
     numbers = {n: v for n, v in settings.items() if (n in params or n in free) and n not in used}
     if not torch.is_grad_enabled():
         wrt = ()
     text, options = plan(number, tuple(used), wrt, tuple(sorted(numbers.items())))
-    found = run(list(used.values()), text, options)
+    found = _run(list(used.values()), text, options)
     return {n: found[k] for k, n in enumerate(outputs)}
 
 
