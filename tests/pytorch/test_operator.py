@@ -237,9 +237,22 @@ def test_transformations_of_torch_func(causal):
         yield f.grad(lambda b: f.vmap(loss, (0, None))(b, v).square().sum())(batch)
         yield f.jacrev(lambda q: attend(kernel, q, k, v))(q)
         yield f.jacrev(f.jacrev(loss))(q, v)
+        yield f.functionalize(loss)(q, v)
 
     for found, wanted in zip(transformed(causal), transformed(plain), strict=True):
         torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_vmap_of_any_number(causal):
+    """None of them has a shape, too; and a compiled function maps as another does."""
+    q, k, v = tensors(1, 2, 3, 4, grad=False)
+
+    def mapped(batch):
+        return torch.func.vmap(lambda q: attend(causal, q, k, v))(batch)
+
+    assert mapped(torch.zeros(0, *q.shape)).shape == (0, *q.shape)
+    assert torch.equal(torch.compile(mapped, backend="eager")(q[None]), mapped(q[None]))
 
 
 def test_mapped_tensors_have_gradients_beside_others(causal):

@@ -117,7 +117,7 @@ run.register_autograd(_backward, setup_context=_remember)
 def _(
     info: Any, in_dims: Any, tensors: list[torch.Tensor], spec: str, options: str
 ) -> tuple[list[torch.Tensor], list[int]]:
-    return _mapped(info.batch_size, in_dims[0], tensors, spec, options)
+    return _mapped(run, info.batch_size, in_dims[0], tensors, spec, options)
 
 
 class _Transformed(torch.autograd.Function):
@@ -150,7 +150,7 @@ class _Transformed(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, spec: str, options: str, *tensors: torch.Tensor) -> Any:
-        made, dims = _mapped(info.batch_size, in_dims[2:], tensors, spec, options)
+        made, dims = _mapped(_run, info.batch_size, in_dims[2:], tensors, spec, options)
         return tuple(made), tuple(dims)
 
 
@@ -172,29 +172,34 @@ def _has_gradient(t: torch.Tensor) -> bool:
 
 
 def _transforms() -> bool:
-    """Whether a transformation of `torch.func` or forward mode is on."""
+    """Whether gradients or a map of `torch.func`, or forward mode, are on."""
     forward_mode: bool = torch.autograd.forward_ad._current_level >= 0
-    return forward_mode or torch._C._are_functorch_transforms_active()
+    innermost = torch._C._functorch.peek_interpreter_stack()
+    of_memory = torch._C._functorch.TransformType.Functionalize
+    return forward_mode or (innermost is not None and innermost.key() != of_memory)
 
 
 def _mapped(
+    called: Any,
     number: int,
     dims: Sequence[int | None],
     tensors: Sequence[torch.Tensor],
     spec: str,
     options: str,
 ) -> tuple[list[torch.Tensor], list[int]]:
-    """One call for each element of the mapped dimension."""
+    """One call for each element of the mapped dimension; where it has none, one for the shapes."""
     made = [
-        _run(
-            [t if d is None else t.select(d, n) for t, d in zip(tensors, dims, strict=True)],
-            spec,
-            options,
-        )
-        for n in range(number)
+        called([_element(t, d, n) for t, d in zip(tensors, dims, strict=True)], spec, options)
+        for n in range(max(number, 1))
     ]
-    stacked = [torch.stack(parts) for parts in zip(*made, strict=True)]
+    stacked = [torch.stack(parts)[:number] for parts in zip(*made, strict=True)]
     return stacked, [0] * len(stacked)
+
+
+def _element(t: torch.Tensor, dim: int | None, n: int) -> torch.Tensor:
+    if dim is None:
+        return t
+    return t.select(dim, n) if t.shape[dim] else t.new_zeros([*t.shape[:dim], *t.shape[dim + 1 :]])
 
 
 # -- the call
