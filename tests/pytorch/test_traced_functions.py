@@ -301,3 +301,24 @@ def test_a_prefix_sum_runs_in_the_loop_that_reads_it(function):
     x = real(200, 3).float()
     found = cascade.compile(cascade.trace(function, x))(x=x)
     torch.testing.assert_close(found, function(x.double()).float(), rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_that_share_a_sum_in_two_orders_of_its_ranks():
+    """The gain of queries and of keys is one, and both parts of its gradient sum over the batch."""
+
+    def gained(x, w, wo, g):
+        b, p, d = x.shape
+        q, k, v = (t.transpose(1, 2) for t in (x @ w).view(b, p, 3, 2, d // 2).unbind(2))
+        q, k = F.rms_norm(q, (d // 2,), g, 1e-6), F.rms_norm(k, (d // 2,), g, 1e-6)
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return out.transpose(1, 2).reshape(b, p, d) @ wo
+
+    torch.manual_seed(0)
+    given = {"x": real(2, 5, 4), "w": real(4, 12), "wo": real(4, 4), "g": real(2)}
+    kernel = cascade.compile(cascade.trace(gained, *given.values()))
+    single = {n: t.float().requires_grad_() for n, t in given.items()}
+    double = {n: t.requires_grad_() for n, t in given.items()}
+    found = torch.autograd.grad(kernel(**single).square().sum(), list(single.values()))
+    wanted = torch.autograd.grad(gained(**double).square().sum(), list(double.values()))
+    for f, w in zip(found, wanted, strict=True):
+        torch.testing.assert_close(f.double(), w, rtol=1e-3, atol=1e-3)
