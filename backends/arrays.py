@@ -193,17 +193,20 @@ def _inputs(
     needed = required_kinds(cascade)
     arrays: dict[str, Array] = {}
     for tensor in cascade.inputs:
-        array = _array(inputs[tensor.name])
+        array = _array(tensor.name, inputs[tensor.name])
         kind = needed.get(tensor.name) or declared_kind(tensor.dtype)
         arrays[tensor.name] = convert(tensor.name, array, kind)
     return arrays
 
 
-def _array(given: Any) -> Array:
+def _array(name: str, given: Any) -> Array:
     """What was given, as an array; a tensor of torch whose type NumPy has not as float32."""
     if str(getattr(given, "dtype", "")) in [f"torch.{name}" for name in NARROW]:
         given = given.detach().cpu().float()
-    return np.asarray(given)
+    try:
+        return np.asarray(given)
+    except ValueError:
+        raise input_error("input-type", f"`{name}` is no array: its rows differ in size") from None
 
 
 def _as_kind(name: str, array: Array, kind: str) -> Array:

@@ -116,6 +116,7 @@ def _attend(
 ) -> Any:
     if getattr(return_aux, "max_scores", False):
         raise input_error("host", "`return_aux` has no `max_scores` here", "it has `lse`")
+    _check_shapes(query=query, key=key, value=value)
     if query.shape[1] != key.shape[1] and not enable_gqa:
         raise input_error(
             "shape",
@@ -144,6 +145,13 @@ def _attend(
 
         return found["O"], AuxOutput(lse=lse if return_aux.lse else None)
     return (found["O"], lse) if return_lse else found["O"]
+
+
+def _check_shapes(**given: torch.Tensor) -> None:
+    for name, t in given.items():
+        if t.dim() != 4:
+            message = f"`{name}` has shape {tuple(t.shape)}, and attention is of 4 dimensions"
+            raise input_error("shape", message, "they are [batch, head, position, width]")
 
 
 GROUPS = "each group serves the same number of query heads"

@@ -338,9 +338,13 @@ def refuse_derived(rank: Rank) -> None:
     name = rank.name.upper()
     if rank.extent == Symbol(name):
         return
+    others = sorted(symbols(rank.extent))
+    if not others:
+        message = f"`{name}` is {print_expr(rank.extent)} by the spec and cannot be set"
+        raise input_error("setting", message, f"leave out `{name}`", span=rank.span)
     message = f"`{name}` follows from other extents ({print_expr(rank.extent)}) and cannot be set"
-    hints = [f"set {' or '.join(f'`{s}`' for s in sorted(symbols(rank.extent)))}"]
-    raise input_error("setting", message, *hints, span=rank.span)
+    hint = f"set {' or '.join(f'`{s}`' for s in others)}"
+    raise input_error("setting", message, hint, span=rank.span)
 
 
 def _check_extent(rank: Rank, name: str, value: Number) -> None:

@@ -97,11 +97,13 @@ class Draft:
         self.einsums.append(Einsum(name, ranks, body, slot))
 
     def once(self, key: object, stem: str, ranks: tuple[str, ...], body: Expr) -> Read:
-        """A statement for a value that several need."""
-        if (key, body) not in self.made:
-            self.made[key, body] = name = self.fresh(stem)
+        """A statement for a value that several need, who may name its ranks in other orders."""
+        known = (key, body, frozenset(ranks))
+        if known not in self.made:
+            self.made[known] = name = self.fresh(stem)
             self.add(name, ranks, body)
-        return Read(self.made[key, body], tuple(Coordinate(r) for r in ranks))
+        made = next(e for e in self.einsums if e.tensor == self.made[known])
+        return Read(made.tensor, tuple(Coordinate(r) for r in made.ranks))
 
     def replace(self, old: Einsum, body: Expr) -> None:
         place = next(n for n, e in enumerate(self.einsums) if e is old)

@@ -14,6 +14,7 @@ from cascade.frontends.torch_function.shapes import (
     align,
     axis,
     broadcast,
+    equal,
     indexed,
     merge,
     one,
@@ -25,7 +26,7 @@ from cascade.frontends.torch_function.shapes import (
 from cascade.frontends.torch_function.sizes import expr_of
 from cascade.frontends.torch_function.traced import Graph, Traced, refuse, variable
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Reduce, Select, Where
-from cascade.ir.walk import walk
+from cascade.ir.walk import reads, walk
 
 Operation = Callable[..., Any]
 TABLE: dict[str, Operation] = {}
@@ -67,6 +68,7 @@ def method(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     args, kwargs = _arguments(plain, args, kwargs)
     place = kwargs.pop("inplace", False) or place
     found = _called(plain, args, kwargs)
+    _without_gradients(plain, args, kwargs, found)
     if place and isinstance(found, Traced):
         if not isinstance(args[0], Traced):
             refuse(f"`{plain}` in place, of a tensor from outside of the function,")
@@ -92,6 +94,26 @@ def _arguments(
             "make a new tensor instead: `x = x + y` for `x += y`",
         )
     return args, kwargs
+
+
+def _without_gradients(plain: str, args: Sequence[Any], kwargs: dict[str, Any], found: Any) -> None:
+    """Mark real numbers made where gradients are off; where they are on, nothing is made of these.
+
+    A function that is all without gradients is traced as any other.
+    """
+    import torch
+
+    if not torch.is_grad_enabled():
+        for part in _nested([found]):
+            part.still = part.kind == "real" and bool(reads(part.expr))
+    elif any(a.still for a in _nested((args, list(kwargs.values())))):
+        refuse(f"`{plain}` of what was made in `torch.no_grad()`, where a gradient ends,", ENDS)
+
+
+ENDS = (
+    "leave it out if no gradient comes this far, as at the maximum of a softmax; "
+    "or make the value an argument"
+)
 
 
 def _stored(plain: str, args: Sequence[Any], found: Any) -> Any:
@@ -332,12 +354,20 @@ operation("ceil")(lambda x: x if x.kind == "int" else _pointwise("ceil", "real",
 operation("trunc", "fix")(lambda x: x if x.kind == "int" else _cast(_truncated(x), "real"))
 operation("reciprocal")(lambda x: _pointwise("/", "real", 1, x))
 operation("square")(lambda x: _pointwise("**", None, x, 2))
-operation("contiguous", "clone", "detach", "cpu", "cuda", "alias")(lambda x: x)
+operation("contiguous", "clone", "cpu", "cuda", "alias")(lambda x: x)
 operation("float", "double", "half", "bfloat16")(lambda x: _cast(x, "real"))
 operation("long", "int")(lambda x: _cast(x, "int"))
 operation("bool")(lambda x: _cast(x, "bool"))
 operation("type_as")(lambda x, other: _cast(x, other.kind))
 operation("numel", "nelement")(lambda x: x.shape.numel())
+
+
+@operation("detach")
+def _detach(x: Any) -> Any:
+    """Integers have no gradient to stop."""
+    if x.kind == "real":
+        refuse("`detach`, where a gradient ends,", ENDS)
+    return x
 
 
 @operation("to", "type")
@@ -907,6 +937,60 @@ def _split(x: Any, split_size: Any, dim: int = 0) -> Any:
 @operation("chunk")
 def _chunk(x: Any, chunks: int, dim: int = 0) -> Any:
     return _split(x, -(-x.shape[axis(x, dim)] // chunks), dim)
+
+
+@operation("cat", "concat", "concatenate")
+def _cat(tensors: Sequence[Any], dim: int = 0) -> Any:
+    """One after the other along a dimension: each is chosen where the coordinate is in it."""
+    graph = graph_of(tensors)
+    values = [lifted(graph, t) for t in tensors]
+    kind = _joined([v.kind for v in values], "select")
+    values = [_simple(_cast(v, kind)) for v in values]
+    at = axis(values[0], dim)
+    dims = _beside(values, at)
+    sizes = [v.shape[at] for v in values]
+    ends = [reduce(lambda a, b: a + b, sizes[: n + 1]) for n in range(len(sizes))]
+    whole = ends[-1]
+    dims[at] = None if one(whole) else graph.rank(int(whole), expr_of(whole))
+    along = Const(0) if dims[at] is None else Coordinate(str(dims[at]))
+    starts = [Const(0), *map(expr_of, ends)]
+    parts = [_moved(v, at, dims, along, s) for v, s in zip(values, starts, strict=False)]
+    found = parts[-1]
+    for part, end in zip(reversed(parts[:-1]), reversed(ends[:-1]), strict=True):
+        inside = Map("<", (along, expr_of(end)))
+        places = [d if n == at else None for n, d in enumerate(dims)]
+        found = _where(Traced(graph, inside, places, "bool"), part, found)
+    return found
+
+
+def _beside(values: Sequence[Traced], at: int) -> list[str | None]:
+    """The dimensions that values have together but for the one along which they follow."""
+    dims = list(values[0].dims)
+    for v in values[1:]:
+        shapes = [[int(s) for n, s in enumerate(x.shape) if n != at] for x in (values[0], v)]
+        if len(v.dims) != len(dims) or shapes[0] != shapes[1]:
+            words = " and ".join(str(tuple(map(int, x.shape))) for x in (values[0], v))
+            refuse(f"`cat` of shapes {words}")
+        dims = [mine or theirs for mine, theirs in zip(dims, v.dims, strict=True)]
+    return dims
+
+
+def _moved(x: Traced, at: int, dims: Sequence[str | None], along: Expr, start: Expr) -> Traced:
+    """A value over these dimensions, of which one starts elsewhere."""
+    values: dict[str, Expr] = {}
+    for n, (own, wanted) in enumerate(zip(x.dims, dims, strict=True)):
+        if n == at and own is not None:
+            values[own] = along if start == Const(0) else Map("-", (along, start))
+        elif own is not None and wanted is not None:
+            equal(x.graph, wanted, own)
+            values[own] = Coordinate(wanted)
+    return Traced(x.graph, x.graph.put(x.expr, values), dims, x.kind)
+
+
+@operation("stack")
+def _stack(tensors: Sequence[Any], dim: int = 0) -> Any:
+    graph = graph_of(tensors)
+    return _cat([unsqueezed(lifted(graph, t), dim) for t in tensors], dim)
 
 
 @operation("getitem")

@@ -10,6 +10,7 @@ from cascade.frontends.torch_function.absence import filled
 from cascade.frontends.torch_function.sizes import expr_of
 from cascade.frontends.torch_function.traced import Graph, Traced, refuse
 from cascade.ir.expr import Const, Coordinate, Expr, Map, Read, Symbol
+from cascade.ir.walk import symbols
 
 Dims = Sequence[str | None]
 NOWHERE = -1.0  # what `argtop` stands for past the values that are there: what it indexes is absent
@@ -186,7 +187,7 @@ def _sliced(graph: Graph, rank: str | None, part: slice, values: dict[str, Expr]
 
 def _from_end(graph: Graph, rank: str, bound: Expr) -> bool | None:
     """Whether a bound is counted from the end of a dimension; None for one that is computed."""
-    if isinstance(bound, Const):
+    if not symbols(bound):
         return False
     if isinstance(bound, Map) and bound.op == "-" and isinstance(bound.args[1], Const):
         bound = bound.args[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -95,6 +96,8 @@ class Graph:
         return replace(e, rank=new[e.rank], body=body)
 
     def name(self, stem: str) -> str:
+        if not re.fullmatch(r"[A-Za-z_]\w*", stem, re.ASCII):
+            refuse(f"the name `{stem}`", "a name has letters from a to z, digits and underscores")
         stem = f"{stem}_" if stem in WORDS else stem
         name, n = stem, 2
         while name in self.taken:
@@ -171,6 +174,7 @@ class Traced:
         self.dims = tuple(dims)
         self.kind = kind
         self.storage = Storage()
+        self.still = False  # made where gradients are off
 
     def become(self, other: Traced) -> Traced:
         """Change in place: this tensor has the new value, and its views have none that we know."""
@@ -178,7 +182,9 @@ class Traced:
             refuse(f"a change in place from shape {self.shape} to {other.shape}")
         self.storage.changed = True
         self.storage = Storage()
-        self.expr, self.dims, self.kind = other.expr, other.dims, other.kind
+        self.expr, self.dims, self.kind, self.still = (
+            other.expr, other.dims, other.kind, other.still,
+        )  # fmt: skip
         return self
 
     # -- what PyTorch code asks of a tensor
@@ -210,7 +216,7 @@ class Traced:
 
     @property
     def T(self) -> Any:
-        return self.transpose(-1, -2)
+        return self.permute(*reversed(range(len(self.dims))))
 
     @property
     def mT(self) -> Any:
@@ -262,7 +268,7 @@ class Traced:
         from cascade.frontends.torch_function.operations import method
 
         if name in ("data", "real"):
-            return method("alias", (self,), {})
+            return method("detach" if name == "data" else "alias", (self,), {})
         if name in ("is_cuda", "is_sparse", "is_quantized"):
             return False
         if not callable(getattr(torch.Tensor, name)):
@@ -316,8 +322,6 @@ class Traced:
 
 def variable() -> str | None:
     """The variable that the user's line assigns."""
-    import re
-
     found = re.match(r"([A-Za-z][A-Za-z0-9_]*)\s*=[^=]", place().text)
     return found[1] if found else None
 

@@ -98,6 +98,7 @@ RUNS = (
         {"A": np.array([1 << 63], np.uint64)},
     ),
     Run("text_input", ATTENTION, attention(Q=np.array([["a", "b", "c"]]))),
+    Run("ragged_input", ATTENTION, attention(Q=[[1.0, 2.0, 3.0], [1.0]])),
     # settings
     Run("unknown_setting", ATTENTION, attention(), {"N": 3}),
     Run(
@@ -113,6 +114,7 @@ RUNS = (
     Run("setting_text", ATTENTION, attention(), {"M": "4"}),
     Run("setting_nan", one("s * A[m]", "param  s = 1\n"), A, {"s": float("nan")}),
     Run("setting_of_derived_extent", TILES, A, {"M0": 2, "M1": 5}),
+    Run("setting_of_fixed_extent", one("sum[j](A[m] * j)", "rank   j < 3\n"), A, {"J": 4}),
     Run("setting_real_for_index", WINDOW, A, {"w": 2.5}),
     Run("setting_number_for_truth", one("A[m] where keep", "param  keep = true\n"), A, {"keep": 2}),
     # extents, params and requirements

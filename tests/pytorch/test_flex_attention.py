@@ -233,6 +233,8 @@ def test_what_has_no_form_is_said():
         attend(*tensors(), lambda s, b, h, q, kv: s + SLOPE)
     with pytest.raises(cascade.InputError, match="enable_gqa"):
         ours.flex_attention(*tensors(heads=2))
+    with pytest.raises(cascade.InputError, match=r"`key` has shape .*, and attention is of 4"):
+        attend(tensors()[0], *(t[0] for t in tensors()[1:]))
     with pytest.raises(cascade.InputError, match="create_block_mask"):
         attend(*tensors(), block_mask=causal)
     with pytest.raises(cascade.InputError, match="max_scores"):

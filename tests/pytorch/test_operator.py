@@ -121,6 +121,14 @@ def test_double_backward(causal):
     )
 
 
+def test_a_checkpoint_makes_what_was_saved_again(causal):
+    q, k, v = tensors(1, 2, 5, 4)
+    plain = torch.autograd.grad(attend(causal, q, k, v).sin().sum(), (q, k, v))
+    again = torch.utils.checkpoint.checkpoint(attend, causal, q, k, v, use_reentrant=False)
+    found = torch.autograd.grad(again.sin().sum(), (q, k, v))
+    assert all(torch.equal(f, p) for f, p in zip(found, plain, strict=True))
+
+
 def test_empty_rows_have_gradient_zero():
     made = cascade.compile(spec("paged_keys"))
     q = torch.randn(2, 1, 3, 4, requires_grad=True)
@@ -207,6 +215,69 @@ def test_vmap(causal):
     assert torch.equal(shared[1], attend(causal, q[1], k[0], v[0]))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch itself
+def test_transformations_of_torch_func(causal):
+    """Gradients, those of each sample and of gradients, as of the same formula in plain PyTorch."""
+
+    def plain(Q, K, V):
+        scores = Q @ K.mT * Q.shape[-1] ** -0.5
+        later = torch.ones(3, 3, dtype=torch.bool).triu(1)
+        return {"O": scores.masked_fill(later, -float("inf")).softmax(-1) @ V}
+
+    q, k, v = tensors(1, 2, 3, 4, dtype=torch.float64, grad=False)
+    batch = torch.randn(5, 1, 2, 3, 4, dtype=torch.float64)
+
+    def transformed(kernel):
+        def loss(q, v):
+            return attend(kernel, q, k, v).sin().sum()
+
+        f = torch.func
+        yield from f.grad(loss, (0, 1))(q, v)
+        yield f.vmap(f.grad(loss), (0, None))(batch, v)
+        yield f.grad(lambda b: f.vmap(loss, (0, None))(b, v).square().sum())(batch)
+        yield f.jacrev(lambda q: attend(kernel, q, k, v))(q)
+        yield f.jacrev(f.jacrev(loss))(q, v)
+        yield f.functionalize(loss)(q, v)
+
+    for found, wanted in zip(transformed(causal), transformed(plain), strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_vmap_of_any_number(causal):
+    """None of them has a shape, too; and a compiled function maps as another does."""
+    q, k, v = tensors(1, 2, 3, 4, grad=False)
+
+    def mapped(batch):
+        return torch.func.vmap(lambda q: attend(causal, q, k, v))(batch)
+
+    assert mapped(torch.zeros(0, *q.shape)).shape == (0, *q.shape)
+    assert torch.equal(torch.compile(mapped, backend="eager")(q[None]), mapped(q[None]))
+
+
+def test_mapped_tensors_have_gradients_beside_others(causal):
+    k, v = tensors(1, 2, 3, 4, number=2, dtype=torch.float64)
+    batch = torch.randn(5, 1, 2, 3, 4, dtype=torch.float64, requires_grad=True)
+    mapped = torch.func.vmap(lambda q: attend(causal, q, k, v))(batch)
+    single = torch.stack([attend(causal, q, k, v) for q in batch])
+    found, wanted = (torch.autograd.grad(o.sin().sum(), (batch, k, v)) for o in (mapped, single))
+    torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch itself
+def test_forward_mode_is_refused(causal):
+    """An operator has no tangent in PyTorch, which would be taken for 0."""
+    q, k, v = tensors(1, 2, 3, 4, grad=False)
+    for mode in (torch.func.jacfwd, torch.func.hessian):
+        with pytest.raises(cascade.InputError, match="in forward mode"):
+            mode(lambda q: attend(causal, q, k, v).sum())(q)
+    with torch.autograd.forward_ad.dual_level():
+        assert attend(causal, q, k, v).isfinite().all()
+        dual = torch.autograd.forward_ad.make_dual(q, q)
+        with pytest.raises(cascade.InputError, match="in forward mode"):
+            attend(causal, dual, k, v)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_compile(causal):
     made = torch.compile(
@@ -265,6 +336,21 @@ def test_shapes_disagree_for_tensors_as_for_arrays():
             call()
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (None, "`V` is given as NoneType, which is no tensor of numbers"),
+        ([[1.0], [1.0, 2.0]], "`V` is given as list, which is no tensor of numbers"),
+        (torch.ones(1, 2, 5, 4).to_sparse(), "`V` is sparse"),
+    ],
+    ids=["nothing", "ragged", "sparse"],
+)
+def test_inputs_are_tensors_of_numbers(causal, given, message):
+    q, k, _ = tensors(1, 2, 5, 4, grad=False)
+    with pytest.raises(cascade.InputError, match=message):
+        causal(Q=q, K=k, V=given)
+
+
 TEMPERED = """
 input  Q[p,e], K[m,e]
 param  tau = 1, W = 2
@@ -298,6 +384,15 @@ def test_right_settings():
     assert torch.equal(kernel(Q=q, K=k, M=8, W=np.int64(2)), kernel(Q=q, K=k))
     declared = "input x[m]\nrank j < J\nz[j] = sum[m](x[m]) * j\noutput z\n"
     assert cascade.compile(cascade.parse(declared))(x=q[0], J=4).shape == (4,)
+
+
+def test_an_input_may_have_the_name_of_an_extent():
+    """A keyword is the input then, and sets no extent, fixed as that is."""
+    text = "input E[m], x[e]\nrank e < 1\nz[m] = E[m] * x[0]\noutput z\n"
+    kernel = cascade.compile(cascade.parse(text))
+    given = torch.arange(3.0)
+    assert torch.equal(kernel(E=given, x=torch.ones(1)), given)
+    assert np.array_equal(kernel(E=given.numpy(), x=np.ones(1)), given.numpy())
 
 
 @pytest.mark.filterwarnings("ignore")

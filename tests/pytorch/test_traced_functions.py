@@ -152,6 +152,7 @@ INDEX = {
     "counted to 1": lambda x, n: x[:1][torch.arange(1), torch.arange(1)] + x[:1].argmax(1),
     "the best of none": lambda x, n: x[x.masked_fill(x > x[:1].amin(), LOW).argmax(0)],
     "the only one": lambda x, n: x + x[:1].argmax(0),
+    "the last of the best": lambda x, n: x + x.topk(3).values[:, -1:],
 }
 
 
@@ -179,7 +180,35 @@ def parts(x):
     return a @ b.T, c * d.sum(0), x.split(3)[1] + x.unbind(1)[2], x.narrow(0, 1, 2), x.select(1, -1)
 
 
+def turned(x):
+    """Rotary embedding by halves, as models have it."""
+    a, b = x.chunk(2, -1)
+    angle = torch.cat((x[:, :2], x[:, 2:]), -1)
+    return x * angle.cos() + torch.cat((-b, a), dim=-1) * angle.sin()
+
+
+@torch.no_grad()
+def all_without_gradients(x):
+    return (x - x.amax(-1, keepdim=True)).exp()
+
+
+def partly_without_gradients(x):
+    with torch.no_grad():
+        norm = x.square().sum()
+        rows = torch.arange(4)[:, None]
+    return x * rows / norm
+
+
 OTHER = {
+    "turned": turned,
+    "one after the other": lambda x: torch.cat([x, x.T, x[:1], 2 * x[1:]]),
+    "columns": lambda x: torch.concat((x, x[:, :1], x.cumsum(1)), dim=1),
+    "a stack": lambda x: torch.stack([x, x.T, x @ x], -2),
+    "a stack of numbers": lambda x: torch.stack([x.sum(), x.amax()]),
+    "kinds side by side": lambda x: torch.cat([x, x > 0, torch.arange(4)[None]]),
+    "one alone": lambda x: torch.cat([x[:1]]) + torch.cat([x], 1),
+    "scores side by side": lambda x: torch.cat([x, low(x)], 1).softmax(-1),
+    "without gradients": all_without_gradients,
     "parts": parts,
     "in place": changed,
     "constants in place": lambda x: torch.zeros(4, 4, dtype=x.dtype).add_(x),
@@ -196,6 +225,8 @@ OTHER = {
     "a row without a key": lambda x: F.scaled_dot_product_attention(
         x, x, x, torch.where(x < x[:1], LOW, x) + torch.where(x[:, :1] > 0, LOW, x)
     ),
+    "other transposes": lambda x: (x[:, None] * x).T + x[0].T * x.sum().T,
+    "integers are detached": lambda x: x * x.argmax(-1).detach(),
     "causal, one query": lambda x: F.scaled_dot_product_attention(x[:1], x, x, is_causal=True),
 }
 
@@ -233,6 +264,10 @@ REFUSED = {
     "`topk` of 5": lambda x: x.topk(5),
     "`softmax` without": lambda x: F.softmax(x),
     "with these arguments": lambda x: x.sum(0, keepdims=True),
+    "in `torch.no_grad()`": partly_without_gradients,
+    "`cat` of shapes (4, 4) and (1, 4)": lambda x: torch.cat([x, x[:1]], 1),
+    "`detach`": lambda x: x - x.mean().detach(),
+    "the name `a sum`": lambda x: {"a sum": x.sum()},
     "`lshift`": lambda x: x << 1,
     "the bits of integers": lambda x: x.long() & 1,
     "`is_leaf`": lambda x: x.is_leaf,
@@ -266,3 +301,24 @@ def test_a_prefix_sum_runs_in_the_loop_that_reads_it(function):
     x = real(200, 3).float()
     found = cascade.compile(cascade.trace(function, x))(x=x)
     torch.testing.assert_close(found, function(x.double()).float(), rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_that_share_a_sum_in_two_orders_of_its_ranks():
+    """The gain of queries and of keys is one, and both parts of its gradient sum over the batch."""
+
+    def gained(x, w, wo, g):
+        b, p, d = x.shape
+        q, k, v = (t.transpose(1, 2) for t in (x @ w).view(b, p, 3, 2, d // 2).unbind(2))
+        q, k = F.rms_norm(q, (d // 2,), g, 1e-6), F.rms_norm(k, (d // 2,), g, 1e-6)
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return out.transpose(1, 2).reshape(b, p, d) @ wo
+
+    torch.manual_seed(0)
+    given = {"x": real(2, 5, 4), "w": real(4, 12), "wo": real(4, 4), "g": real(2)}
+    kernel = cascade.compile(cascade.trace(gained, *given.values()))
+    single = {n: t.float().requires_grad_() for n, t in given.items()}
+    double = {n: t.requires_grad_() for n, t in given.items()}
+    found = torch.autograd.grad(kernel(**single).square().sum(), list(single.values()))
+    wanted = torch.autograd.grad(gained(**double).square().sum(), list(double.values()))
+    for f, w in zip(found, wanted, strict=True):
+        torch.testing.assert_close(f.double(), w, rtol=1e-3, atol=1e-3)

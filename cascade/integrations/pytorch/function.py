@@ -17,7 +17,7 @@ import torch
 
 from cascade.backends.kernel import TiledKernel
 from cascade.backends.triton.launch import TritonKernel
-from cascade.diagnostics import CascadeError
+from cascade.diagnostics import CascadeError, input_error
 from cascade.gradients import Gradients, gradients
 from cascade.integrations.pytorch.types import NOT_IN_NUMPY, output_types
 from cascade.integrations.specs import cascade_of
@@ -122,8 +122,7 @@ class Function:
         if isinstance(self.kernel, TritonKernel):
             found: dict[str, torch.Tensor] = self.kernel.launch(plain, settings)
         else:
-            arrays = {n: as_array(t) for n, t in plain.items()}
-            result = self.kernel.run(arrays, settings).outputs
+            result = self.kernel.run(_arrays(plain), settings).outputs
             found = {n: torch.from_numpy(np.asarray(a, order="C")) for n, a in result.items()}
         return found
 
@@ -132,8 +131,7 @@ class Function:
     ) -> dict[str, torch.Tensor]:
         from cascade.backends.reference import evaluate
 
-        arrays = {n: as_array(t.detach()) for n, t in tensors.items()}
-        found = evaluate(self.spec, arrays, settings)
+        found = evaluate(self.spec, _arrays(tensors), settings)
         return {n: torch.from_numpy(np.asarray(a, order="C")) for n, a in found.items()}
 
     def empty(
@@ -172,6 +170,19 @@ class Function:
         extents = bind(self.spec, shapes, settings).extents
         whole = [extents[r] + (n == t.iterative) for n, r in enumerate(t.ranks)]
         return [w if s is None else s for s, w in zip(shape, whole, strict=True)]
+
+
+def _arrays(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """NumPy views of tensors of the CPU. Raises `InputError` for others."""
+    for name, t in tensors.items():
+        if t.layout != torch.strided:
+            message = f"`{name}` is sparse, and every point of an input has a number"
+            raise input_error("input-type", message, "make it dense: `x.to_dense()`")
+        if t.device.type != "cpu":
+            message = f"`{name}` is on `{t.device}`, and this kernel runs on the CPU"
+            hint = 'compile it with `backend="triton"`, or move its inputs: `x.cpu()`'
+            raise input_error("device", message, hint)
+    return {n: as_array(t.detach()) for n, t in tensors.items()}
 
 
 def as_array(t: torch.Tensor) -> Any:

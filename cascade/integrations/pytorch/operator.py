@@ -68,9 +68,10 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: list[torch.Tensor]) -> 
 
 def _backward(ctx: Any, grads: list[torch.Tensor | None]) -> tuple[Any, None, None]:
     options = Options.read(ctx.options)
-    tensors = dict(zip(options.names, ctx.saved_tensors[: ctx.number], strict=True))
+    saved = ctx.saved_tensors  # once: a checkpoint makes them again at each reading
+    tensors = dict(zip(options.names, saved[: ctx.number], strict=True))
     names = parsed(ctx.spec).outputs
-    outputs = dict(zip(names, ctx.saved_tensors[ctx.number :], strict=True))
+    outputs = dict(zip(names, saved[ctx.number :], strict=True))
     arrived = dict(zip(names, grads, strict=True))
     source = options.source or ctx.spec
     wrt = options.wrt or tuple(n for n, t in tensors.items() if t.requires_grad)
@@ -116,18 +117,89 @@ run.register_autograd(_backward, setup_context=_remember)
 def _(
     info: Any, in_dims: Any, tensors: list[torch.Tensor], spec: str, options: str
 ) -> tuple[list[torch.Tensor], list[int]]:
-    """One call for each element of the mapped dimension."""
-    dims = in_dims[0]
-    made = [
-        run(
-            [t if d is None else t.select(d, n) for t, d in zip(tensors, dims, strict=True)],
-            spec,
-            options,
+    return _mapped(run, info.batch_size, in_dims[0], tensors, spec, options)
+
+
+class _Transformed(torch.autograd.Function):
+    """The operator inside `torch.func.grad` and its like, which take no gradient of an operator.
+
+    In forward mode an operator would have no tangent, silently.
+    """
+
+    @staticmethod
+    def forward(spec: str, options: str, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(run(list(tensors), spec, options))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        spec, options, *tensors = inputs
+        _remember(ctx, (tensors, spec, options), list(output))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor | None) -> Any:
+        given, *_ = _backward(ctx, list(grads))
+        return None, None, *given
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        raise input_error(
+            "host",
+            "a kernel has no derivative in forward mode",
+            "use reverse mode: `torch.func.jacrev` for `jacfwd`, `vjp` for `jvp`",
         )
-        for n in range(info.batch_size)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, spec: str, options: str, *tensors: torch.Tensor) -> Any:
+        made, dims = _mapped(_run, info.batch_size, in_dims[2:], tensors, spec, options)
+        return tuple(made), tuple(dims)
+
+
+def _run(tensors: list[torch.Tensor], spec: str, options: str) -> list[torch.Tensor]:
+    """The outputs, in whatever transformation of `torch.func` this is called."""
+    if not torch.compiler.is_compiling() and _transforms():
+        return list(_Transformed.apply(spec, options, *tensors))  # type: ignore[no-untyped-call]
+    found: list[torch.Tensor] = run(tensors, spec, options)
+    return found
+
+
+def _has_gradient(t: torch.Tensor) -> bool:
+    """Whether a gradient by a tensor, or by one that `torch.func` wraps in it, may be asked for."""
+    if torch.compiler.is_compiling():
+        return t.requires_grad
+    while not t.requires_grad and torch._C._functorch.is_functorch_wrapped_tensor(t):
+        t = torch._C._functorch.get_unwrapped(t)
+    return t.requires_grad
+
+
+def _transforms() -> bool:
+    """Whether gradients or a map of `torch.func`, or forward mode, are on."""
+    forward_mode: bool = torch.autograd.forward_ad._current_level >= 0
+    innermost = torch._C._functorch.peek_interpreter_stack()
+    of_memory = torch._C._functorch.TransformType.Functionalize
+    return forward_mode or (innermost is not None and innermost.key() != of_memory)
+
+
+def _mapped(
+    called: Any,
+    number: int,
+    dims: Sequence[int | None],
+    tensors: Sequence[torch.Tensor],
+    spec: str,
+    options: str,
+) -> tuple[list[torch.Tensor], list[int]]:
+    """One call for each element of the mapped dimension; where it has none, one for the shapes."""
+    made = [
+        called([_element(t, d, n) for t, d in zip(tensors, dims, strict=True)], spec, options)
+        for n in range(max(number, 1))
     ]
-    stacked = [torch.stack(parts) for parts in zip(*made, strict=True)]
+    stacked = [torch.stack(parts)[:number] for parts in zip(*made, strict=True)]
     return stacked, [0] * len(stacked)
+
+
+def _element(t: torch.Tensor, dim: int | None, n: int) -> torch.Tensor:
+    if dim is None:
+        return t
+    return t.select(dim, n) if t.shape[dim] else t.new_zeros([*t.shape[:dim], *t.shape[dim + 1 :]])
 
 
 # -- the call
@@ -224,12 +296,12 @@ def apply(
     """
     inputs, params, free, outputs = signature(number)
     used = {n: t for n, t in tensors.items() if n in inputs or n in params}
-    wrt = tuple(n for n, t in used.items() if t.requires_grad and t.is_floating_point())
+    wrt = tuple(n for n, t in used.items() if t.is_floating_point() and _has_gradient(t))
     numbers = {n: v for n, v in settings.items() if (n in params or n in free) and n not in used}
     if not torch.is_grad_enabled():
         wrt = ()
     text, options = plan(number, tuple(used), wrt, tuple(sorted(numbers.items())))
-    found = run(list(used.values()), text, options)
+    found = _run(list(used.values()), text, options)
     return {n: found[k] for k, n in enumerate(outputs)}
 
 
@@ -243,7 +315,7 @@ def call(number: int, given: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     tensors = {n: v for n, v in given.items() if isinstance(v, torch.Tensor)}
     for name in inputs:
         if name not in tensors:
-            tensors[name] = torch.as_tensor(given[name])
+            tensors[name] = _tensor(name, given[name])
     settings = {n: _number(n, v) for n, v in given.items() if n not in tensors}
     for name, value in tensors.items():
         if name not in inputs:
@@ -251,6 +323,14 @@ def call(number: int, given: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     _check_extents(number, tensors, settings)
     tensors = {n: _cast(t) for n, t in tensors.items()}
     return apply(number, tensors, settings)
+
+
+def _tensor(name: str, given: Any) -> torch.Tensor:
+    try:
+        return torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError):
+        message = f"`{name}` is given as {type(given).__name__}, which is no tensor of numbers"
+        raise input_error("input-type", message, "give a tensor or an array of numbers") from None
 
 
 def _number(name: str, value: Any) -> Any:
