@@ -66,7 +66,7 @@ def check_names(spec: Cascade, given: Collection[str]) -> None:
     if found:
         raise InputError(*found)
     for rank in spec.ranks:
-        if rank.name.upper() in given:
+        if rank.name.upper() in given and rank.name.upper() not in inputs:
             refuse_derived(rank)
 
 
