@@ -540,6 +540,17 @@ def atoms(p: Poly) -> Iterable[Atom]:
             yield from atoms(monomial.exponent)
 
 
+def every_atom(p: Poly) -> Iterable[Atom]:
+    """The atoms of a poly, those inside functions included."""
+    for a in atoms(p):
+        yield a
+        match a:
+            case Opaque(_, args):
+                yield from (b for x in args for b in every_atom(x))
+            case Total(poly):
+                yield from every_atom(poly)
+
+
 def replace_atoms(
     p: Poly, rule: Callable[[Atom], Poly | None], positive: Callable[[Atom], bool]
 ) -> Poly:

@@ -24,6 +24,7 @@ from cascade.transforms.normal_form import (
     Total,
     atom,
     atoms,
+    every_atom,
     factored,
     normal_form,
     replace_atoms,
@@ -120,7 +121,7 @@ class Results:
     def present(self, p: Poly) -> list[Expr]:
         """Conditions under which the results that `with_results` writes out have points."""
         found: dict[Expr, None] = {}
-        for a in atoms(p):
+        for a in every_atom(p):
             if isinstance(a, Read) and a.tensor in self.rewritten:
                 fused = self.plan.fused[a.tensor]
                 plain = fused.step.op == "sum" and self._only_accumulators(fused)

@@ -200,7 +200,7 @@ class Unfolded:
                 if name not in self.steps and name not in self.cascade.tensors:
                     return found
                 if name in self.recurring:
-                    return {*found, _there(e)}
+                    return {*found, *self._in_extents(e), _there(e)}
                 return found | self._in_extents(e) | self._carried(e)
             case Map(op) if op in DECIDING:
                 return self._decided(e)
@@ -251,8 +251,11 @@ class Unfolded:
         ranks = step.ranks if step is not None else self.cascade.tensors[e.tensor].ranks
         wholes = {p.expression for p in self.cascade.partitions}
         found: set[Expr] = set()
-        for rank, index in zip(ranks, e.index, strict=True):
+        slot = step.iterative if step is not None else None
+        for place, (rank, index) in enumerate(zip(ranks, e.index, strict=True)):
             extent = self.cascade.rank[rank].extent
+            if place == slot:  # the first value, and one of each step
+                extent = Map("+", (extent, Const(1)))
             match index:
                 case Coordinate(r):
                     if self.cascade.rank[r].extent != extent:

@@ -395,6 +395,14 @@ def test_an_input_may_have_the_name_of_an_extent():
     assert np.array_equal(kernel(E=given.numpy(), x=np.ones(1)), given.numpy())
 
 
+def test_an_input_has_the_name_of_an_extent_that_follows_from_others():
+    tiled = "input K[m]\nrank m = j*K0 + k\nparam K0 = 3\nz[j] = sum[k](K[m])\noutput z\n"
+    keys, wanted = torch.arange(8.0), torch.tensor([3.0, 12.0, 13.0])
+    kernel = cascade.compile(cascade.parse(tiled))
+    assert torch.equal(kernel(K=keys), wanted)
+    assert np.array_equal(kernel(K=keys.numpy()), wanted.numpy())
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_wrong_settings_when_compiled(causal):
     q, k, v = tensors(1, 2, 5, 4, dtype=torch.float32, grad=False)

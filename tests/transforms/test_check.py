@@ -59,6 +59,14 @@ TEXTS = {
     "logistic": (
         "input c[p,m]\nR[p] = sum[m](c[p,m])\nZ[p] = sum[m](sigmoid(c[p,m] - R[p]))\noutput Z"
     ),
+    "end_of_another_rank": (
+        "import std\ninput c[p,g,m]\nA[p,g,m] = softmax[g,m](c[p,g,m])\n"
+        "W[p,g] = sum[m](A[p,g,m])\noutput W"
+    ),
+    "chosen_slot": (
+        "input x[i], c[p,m], n[p]: int\ninit R[0] = 0\nR[i+1] = R[i] / 2 + x[i]\n"
+        "M0[p] = max[m](c[p,m])\nW[p] = sum[m](exp(c[p,m] - M0[p] + R[n[p]]))\noutput W"
+    ),
 }
 
 

@@ -166,3 +166,14 @@ def test_a_guarded_result_is_not_inverted_term_by_term() -> None:
     )
     for rows in ROWS:
         assert_agrees(c, arrays(rows))
+
+
+@pytest.mark.parametrize("after", ["tanh(A[p])", "max(A[p], -1)", "(A[p] ?? 0) + 1", "abs(A[p])"])
+def test_a_function_of_a_result_without_a_point(after: str) -> None:
+    c = cascade.parse(
+        "cascade guards\nimport std\ninput S[p,m], V[m]\nT[p] = sum[m](S[p,m])\n"
+        "W[p,m] = softmax[m](S[p,m] where S[p,m] > T[p])\nA[p] = W[p,m] * V[m]\n"
+        f"O[p] = {after}\noutput O\n"
+    )
+    for rows in ROWS:
+        assert_agrees(c, arrays(rows))
