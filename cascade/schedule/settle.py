@@ -13,13 +13,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from cascade.analysis.normalise import Step, normalise
-from cascade.ir.affine import always
+from cascade.ir.affine import always, divisible
 from cascade.ir.cascade import Cascade
 from cascade.ir.expr import TRUE, Const, Coordinate, Expr, Map, Read, Symbol, Where
 from cascade.ir.kinds import is_whole_exponent, tensor_kinds
 from cascade.ir.ops import DECIDING, MAPS, SELECTIONS
 from cascade.ir.walk import conjuncts, free_ranks, rebuild, substitute, unfiltered
-from cascade.schedule.truth import choose, conjoin, disjoin, negate, parts_of
+from cascade.schedule.truth import choose, conjoin, disjoin, negate
 
 Conditions = dict[frozenset[str], tuple[Expr, ...]]  # the ranks mentioned -> conjuncts
 
@@ -371,21 +371,15 @@ def index_bounds(cascade: Cascade, i: Expr, rank: str) -> tuple[Expr, ...]:
 
 def _below(cascade: Cascade, i: Expr, extent: Expr) -> bool:
     """Whether an index is less than an extent, from its form."""
-    match i, extent:
-        case Const(a), Const(b):
-            return bool(a < b)
-        case Map("//", (Coordinate(r), d)), _:
-            whole = cascade.rank[r.rstrip("'")].extent
-            exact = d == Map("//", (whole, extent)) and _divides(cascade, extent, whole)
-            return exact or whole in (Map("*", (extent, d)), Map("*", (d, extent)))
-        case _:
-            return always(Map("<", (i, extent)), lambda r: cascade.rank[r.rstrip("'")].extent)
 
+    def extent_of(rank: str) -> Expr:
+        return cascade.rank[rank.rstrip("'")].extent
 
-def _divides(cascade: Cascade, part: Expr, whole: Expr) -> bool:
-    """Whether the spec requires that an extent divides another."""
-    remainder = Map("==", (Map("%", (whole, part)), Const(0)))
-    return any(r.condition == remainder for r in cascade.requirements)
+    match i:
+        case Map("//", (Coordinate(r), d)):
+            if extent_of(r) in (Map("*", (extent, d)), Map("*", (d, extent))):
+                return True
+    return always(Map("<", (i, extent)), extent_of, divisible(cascade))
 
 
 def presence_name(tensor: str) -> str:
@@ -403,7 +397,7 @@ def join(a: Conditions, b: Conditions) -> Conditions:
         return a
     result = dict(a)
     for key, own in b.items():
-        result[key] = parts_of("and", conjoin((*result.get(key, ()), *own)))
+        result[key] = conjuncts(conjoin((*result.get(key, ()), *own)))
     return {key: own for key, own in result.items() if own != (TRUE,)}
 
 

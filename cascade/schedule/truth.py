@@ -36,7 +36,7 @@ def negate(e: Expr) -> Expr:
         case Map("not", (inner,)):
             return inner
         case Map("and" | "or" as op, _):
-            parts = parts_of(op, e)
+            parts = _parts(op, e)
             if all(isinstance(p, Map) and p.op == "not" for p in parts):
                 return _combined(DUAL[op], tuple(negate(p) for p in parts))
     return Map("not", (e,))
@@ -49,10 +49,10 @@ def choose(c: Expr, a: Expr, b: Expr) -> Expr:
     return disjoin((conjoin((c, a)), conjoin((negate(c), b))))
 
 
-def parts_of(op: str, e: Expr) -> tuple[Expr, ...]:
+def _parts(op: str, e: Expr) -> tuple[Expr, ...]:
     """`a and b and c` as (a, b, c), or the same of `or`."""
     if isinstance(e, Map) and e.op == op:
-        return tuple(p for a in e.args for p in parts_of(op, a))
+        return tuple(p for a in e.args for p in _parts(op, a))
     return (e,)
 
 
@@ -73,10 +73,9 @@ def _combined(op: str, given: tuple[Expr, ...]) -> Expr:
 def _flat(op: str, given: Iterable[Expr]) -> tuple[Expr, ...]:
     """Each part once; one alone where it decides, or its contrary is among them."""
     zero = NEUTRAL[DUAL[op]]
-    parts = tuple(dict.fromkeys(p for e in given for p in parts_of(op, e)))
-    if any(_never(p) for p in parts):
-        parts = tuple(FALSE if _never(p) else p for p in parts)
-    if zero in parts or any(q in parts for p in parts for q in contraries(p)):
+    each = (p for e in given for p in _parts(op, e))
+    parts = tuple(dict.fromkeys(FALSE if _never(p) else p for p in each))
+    if zero in parts or any(q in parts for p in parts for q in _contraries(p)):
         return (zero,)
     return tuple(p for p in parts if p != NEUTRAL[op])
 
@@ -91,7 +90,7 @@ def _never(e: Expr) -> bool:
     )
 
 
-def contraries(e: Expr) -> tuple[Expr, ...]:
+def _contraries(e: Expr) -> tuple[Expr, ...]:
     """Expressions that hold where `e` does not, and only there."""
     found = [negate(e)]
     match e:
@@ -108,7 +107,7 @@ def _given_each_other(op: str, parts: tuple[Expr, ...]) -> tuple[Expr, ...]:
     for p in parts:
         if not _is_compound(p):
             known[p] = NEUTRAL[op]
-            known.update(dict.fromkeys(contraries(p), NEUTRAL[DUAL[op]]))
+            known.update(dict.fromkeys(_contraries(p), NEUTRAL[DUAL[op]]))
     if not known:
         return parts
     return tuple(_under(p, known) if _is_compound(p) else p for p in parts)
@@ -133,18 +132,18 @@ def _is_compound(e: Expr) -> bool:
 
 def _absorbed(op: str, parts: tuple[Expr, ...]) -> tuple[Expr, ...]:
     """`a or a and b` is a."""
-    sets = {p: frozenset(parts_of(DUAL[op], p)) for p in parts}
+    sets = {p: frozenset(_parts(DUAL[op], p)) for p in parts}
     return tuple(p for p in parts if not any(sets[q] < sets[p] for q in parts))
 
 
 def _merged(op: str, parts: tuple[Expr, ...]) -> tuple[Expr, ...]:
     """`a and b or a and not b` is a."""
     for p, q in permutations(parts, 2):
-        first, second = (parts_of(DUAL[op], x) for x in (p, q))
+        first, second = (_parts(DUAL[op], x) for x in (p, q))
         if len(first) != len(second) or len(first) == 1:
             continue
         own = [x for x in first if x not in second]
-        if len(own) == 1 and any(c in second for c in contraries(own[0])):
+        if len(own) == 1 and any(c in second for c in _contraries(own[0])):
             common = _combined(DUAL[op], tuple(x for x in first if x != own[0]))
             return tuple(common if x == p else x for x in parts if x != q)
     return parts
